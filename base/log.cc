@@ -1,0 +1,88 @@
+#include "base/log.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "nlohmann/json.hpp"
+
+namespace spillway {
+namespace {
+
+// Logging is the one process-wide setting: a logger handed through every constructor would be noise.
+std::atomic<LogLevel> min_log_level{LogLevel::kInfo};
+std::atomic<LogFormat> log_format{LogFormat::kText};
+
+absl::string_view LevelName(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
+  }
+  return "error";
+}
+
+// A JSON string, with invalid UTF-8 replaced.
+std::string Quoted(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string FormatValue(const LogField& field, LogFormat format) {
+  if (const auto* text = std::get_if<std::string>(&field.value)) {
+    const bool plain = format == LogFormat::kText && !text->empty() &&
+                       text->find_first_of(" \"\n\r\t\\=") == std::string::npos;
+    return plain ? *text : Quoted(*text);
+  }
+  if (const auto* integer = std::get_if<int64_t>(&field.value)) return absl::StrCat(*integer);
+  if (const auto* real = std::get_if<double>(&field.value)) return nlohmann::json(*real).dump();
+  return std::get<bool>(field.value) ? "true" : "false";
+}
+
+}  // namespace
+
+void SetLogging(LogLevel min_level, LogFormat format) {
+  min_log_level = min_level;
+  log_format = format;
+}
+
+std::string FormatLogLine(LogFormat format, LogLevel level, int64_t unix_ms, absl::string_view message,
+                          std::initializer_list<LogField> fields) {
+  const std::string time =
+      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::FromUnixMillis(unix_ms), absl::UTCTimeZone());
+  std::string line;
+  if (format == LogFormat::kJson) {
+    line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", LevelName(level),
+                        "\",\"message\":", Quoted(std::string(message)));
+    for (const LogField& field : fields) {
+      absl::StrAppend(&line, ",", Quoted(std::string(field.name)), ":", FormatValue(field, format));
+    }
+    return line + "}";
+  }
+  line = absl::StrCat(time, " ", absl::StrFormat("%-7s", LevelName(level)), " ", message);
+  for (const LogField& field : fields) {
+    absl::StrAppend(&line, " ", field.name, "=", FormatValue(field, format));
+  }
+  return line;
+}
+
+void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
+  if (level < min_log_level.load(std::memory_order_relaxed)) return;
+  const int64_t unix_ms = std::chrono::duration_cast<std::chrono::milliseconds>(
+                              std::chrono::system_clock::now().time_since_epoch())
+                              .count();
+  const std::string line =
+      FormatLogLine(log_format.load(std::memory_order_relaxed), level, unix_ms, message, fields) + "\n";
+  // A log that cannot be written must not stop the daemon.
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+}
+
+}  // namespace spillway
