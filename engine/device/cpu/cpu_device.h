@@ -1,0 +1,35 @@
+// The CPU as a device: the reference for every other one, and the honest mode of a machine without a GPU.
+// Device memory is host memory, streams run their work inline in the calling thread (in order, so every event
+// is complete once recorded), products go through oneDNN or, for few rows, through kernels of our own over
+// the same packed layout. Kernels are dispatched at run time over an x86-64-v2 baseline.
+//
+// Thread-compatible; uses OpenMP threads inside operations.
+#ifndef SPILLWAY_ENGINE_DEVICE_CPU_CPU_DEVICE_H_
+#define SPILLWAY_ENGINE_DEVICE_CPU_CPU_DEVICE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+
+namespace spillway::device {
+
+enum class CpuIsa : uint8_t { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
+
+struct CpuDeviceOptions {
+  int32_t threads = 0;         // 0: the cores this process may use
+  int64_t memory_bytes = 0;    // 0: no budget of its own
+  std::optional<DType> dtype;  // unset: bf16 where the processor multiplies it, else f32
+  std::optional<CpuIsa> isa;   // unset: the best this processor has; InvalidArgument if it has not
+};
+
+// The best instruction set of this processor.
+CpuIsa DetectCpuIsa();
+
+absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& options);
+
+}  // namespace spillway::device
+
+#endif  // SPILLWAY_ENGINE_DEVICE_CPU_CPU_DEVICE_H_
