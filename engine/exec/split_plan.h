@@ -1,0 +1,86 @@
+// SplitPlan: how one step's cached tokens reach attention. One solution of the linear program for one batch
+// shape; what the executors obey and what StepStats is compared with.
+//
+// A value; made by the planner (scheduler room), read by the executors.
+#ifndef SPILLWAY_ENGINE_EXEC_SPLIT_PLAN_H_
+#define SPILLWAY_ENGINE_EXEC_SPLIT_PLAN_H_
+
+#include <array>
+#include <cstdint>
+
+namespace spillway::exec {
+
+// The six concurrent activities of a step.
+enum class Lane : uint8_t { kWeightLoad, kXLoad, kKvLoad, kCompute, kKvStore, kXStore };
+constexpr int kLanes = 6;
+
+// What can bind a step: the rows of the linear program that cost time.
+enum class Resource : uint8_t { kLinkIn, kLinkOut, kLinkBoth, kCompute, kHostAttention, kHostMemory };
+constexpr int kResources = 6;
+
+enum class Schedule : uint8_t { kRow, kColumn };
+enum class SplitMode : uint8_t { kAuto, kSerial, kTransfer, kRebuild, kFixed };
+enum class Phase : uint8_t { kDecode, kPrefill };
+
+// Cached tokens of a step by class, per layer. Distinct: a block that several sequences share counts once.
+struct TokenClasses {
+  int64_t resident_kv_tokens = 0;
+  int64_t resident_x_tokens = 0;     // X on the device, K and V rebuilt from it
+  int64_t carried_kv_tokens = 0;     // k
+  int64_t carried_x_tokens = 0;      // x
+  int64_t host_attended_tokens = 0;  // h
+
+  int64_t total_tokens() const {
+    return resident_kv_tokens + resident_x_tokens + carried_kv_tokens + carried_x_tokens +
+           host_attended_tokens;
+  }
+  TokenClasses& operator+=(const TokenClasses& other) {
+    resident_kv_tokens += other.resident_kv_tokens;
+    resident_x_tokens += other.resident_x_tokens;
+    carried_kv_tokens += other.carried_kv_tokens;
+    carried_x_tokens += other.carried_x_tokens;
+    host_attended_tokens += other.host_attended_tokens;
+    return *this;
+  }
+};
+
+// What a plan is solved for; the planner buckets these and memoises plans by bucket.
+struct BatchShape {
+  Phase phase = Phase::kDecode;
+  int32_t sequences = 0;
+  int32_t new_tokens = 0;          // rows computed
+  int64_t reads_tokens = 0;        // (query row, cached token) pairs that attention reads, per layer
+  int64_t resident_kv_tokens = 0;  // distinct cached tokens by residency and stored form
+  int64_t resident_x_tokens = 0;
+  int64_t host_kv_tokens = 0;  // stored as KV only
+  int64_t host_x_tokens = 0;   // stored as X only
+  int64_t host_both_tokens = 0;
+  int64_t weight_load_bytes = 0;  // W: 0 when resident
+};
+
+struct SplitPlan {
+  BatchShape shape;
+  SplitMode mode = SplitMode::kAuto;
+  Schedule schedule = Schedule::kRow;
+  TokenClasses tokens;
+
+  // Predicted seconds of the step by resource, from the profile alone, and their maximum (pipelined) or the
+  // serial form's sum. 0 where no profile exists yet.
+  std::array<double, kResources> predicted_s{};
+  double predicted_step_s = 0;
+  double corrected_step_s = 0;  // the same with feedback
+  Resource binding = Resource::kCompute;
+  uint64_t solve_id = 0;  // 0: not from a solve (everything resident leaves nothing to choose)
+};
+
+// The plan of a machine where nothing has to be carried: all cached tokens resident as KV.
+inline SplitPlan AllResidentPlan(const BatchShape& shape) {
+  SplitPlan plan;
+  plan.shape = shape;
+  plan.tokens.resident_kv_tokens = shape.resident_kv_tokens + shape.host_kv_tokens + shape.host_both_tokens;
+  return plan;
+}
+
+}  // namespace spillway::exec
+
+#endif  // SPILLWAY_ENGINE_EXEC_SPLIT_PLAN_H_

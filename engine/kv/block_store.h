@@ -1,0 +1,78 @@
+// BlockStore: who holds which block, and which full blocks can be found again by their content.
+//
+// A block is `block_tokens` consecutive tokens of one sequence in all layers; the bytes lie in HostPool.
+// Every block is free (no content), in use (references > 0) or cached (no references, full, findable by its
+// hash; the least recently used is evicted when a free block is needed). Hashes are chained SHA-256 of
+// (parent hash, tokens), the first parent being (model fingerprint, salt), so that equal hashes mean equal
+// contents.
+//
+// Owned by the scheduler, which alone allocates and frees. Step thread only; Counts() is thread-safe.
+// After construction nothing here allocates memory.
+#ifndef SPILLWAY_ENGINE_KV_BLOCK_STORE_H_
+#define SPILLWAY_ENGINE_KV_BLOCK_STORE_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/kv/geometry.h"
+#include "engine/text/vocabulary.h"
+
+namespace spillway::kv {
+
+using BlockHash = std::array<uint8_t, 32>;
+
+struct BlockCounts {
+  int64_t total_blocks = 0;
+  int64_t free_blocks = 0;
+  int64_t in_use_blocks = 0;
+  int64_t cached_blocks = 0;
+};
+
+class HostPool;
+
+class BlockStore {
+ public:
+  // `pool` must outlive the store.
+  explicit BlockStore(HostPool& pool);
+  ~BlockStore();
+  BlockStore(const BlockStore&) = delete;
+  BlockStore& operator=(const BlockStore&) = delete;
+
+  // The parent hash of a sequence's first block.
+  static BlockHash RootHash(absl::Span<const uint8_t> model_fingerprint, absl::Span<const uint8_t> salt);
+  // REQUIRES: tokens.size() == block_tokens.
+  static BlockHash ChainHash(const BlockHash& parent, absl::Span<const text::TokenId> tokens);
+
+  // A block with one reference and undefined content; evicts the least recently used cached block when none
+  // is free. kNoBlock when every block is in use.
+  BlockId Allocate();
+  // Blocks that Allocate could give: free and cached.
+  int64_t available_blocks() const;
+
+  void Ref(BlockId block);
+  // The last reference gone, a published block becomes cached, any other free.
+  void Unref(BlockId block);
+  int32_t references(BlockId block) const;
+
+  // Makes a full block findable. A second block of equal content stays private: the first one published wins.
+  void Publish(BlockId block, const BlockHash& hash);
+  // The published block of this content with a new reference, or kNoBlock.
+  BlockId Find(const BlockHash& hash);
+  bool Contains(const BlockHash& hash) const;  // takes no reference and is no use
+
+  // Forgets every cached block's content (they become free).
+  void DropCached();
+
+  BlockCounts Counts() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace spillway::kv
+
+#endif  // SPILLWAY_ENGINE_KV_BLOCK_STORE_H_

@@ -1,0 +1,52 @@
+// HostPool: the cache's memory. One arena per layer of equal slots; a block's K plane, V plane and X plane
+// take a slot each (X: x_slots()), at the same index in every layer, so that no ratio of forms is frozen. K
+// and V planes are [n_kv][block_tokens][d_head], X planes [block_tokens][d], in the device's compute dtype.
+//
+// Allocated once: mapped, advised to huge pages, touched in parallel, registered with the device. Shared by
+// all executors and requests. Step thread only after creation.
+#ifndef SPILLWAY_ENGINE_KV_HOST_POOL_H_
+#define SPILLWAY_ENGINE_KV_HOST_POOL_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/kv/geometry.h"
+
+namespace spillway::kv {
+
+class HostPool {
+ public:
+  // Rounds down to whole blocks of Form::kKv. ResourceExhausted, naming the least size that would work, when
+  // less than two blocks fit or the memory cannot be had. `device` must outlive the pool.
+  static absl::StatusOr<std::unique_ptr<HostPool>> Create(device::Device& device, const Geometry& geometry,
+                                                          int64_t pool_bytes);
+  ~HostPool();
+  HostPool(const HostPool&) = delete;
+  HostPool& operator=(const HostPool&) = delete;
+
+  const Geometry& geometry() const { return geometry_; }
+  int64_t size_bytes() const { return size_bytes_; }
+  int64_t n_blocks() const { return n_blocks_; }
+  bool registered() const { return registered_; }
+
+  // Host addresses of a block's planes in a layer.
+  uint8_t* KPlane(int32_t layer, BlockId block) const;
+  uint8_t* VPlane(int32_t layer, BlockId block) const;
+
+ private:
+  HostPool(device::Device& device, const Geometry& geometry, int64_t n_blocks);
+
+  device::Device& device_;
+  Geometry geometry_;
+  int64_t n_blocks_ = 0;
+  int64_t size_bytes_ = 0;
+  uint8_t* base_ = nullptr;
+  bool registered_ = false;
+};
+
+}  // namespace spillway::kv
+
+#endif  // SPILLWAY_ENGINE_KV_HOST_POOL_H_
