@@ -1,0 +1,130 @@
+#include "base/reason.h"
+
+#include <array>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
+#include "base/check.h"
+#include "nlohmann/json.hpp"
+
+namespace spillway {
+namespace {
+
+constexpr absl::string_view kPayloadUrl = "spillway/reason";
+
+using absl::StatusCode;
+
+constexpr std::array<ReasonInfo, kReasons> kTable = {{
+    {Reason::kNone, "NONE", StatusCode::kOk, false, "", ""},
+    {Reason::kInvalidField, "INVALID_FIELD", StatusCode::kInvalidArgument, false,
+     "One or more fields are out of range or malformed; BadRequest lists every one.",
+     "Correct the listed fields."},
+    {Reason::kUnsupportedFeature, "UNSUPPORTED_FEATURE", StatusCode::kInvalidArgument, false,
+     "A field of the interface is set that this daemon does not serve.",
+     "Leave the named field unset; GetModel lists what is served."},
+    {Reason::kPromptTooLong, "PROMPT_TOO_LONG", StatusCode::kInvalidArgument, false,
+     "The prompt leaves no room for a generated token in the context.",
+     "Shorten the prompt to the limit in the metadata, or serve with a larger --context."},
+    {Reason::kRequestTooLarge, "REQUEST_TOO_LARGE", StatusCode::kInvalidArgument, false,
+     "The request could not run even alone: its cache does not fit the host pool.",
+     "Lower max_tokens or the prompt to the limit in the metadata, or serve with a larger --host_pool."},
+    {Reason::kModelNotFound, "MODEL_NOT_FOUND", StatusCode::kNotFound, false,
+     "The model named in the request is not served here.",
+     "Leave `model` empty or use a name that ListModels returns."},
+    {Reason::kNoChatTemplate, "NO_CHAT_TEMPLATE", StatusCode::kFailedPrecondition, false,
+     "The served model file carries no chat template.", "Use Complete with a prompt of your own."},
+    {Reason::kChatTemplateRejected, "CHAT_TEMPLATE_REJECTED", StatusCode::kInvalidArgument, false,
+     "The model's chat template refused the messages.",
+     "Follow the template's message, e.g. alternate user and assistant."},
+    {Reason::kQueueFull, "QUEUE_FULL", StatusCode::kResourceExhausted, true,
+     "The queue of waiting requests is full.", "Retry after the time in RetryInfo, or on another daemon."},
+    {Reason::kTokenizerBusy, "TOKENIZER_BUSY", StatusCode::kResourceExhausted, true,
+     "Too much text is waiting to be tokenised.", "Retry after the time in RetryInfo."},
+    {Reason::kDeadlineUnreachable, "DEADLINE_UNREACHABLE", StatusCode::kDeadlineExceeded, true,
+     "The predicted time of the first token clearly misses the call's deadline; nothing was computed.",
+     "Allow more time, or retry when the queue is shorter."},
+    {Reason::kDeadlineExceeded, "DEADLINE_EXCEEDED", StatusCode::kDeadlineExceeded, false,
+     "The call's deadline passed while the request ran.", "Allow more time or ask for fewer tokens."},
+    {Reason::kCancelled, "CANCELLED", StatusCode::kCancelled, false, "The client cancelled the call.",
+     "None needed."},
+    {Reason::kSlowReader, "SLOW_READER", StatusCode::kAborted, true,
+     "The client did not read its stream for --slow_reader_timeout_ms.",
+     "Read faster, or use the unary call."},
+    {Reason::kNotReady, "NOT_READY", StatusCode::kUnavailable, true, "The daemon is still loading.",
+     "Retry when the health service says SERVING."},
+    {Reason::kDraining, "DRAINING", StatusCode::kUnavailable, true, "The daemon is shutting down.",
+     "Retry on another daemon."},
+    {Reason::kEngineFailed, "ENGINE_FAILED", StatusCode::kUnavailable, true,
+     "The device failed; the daemon is about to exit.", "Retry on another daemon; see the daemon's log."},
+    {Reason::kInternal, "INTERNAL", StatusCode::kInternal, false, "A defect of the daemon.",
+     "Report it with the daemon's log line of this request."},
+}};
+
+nlohmann::json PayloadOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kPayloadUrl);
+  if (!payload.has_value()) return nullptr;
+  return nlohmann::json::parse(std::string(*payload), nullptr, /*allow_exceptions=*/false);
+}
+
+absl::Status WithPayload(Reason reason, absl::string_view message, const nlohmann::json& extra) {
+  absl::Status status(InfoOf(reason).code, message);
+  nlohmann::json payload = extra;
+  payload["reason"] = static_cast<int>(reason);
+  status.SetPayload(kPayloadUrl,
+                    absl::Cord(payload.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  return status;
+}
+
+}  // namespace
+
+const ReasonInfo& InfoOf(Reason reason) {
+  const auto& info = kTable[static_cast<size_t>(reason)];
+  SPILLWAY_CHECK(info.reason == reason);
+  return info;
+}
+
+absl::Span<const ReasonInfo> AllReasons() { return absl::MakeConstSpan(kTable).subspan(1); }
+
+absl::Status MakeError(Reason reason, absl::string_view message, const ReasonMetadata& metadata) {
+  SPILLWAY_CHECK(reason != Reason::kNone);
+  nlohmann::json extra = nlohmann::json::object();
+  for (const auto& [name, value] : metadata) extra["metadata"].push_back({name, value});
+  return WithPayload(reason, message, extra);
+}
+
+absl::Status MakeFieldError(const std::vector<FieldViolation>& violations) {
+  SPILLWAY_CHECK(!violations.empty());
+  nlohmann::json extra = nlohmann::json::object();
+  std::string message;
+  for (const FieldViolation& violation : violations) {
+    extra["violations"].push_back({violation.field, violation.description});
+    absl::StrAppend(&message, message.empty() ? "" : "; ", violation.field, ": ", violation.description);
+  }
+  return WithPayload(Reason::kInvalidField, message, extra);
+}
+
+Reason ReasonOf(const absl::Status& status) {
+  if (status.ok()) return Reason::kNone;
+  const nlohmann::json payload = PayloadOf(status);
+  if (!payload.is_object()) return Reason::kInternal;
+  return static_cast<Reason>(payload.value("reason", static_cast<int>(Reason::kInternal)));
+}
+
+ReasonMetadata MetadataOf(const absl::Status& status) {
+  ReasonMetadata metadata;
+  const nlohmann::json payload = PayloadOf(status);
+  if (!payload.is_object() || !payload.contains("metadata")) return metadata;
+  for (const auto& pair : payload["metadata"]) metadata.emplace_back(pair[0], pair[1]);
+  return metadata;
+}
+
+std::vector<FieldViolation> ViolationsOf(const absl::Status& status) {
+  std::vector<FieldViolation> violations;
+  const nlohmann::json payload = PayloadOf(status);
+  if (!payload.is_object() || !payload.contains("violations")) return violations;
+  for (const auto& pair : payload["violations"]) violations.push_back({pair[0], pair[1]});
+  return violations;
+}
+
+}  // namespace spillway

@@ -1,0 +1,125 @@
+// Scheduler: the step loop. One thread owns the engine (executor, pool, blocks) and decides before every
+// visit what runs next: continuous batching, chunked prefill with decode in between, priorities, prefix
+// reuse, preemption.
+//
+// Submit, Drain, Snapshot and the constructor's caller may be any thread; everything else happens on the step
+// thread.
+#ifndef SPILLWAY_SCHEDULER_SCHEDULER_H_
+#define SPILLWAY_SCHEDULER_SCHEDULER_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/reason.h"
+#include "engine/exec/executor.h"
+#include "engine/kv/block_store.h"
+#include "engine/text/tokenizer.h"
+#include "scheduler/request.h"
+#include "scheduler/token_stream.h"
+
+namespace spillway::scheduler {
+
+struct SchedulerOptions {
+  int32_t context_tokens = 0;   // prompt + generated of one sequence, at most
+  int32_t max_sequences = 64;   // running at once, decode and prefill
+  int32_t max_queue = 512;      // requests waiting
+  int32_t prefill_rows = 1024;  // rows of suspended prefills' hidden states, all together
+  double max_gap_ms = 100;      // between two decode passes while prefill goes on, where one pass allows it
+  int32_t reserve_output_tokens = 64;  // blocks kept for output when a request is admitted from the queue
+  int64_t slow_reader_timeout_ms = 30'000;
+  std::vector<uint8_t> model_fingerprint;
+};
+
+// One finished request, however it ended; for logs and metrics.
+struct RequestRecord {
+  std::string label;
+  Reason reason = Reason::kNone;  // kNone: ended well
+  std::vector<FinishReason> finishes;
+  UsageEvent usage;
+  int32_t priority = 0;
+};
+
+// A snapshot for metrics, health and status; no older than a step.
+struct SchedulerSnapshot {
+  int32_t running_sequences = 0;
+  int32_t prefilling_sequences = 0;
+  int32_t paused_sequences = 0;  // slow readers
+  int32_t waiting_requests = 0;
+  int64_t waiting_tokens = 0;
+  int64_t visits = 0;  // ever; the watchdog sees whether it moves
+  MonotonicNs last_visit_ns = 0;
+  bool has_work = false;
+  double tokens_per_s = 0;  // prefill and decode, recent
+  kv::BlockCounts blocks;
+  int64_t prefix_queried_tokens = 0;
+  int64_t prefix_hit_tokens = 0;
+  int64_t preemptions = 0;
+  bool failed = false;
+};
+
+// Hears of everything that is counted. Called on the step thread (OnRejected: on the submitting one); must be
+// quick and must not call back. Implementations outlive the scheduler.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void OnStep(const exec::StepStats& stats) = 0;
+  virtual void OnFirstToken(double seconds_since_arrival) = 0;
+  virtual void OnScheduled(double queue_seconds) = 0;  // first time a request leaves the queue
+  virtual void OnPrefilled(double prefill_seconds, int32_t prompt_tokens, int32_t cached_tokens) = 0;
+  virtual void OnTokens(int32_t tokens, double gap_seconds) = 0;  // of one choice, after its first token
+  virtual void OnPreempted() = 0;
+  virtual void OnFinished(const RequestRecord& record) = 0;
+  virtual void OnRejected(Reason reason) = 0;
+};
+
+class Scheduler {
+ public:
+  // The borrowed parts outlive the scheduler.
+  struct Parts {
+    exec::Executor& executor;
+    kv::BlockStore& blocks;
+    const kv::Geometry geometry;
+    const text::Tokenizer& tokenizer;
+    const Clock& clock;
+    Observer& observer;
+  };
+
+  // Creates every work item. Starts no thread.
+  static absl::StatusOr<std::unique_ptr<Scheduler>> Create(const Parts& parts,
+                                                           const SchedulerOptions& options);
+  ~Scheduler();  // Stop()
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // --- Any thread.
+  // Refuses with kQueueFull, kRequestTooLarge, kPromptTooLong, kDeadlineUnreachable, kDraining or
+  // kEngineFailed; otherwise the stream will end exactly once.
+  absl::Status Submit(Request request, std::shared_ptr<TokenStream> stream);
+  // The longest prompt + output that one sequence can hold: the context, clamped to the pool.
+  int32_t max_sequence_tokens() const;
+  // When a refused client should try again.
+  int64_t retry_after_ms() const;
+  SchedulerSnapshot Snapshot() const;
+
+  void Start();  // the step thread
+  // No new requests from now on; returns when all have ended or `timeout_ms` passed (the rest end kDraining).
+  void Drain(int64_t timeout_ms);
+  void Stop();
+
+  // --- Tests drive the loop by hand instead of Start(): one decision and its visit. False when there is no
+  // work.
+  bool RunOnce();
+
+ private:
+  struct Impl;
+  explicit Scheduler(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace spillway::scheduler
+
+#endif  // SPILLWAY_SCHEDULER_SCHEDULER_H_

@@ -1,0 +1,122 @@
+// TokenStream: the bounded queue between the step thread and one call. The step thread pushes events and
+// never waits; the call's reader takes them when it can write. When the reader does not keep up, the
+// scheduler pauses that sequence alone, and ends it with kSlowReader after a timeout.
+#ifndef SPILLWAY_SCHEDULER_TOKEN_STREAM_H_
+#define SPILLWAY_SCHEDULER_TOKEN_STREAM_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/mutex.h"
+#include "engine/device/ops.h"
+#include "engine/text/vocabulary.h"
+
+namespace spillway::scheduler {
+
+enum class Stage : uint8_t { kQueued, kPrefill, kPreempted };
+
+struct StartedEvent {
+  int32_t prompt_tokens = 0;
+};
+
+// Sent on entering a stage and as prefill advances; droppable when the reader is slow.
+struct ProgressEvent {
+  Stage stage = Stage::kQueued;
+  int32_t done_tokens = 0;  // prefill: computed or found; queued: requests ahead
+  int32_t total_tokens = 0;
+  int32_t cached_tokens = 0;  // found in the prefix cache
+};
+
+struct Logprob {
+  text::TokenId token = 0;
+  float logprob = 0;
+  int32_t rank = 0;
+  std::vector<device::TokenLogprob> top;
+};
+
+// New tokens of one choice. Text is whole UTF-8 and may lag behind the ids (held back bytes and possible
+// stops).
+struct DeltaEvent {
+  int32_t index = 0;
+  std::string text;
+  std::vector<text::TokenId> tokens;
+  std::vector<Logprob> logprobs;  // one per token when asked for
+};
+
+enum class FinishReason : uint8_t { kStopToken, kStopString, kLength };
+
+// Once per index.
+struct FinishedEvent {
+  int32_t index = 0;
+  FinishReason reason = FinishReason::kLength;
+  std::string stop_string;        // kStopString
+  text::TokenId stop_token = -1;  // kStopToken
+};
+
+struct Timings {
+  double queue_ms = 0;        // arrival to first scheduled
+  double prefill_ms = 0;      // first scheduled to first token
+  double decode_ms = 0;       // first to last token
+  double first_token_ms = 0;  // arrival to first token
+  double total_ms = 0;
+};
+
+// Exactly once, last of a stream that ends well.
+struct UsageEvent {
+  int32_t prompt_tokens = 0;
+  int32_t cached_tokens = 0;
+  int32_t generated_tokens = 0;  // of all choices
+  int32_t preemptions = 0;
+  Timings timings;
+};
+
+using Event = std::variant<StartedEvent, ProgressEvent, DeltaEvent, FinishedEvent, UsageEvent>;
+
+// Thread-safe: one pusher (the step thread), one taker.
+class TokenStream {
+ public:
+  // `on_ready` is called by the pusher, outside the lock, when the stream goes from empty to not empty and
+  // when it ends; it must neither block nor call back into the scheduler. At most `max_events` wait.
+  TokenStream(int32_t max_events, std::function<void()> on_ready);
+
+  // --- Step thread.
+  // A delta joins a waiting delta of the same index, so a full stream means that the reader is far behind;
+  // the pusher then stops producing. Finished and usage events always fit.
+  void Push(Event event);
+  // The pusher should pause this sequence: `max_events` wait, or more text than `max_text_bytes` does.
+  bool Full() const;
+  // No event follows; OK after UsageEvent, else why the request failed.
+  void End(absl::Status status);
+
+  // --- Reader.
+  // Moves out everything that waits. Returns true when the stream has ended and nothing is left; `status` is
+  // then set.
+  bool Take(std::vector<Event>* events, absl::Status* status);
+  // Sets the flag that the next visit sees.
+  void Cancel() { cancelled_.store(true, std::memory_order_release); }
+  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+
+  // Monotonic count of takes that found events: how the scheduler sees that a reader moves.
+  uint64_t takes() const { return takes_.load(std::memory_order_relaxed); }
+
+ private:
+  const int32_t max_events_;
+  const std::function<void()> on_ready_;
+  std::atomic<bool> cancelled_{false};
+  std::atomic<uint64_t> takes_{0};
+  mutable Mutex mutex_;
+  std::deque<Event> events_ ABSL_GUARDED_BY(mutex_);
+  int64_t waiting_text_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace spillway::scheduler
+
+#endif  // SPILLWAY_SCHEDULER_TOKEN_STREAM_H_
