@@ -97,11 +97,14 @@ class Device {
   virtual void Fill(StreamId stream, DevicePtr destination, uint8_t value, int64_t size_bytes) = 0;
 
   // --- Weights. Size and layout are this device's choice; packing happens on the host, at load.
-  // What a [n, k] matrix stored as `source` will be held as; InvalidArgument where the device cannot multiply
-  // it.
-  virtual absl::StatusOr<PackedMatrix> PlanMatrix(const TensorView& source, WeightMode mode) const = 0;
-  // Writes `plan.size_bytes` bytes to `packed` in host memory; thread-safe.
-  virtual absl::Status PackMatrix(const TensorView& source, const PackedMatrix& plan, void* packed) const = 0;
+  // What `parts`, matrices [n_i, k] stacked along n (q|k|v, gate|up; encodings may differ), will be held as;
+  // InvalidArgument where the device cannot multiply it. Reads shapes and encodings, not data.
+  virtual absl::StatusOr<PackedMatrix> PlanMatrix(absl::Span<const TensorView> parts,
+                                                  WeightMode mode) const = 0;
+  // Writes `plan.size_bytes` bytes to `packed` in host memory; thread-safe. REQUIRES: `plan` was made of
+  // these parts.
+  virtual absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
+                                  void* packed) const = 0;
 
   // --- Operations (engine/device/ops.h documents shapes and formulas).
   virtual void Embed(StreamId stream, const EmbedArgs& args) = 0;

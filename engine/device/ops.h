@@ -56,12 +56,20 @@ struct GemmArgs {
   bool accumulate = false;  // REQUIRES: out_dtype f32, no activation
 };
 
-// Where one row's K and V (and X, where stored) are appended: planes of one block in one layer.
-// K and V planes are [n_kv][block_tokens][d_head], X planes [block_tokens][d], all T.
+// One layer's cache memory as equal slots: slot i starts at base + i * slot_bytes. Tables name planes by slot
+// number, the same in every layer, so that a step's tables are built and copied once and from layer to layer
+// only `base` differs. K and V planes are [n_kv][block_tokens][d_head] and take a slot each, an X plane is
+// [block_tokens][d] and takes as many consecutive slots as it needs; all T.
+struct SlotArena {
+  DevicePtr base;
+  int64_t slot_bytes = 0;
+};
+
+// Where one row's K and V (and X, where stored) are appended: the planes of one block.
 struct AppendRow {
-  DevicePtr k_plane;
-  DevicePtr v_plane;
-  DevicePtr x_plane;      // null: X is not stored
+  int32_t k_slot;
+  int32_t v_slot;
+  int32_t x_slot;         // -1: X is not stored
   int32_t offset_tokens;  // the row's place within the block
   int32_t position;       // its position in the sequence, for RoPE
 };
@@ -87,6 +95,7 @@ struct RopeAppendArgs {
   DevicePtr qkv;                // T [rows, (n_heads + 2*n_kv_heads) * d_head]: q | k | v; q rotated in place
   DevicePtr x;                  // T [rows, d] or null
   DevicePtr append;             // AppendRow [rows]
+  SlotArena arena;              // the layer's
 };
 
 // One sequence's share of an attention call: its query rows and the run of blocks that they read.
@@ -101,8 +110,8 @@ struct AttentionSequence {
 };
 
 struct AttentionBlock {
-  DevicePtr k_plane;  // T [n_kv][block_tokens][d_head]
-  DevicePtr v_plane;
+  int32_t k_slot;
+  int32_t v_slot;
 };
 
 // Softmax attention of each sequence's queries over the listed keys, left unfinished so that other ranges can
@@ -122,6 +131,7 @@ struct PartialAttentionArgs {
   DevicePtr q;          // T [rows, q_stride]
   DevicePtr sequences;  // AttentionSequence [n_sequences]
   DevicePtr blocks;     // AttentionBlock [*]
+  SlotArena arena;      // the layer's
   DevicePtr acc;        // f32 [rows, n_heads, d_head], out
   DevicePtr max;        // f32 [rows, n_heads], out
   DevicePtr sum;        // f32 [rows, n_heads], out
