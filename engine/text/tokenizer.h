@@ -20,8 +20,8 @@
 
 namespace spillway::text {
 
+class SegmentEncoder;
 class SpecialTokenMatcher;
-class WordEncoder;
 
 struct EncodeOptions {
   // Put BOS in front where the vocabulary asks for it (Vocabulary::add_bos); never a second one.
@@ -41,8 +41,9 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  // Invalid UTF-8 is InvalidArgument and names the offset of the first offending byte. Bytes for which a
-  // vocabulary has neither a token nor an unknown token are left out, as the reference implementations do.
+  // Invalid UTF-8 is InvalidArgument and names the offset of the first offending byte, as is text beyond 1
+  // GiB. What a vocabulary has no token for (a few control characters in some byte-level ones) is left out,
+  // as the reference implementation does.
   absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text, EncodeOptions options = {}) const;
 
   // A rendered chat prompt: encodes the concatenated text, so that words may cross piece borders as they do
@@ -78,8 +79,15 @@ class Tokenizer {
  private:
   Tokenizer();
 
-  absl::StatusOr<std::vector<TokenId>> EncodeRuns(absl::string_view text, absl::Span<const size_t> run_ends,
-                                                  bool first_run_special, bool add_bos) const;
+  // A stretch of a text in which control tokens are recognised.
+  struct Trusted {
+    size_t begin;
+    size_t end;
+  };
+
+  // `trusted` is in ascending order and does not overlap.
+  absl::StatusOr<std::vector<TokenId>> EncodeText(absl::string_view text, absl::Span<const Trusted> trusted,
+                                                  bool add_bos) const;
 
   std::vector<TokenType> types_;        // [vocab]
   std::string token_bytes_;             // the bytes of all tokens, one after the other
@@ -89,7 +97,7 @@ class Tokenizer {
   bool add_bos_ = false;
   bool add_space_prefix_ = false;
   std::unique_ptr<SpecialTokenMatcher> specials_;
-  std::unique_ptr<WordEncoder> encoder_;
+  std::unique_ptr<SegmentEncoder> encoder_;
 };
 
 }  // namespace spillway::text
