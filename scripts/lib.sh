@@ -1,0 +1,68 @@
+# Shared by the scripts of this folder (sourced, never run): messages, privileges, paths, parallelism.
+# Messages go to stderr, so that a script's stdout stays what it promises.
+# shellcheck shell=bash
+
+# shellcheck disable=SC2034  # used by the scripts that source this
+SPILLWAY_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+if [[ -t 2 ]]; then
+  SPILLWAY_BOLD=$'\e[1m' SPILLWAY_PLAIN=$'\e[0m'
+else
+  SPILLWAY_BOLD='' SPILLWAY_PLAIN=''
+fi
+
+step() { printf '%s==> %s%s\n' "$SPILLWAY_BOLD" "$*" "$SPILLWAY_PLAIN" >&2; }
+say() { printf '    %s\n' "$*" >&2; }
+warn() { printf '    warning: %s\n' "$*" >&2; }
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+usage_error() {
+  printf '%s: %s (see --help)\n' "$(basename "$0")" "$*" >&2
+  exit 2
+}
+
+# The comment block at the top of the calling script, without the first line (#!) and the comment marks.
+print_help() { sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p}' "$0"; }
+
+# Where downloads live: outside the checkout, so that a fresh clone finds them.
+cache_dir() { printf '%s\n' "${SPILLWAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/spillway}"; }
+
+# Runs a command as root: directly, or through sudo.
+as_root() {
+  if ((EUID == 0)); then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    die "this needs root: run it as root, or install sudo ('$*')"
+  fi
+}
+
+# Memory that this process may use in MiB: the machine's available memory, or less where a cgroup says so.
+available_memory_mib() {
+  local available_mib limit
+  available_mib=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo)
+  for limit in /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; do
+    if [[ -r $limit && $(<"$limit") =~ ^[0-9]+$ ]]; then
+      local limit_mib=$(($(<"$limit") / 1048576))
+      ((limit_mib < available_mib)) && available_mib=$limit_mib
+    fi
+  done
+  printf '%s\n' "$available_mib"
+}
+
+# Compile jobs: one a core, but 2 GiB each (a file that includes gRPC takes more than 1 GiB to compile).
+build_jobs() {
+  if [[ -n ${SPILLWAY_JOBS:-} ]]; then
+    printf '%s\n' "$SPILLWAY_JOBS"
+    return
+  fi
+  local cores jobs
+  cores=$(nproc)
+  jobs=$(($(available_memory_mib) / 2048))
+  ((jobs > cores)) && jobs=$cores
+  ((jobs < 1)) && jobs=1
+  printf '%s\n' "$jobs"
+}
