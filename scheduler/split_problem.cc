@@ -1,0 +1,492 @@
+#include "scheduler/split_problem.h"
+
+#include <glpk.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace spillway::scheduler {
+namespace {
+
+using exec::Resource;
+using exec::SplitMode;
+
+constexpr double kTokensMax = 1e12;
+constexpr double kSecondsMax = 1e6;
+constexpr double kBytesMax = 1e18;
+constexpr double kRateMin = 1;
+constexpr int kGroupsMax = 16;
+constexpr int kPiecesMax = 8;
+// Among splits of equal T the one that moves least is preferred: the objective adds this share of the link's
+// time.
+constexpr double kTieWeight = 1e-7;
+constexpr double kRowTolerance = 1e-6;
+
+double Movable(const LayerGroup& g) { return g.host_kv_tokens + g.host_x_tokens + g.host_both_tokens; }
+double AllTokens(const LayerGroup& g) { return Movable(g) + g.resident_kv_tokens + g.resident_x_tokens; }
+
+// --- Validation
+// -----------------------------------------------------------------------------------------------
+
+class Validator {
+ public:
+  void InRange(double value, double low, double high, absl::string_view field) {
+    if (!(value >= low && value <= high)) Fail(field, value, low, high);
+  }
+  absl::Status status() && { return std::move(status_); }
+
+ private:
+  void Fail(absl::string_view field, double value, double low, double high) {
+    if (!status_.ok()) return;
+    status_ = absl::InvalidArgumentError(
+        absl::StrFormat("%s is %g; it must lie in [%g, %g]", field, value, low, high));
+  }
+  absl::Status status_;
+};
+
+void ValidateRates(const SplitRates& rates, Validator& v) {
+  v.InRange(rates.link_in_bytes_per_s, kRateMin, kBytesMax, "link_in_bytes_per_s");
+  v.InRange(rates.link_out_bytes_per_s, kRateMin, kBytesMax, "link_out_bytes_per_s");
+  v.InRange(rates.link_both_bytes_per_s, kRateMin, kBytesMax, "link_both_bytes_per_s");
+  v.InRange(rates.host_memory_bytes_per_s, kRateMin, kBytesMax, "host_memory_bytes_per_s");
+  v.InRange(rates.host_attention_bytes_per_s, 0, kBytesMax, "host_attention_bytes_per_s");
+  v.InRange(rates.host_attention_fixed_s, 0, kSecondsMax, "host_attention_fixed_s");
+  v.InRange(static_cast<double>(rates.rebuild.pieces.size()), 1, kPiecesMax, "the number of rebuild pieces");
+  for (const ConvexCost::Piece& piece : rates.rebuild.pieces) {
+    v.InRange(piece.fixed_s, -kSecondsMax, kSecondsMax, "rebuild.fixed_s");
+    v.InRange(piece.per_token_s, 0, kSecondsMax, "rebuild.per_token_s");
+  }
+}
+
+absl::Status Validate(const SplitInputs& in) {
+  Validator v;
+  v.InRange(in.fixed_fraction, 0, 1, "fixed_fraction");
+  v.InRange(in.beta_bytes, 1, 1e9, "beta_bytes");
+  v.InRange(in.chi_bytes, 1, 1e9, "chi_bytes");
+  v.InRange(in.head_s, 0, kSecondsMax, "head_s");
+  ValidateRates(in.rates, v);
+  v.InRange(static_cast<double>(in.groups.size()), 1, kGroupsMax, "the number of layer groups");
+  for (const LayerGroup& g : in.groups) {
+    v.InRange(g.n_layers, 1, 1e5, "n_layers");
+    v.InRange(g.resident_kv_tokens, 0, kTokensMax, "resident_kv_tokens");
+    v.InRange(g.resident_x_tokens, 0, kTokensMax, "resident_x_tokens");
+    v.InRange(g.host_kv_tokens, 0, kTokensMax, "host_kv_tokens");
+    v.InRange(g.host_x_tokens, 0, kTokensMax, "host_x_tokens");
+    v.InRange(g.host_both_tokens, 0, kTokensMax, "host_both_tokens");
+    v.InRange(g.linear_s, 0, kSecondsMax, "linear_s");
+    v.InRange(g.attention_s, 0, kSecondsMax, "attention_s");
+    v.InRange(g.weight_bytes, 0, kBytesMax, "weight_bytes");
+    v.InRange(g.store_bytes, 0, kBytesMax, "store_bytes");
+  }
+  if (in.placement.has_value()) {
+    v.InRange(in.placement->device_bytes, 0, kBytesMax, "device_bytes");
+    v.InRange(in.placement->host_bytes, 0, kBytesMax, "host_bytes");
+  }
+  return std::move(v).status();
+}
+
+// The most host memory a placement can do with: every token in its smaller form.
+absl::Status CheckPlacementFits(const SplitInputs& in) {
+  if (!in.placement.has_value()) return absl::OkStatus();
+  double least_bytes = 0;
+  for (const LayerGroup& g : in.groups) {
+    least_bytes += g.n_layers * AllTokens(g) * std::min(in.beta_bytes, in.chi_bytes);
+  }
+  if (least_bytes <= in.placement->host_bytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the host pool's ", FormatBytes(static_cast<int64_t>(in.placement->host_bytes)),
+                   " cannot store these tokens in any form; ",
+                   FormatBytes(static_cast<int64_t>(std::min(least_bytes, 9e18))), " would"));
+}
+
+// --- The problem
+// ----------------------------------------------------------------------------------------------
+
+struct Column {
+  int index;
+  double coefficient;
+};
+
+// A glp_prob in construction. Token columns are shares of `token_scale` and times shares of `time_scale`, so
+// that all coefficients are near one however large the machine.
+class LinearProgram {
+ public:
+  LinearProgram() : problem_(glp_create_prob()) { glp_set_obj_dir(problem_.get(), GLP_MIN); }
+
+  int AddColumn(const std::string& name, double low, double high, double objective = 0) {
+    const int column = glp_add_cols(problem_.get(), 1);
+    glp_set_col_name(problem_.get(), column, name.c_str());
+    if (std::isinf(high)) {
+      glp_set_col_bnds(problem_.get(), column, GLP_LO, low, 0);
+    } else {
+      glp_set_col_bnds(problem_.get(), column, low == high ? GLP_FX : GLP_DB, low, high);
+    }
+    glp_set_obj_coef(problem_.get(), column, objective);
+    return column;
+  }
+
+  void AddToObjective(int column, double coefficient) {
+    glp_set_obj_coef(problem_.get(), column, glp_get_obj_coef(problem_.get(), column) + coefficient);
+  }
+
+  void AddRow(const std::string& name, int kind, double low, double high,
+              const std::vector<Column>& columns) {
+    const int row = glp_add_rows(problem_.get(), 1);
+    glp_set_row_name(problem_.get(), row, name.c_str());
+    glp_set_row_bnds(problem_.get(), row, kind, low, high);
+    std::vector<int> indices = {0};
+    std::vector<double> values = {0};
+    for (const Column& column : columns) {
+      if (column.coefficient == 0) continue;
+      indices.push_back(column.index);
+      values.push_back(column.coefficient);
+    }
+    glp_set_mat_row(problem_.get(), row, static_cast<int>(indices.size()) - 1, indices.data(), values.data());
+  }
+
+  absl::Status Solve() {
+    glp_term_out(GLP_OFF);
+    glp_smcp parameters;
+    glp_init_smcp(&parameters);
+    parameters.msg_lev = GLP_MSG_OFF;
+    parameters.it_lim = 10'000;
+    parameters.tm_lim = 1'000;
+    // The all-slack start is not feasible; the advanced basis saves most of the first phase.
+    glp_adv_basis(problem_.get(), 0);
+    const int failure = glp_simplex(problem_.get(), &parameters);
+    const int status = glp_get_status(problem_.get());
+    if (failure == 0 && status == GLP_OPT) return absl::OkStatus();
+    return absl::InternalError(
+        absl::StrCat("the simplex method gave up (code ", failure, ", status ", status, ")"));
+  }
+
+  double Value(int column) const { return glp_get_col_prim(problem_.get(), column); }
+  int32_t iterations() const { return glp_get_it_cnt(problem_.get()); }
+
+ private:
+  struct Deleter {
+    void operator()(glp_prob* problem) const { glp_delete_prob(problem); }
+  };
+  std::unique_ptr<glp_prob, Deleter> problem_;
+};
+
+// Columns of one layer group.
+struct GroupColumns {
+  int k = 0, x = 0, h = 0, rebuild = 0;
+  int g_kv = 0, g_x = 0, s_kv = 0, s_x = 0, s_both = 0;  // placement only
+};
+
+class SplitBuilder {
+ public:
+  explicit SplitBuilder(const SplitInputs& in) : in_(in) {
+    for (const LayerGroup& g : in.groups) token_scale_ = std::max(token_scale_, AllTokens(g));
+    time_scale_ = TimeScale();
+    inv_time_ = 1 / time_scale_;
+  }
+
+  absl::StatusOr<SplitSolution> Solve() {
+    const bool serial = in_.mode == SplitMode::kSerial;
+    step_ = lp_.AddColumn("T", 0, std::numeric_limits<double>::infinity(), serial ? 0 : 1);
+    for (size_t i = 0; i < in_.groups.size(); ++i) AddGroup(i);
+    if (serial) {
+      for (size_t i = 0; i < in_.groups.size(); ++i) AddSerialGroup(i);
+    } else {
+      AddPipelinedRows();
+    }
+    if (in_.placement.has_value()) AddMemoryRows();
+    SPILLWAY_RETURN_IF_ERROR(lp_.Solve());
+    return Extract();
+  }
+
+ private:
+  // Seconds that carrying and rebuilding everything one after the other would take.
+  double TimeScale() const {
+    double seconds = in_.head_s;
+    for (const LayerGroup& g : in_.groups) {
+      const double tokens = AllTokens(g);
+      const double bytes = tokens * in_.beta_bytes + g.weight_bytes;
+      seconds += g.n_layers * (g.linear_s + g.attention_s + in_.rates.rebuild.At(tokens) +
+                               bytes / in_.rates.link_in_bytes_per_s);
+    }
+    return std::max(seconds, 1e-12);
+  }
+
+  double Share(double tokens) const { return tokens / token_scale_; }
+  // Coefficient of a token column in a row of seconds: `seconds_per_token` for each of the group's layers.
+  double Cost(const LayerGroup& g, double seconds_per_token) const {
+    return g.n_layers * seconds_per_token * token_scale_ * inv_time_;
+  }
+
+  void AddGroup(size_t i) {
+    const LayerGroup& g = in_.groups[i];
+    GroupColumns c;
+    const std::string suffix = absl::StrCat("[", i, "]");
+    const double all = Share(AllTokens(g));
+    const double host_max = in_.rates.host_attention_bytes_per_s > 0 ? all : 0;
+    if (in_.placement.has_value()) {
+      c.k = lp_.AddColumn("k" + suffix, 0, all);
+      c.x = lp_.AddColumn("x" + suffix, 0, in_.mode == SplitMode::kTransfer ? 0 : all);
+      c.h = lp_.AddColumn("h" + suffix, 0, host_max);
+      c.g_kv = lp_.AddColumn("g_kv" + suffix, 0, all);
+      c.g_x = lp_.AddColumn("g_x" + suffix, 0, all);
+      c.s_kv = lp_.AddColumn("s_kv" + suffix, 0, all);
+      c.s_x = lp_.AddColumn("s_x" + suffix, 0, all);
+      c.s_both = lp_.AddColumn("s_both" + suffix, 0, all);
+      lp_.AddRow("tokens" + suffix, GLP_FX, all, all,
+                 {{c.k, 1}, {c.x, 1}, {c.h, 1}, {c.g_kv, 1}, {c.g_x, 1}});
+      lp_.AddRow("stored" + suffix, GLP_FX, all, all, {{c.s_kv, 1}, {c.s_x, 1}, {c.s_both, 1}});
+      lp_.AddRow("kv_form" + suffix, GLP_UP, 0, 0,
+                 {{c.k, 1}, {c.h, 1}, {c.g_kv, 1}, {c.s_kv, -1}, {c.s_both, -1}});
+      lp_.AddRow("x_form" + suffix, GLP_UP, 0, 0, {{c.x, 1}, {c.g_x, 1}, {c.s_x, -1}, {c.s_both, -1}});
+    } else {
+      AddCarryColumns(g, suffix, c);
+    }
+    AddRebuild(g, suffix, c);
+    columns_.push_back(c);
+  }
+
+  void AddCarryColumns(const LayerGroup& g, const std::string& suffix, GroupColumns& c) {
+    const double movable = Share(Movable(g));
+    double x_low = Share(g.host_x_tokens);
+    double x_high = Share(g.host_x_tokens + g.host_both_tokens);
+    if (in_.mode == SplitMode::kTransfer) x_high = x_low;
+    if (in_.mode == SplitMode::kRebuild) x_low = x_high;
+    if (in_.mode == SplitMode::kFixed) {
+      x_low = x_high = std::clamp(in_.fixed_fraction * movable, x_low, x_high);
+    }
+    c.x = lp_.AddColumn("x" + suffix, x_low, x_high);
+    const double kv_high = Share(g.host_kv_tokens + g.host_both_tokens);
+    c.k = lp_.AddColumn("k" + suffix, 0, kv_high);
+    c.h = lp_.AddColumn("h" + suffix, 0, in_.rates.host_attention_bytes_per_s > 0 ? kv_high : 0);
+    lp_.AddRow("tokens" + suffix, GLP_FX, movable, movable, {{c.k, 1}, {c.x, 1}, {c.h, 1}});
+    lp_.AddRow("kv_form" + suffix, GLP_UP, 0, kv_high, {{c.k, 1}, {c.h, 1}});
+  }
+
+  // One layer's rebuild time over x and the resident X, from below by each piece.
+  void AddRebuild(const LayerGroup& g, const std::string& suffix, GroupColumns& c) {
+    c.rebuild = lp_.AddColumn("rebuild" + suffix, 0, std::numeric_limits<double>::infinity());
+    for (size_t p = 0; p < in_.rates.rebuild.pieces.size(); ++p) {
+      const ConvexCost::Piece& piece = in_.rates.rebuild.pieces[p];
+      const double slope = piece.per_token_s * token_scale_ * inv_time_;
+      double fixed = piece.fixed_s * inv_time_;
+      std::vector<Column> row = {{c.rebuild, 1}, {c.x, -slope}};
+      if (in_.placement.has_value()) {
+        row.push_back({c.g_x, -slope});
+      } else {
+        fixed += piece.per_token_s * g.resident_x_tokens * inv_time_;
+      }
+      lp_.AddRow(absl::StrCat("rebuild", suffix, ".", p), GLP_LO, fixed, 0, row);
+    }
+  }
+
+  // sum of columns + constant <= T
+  void AddResourceRow(const std::string& name, double constant_s, std::vector<Column> columns) {
+    columns.push_back({step_, -1});
+    lp_.AddRow(name, GLP_UP, 0, -constant_s * inv_time_, columns);
+  }
+
+  void AddPipelinedRows() {
+    const SplitRates& r = in_.rates;
+    std::vector<Column> in, both, compute, host, dram;
+    double weight_bytes = 0, store_bytes = 0, compute_s = in_.head_s, host_fixed_s = 0;
+    for (size_t i = 0; i < in_.groups.size(); ++i) {
+      const LayerGroup& g = in_.groups[i];
+      const GroupColumns& c = columns_[i];
+      weight_bytes += g.n_layers * g.weight_bytes;
+      store_bytes += g.n_layers * g.store_bytes;
+      compute_s += g.n_layers * (g.linear_s + g.attention_s);
+      host_fixed_s += g.n_layers * r.host_attention_fixed_s;
+      const auto carry = [&](std::vector<Column>& row, double rate) {
+        row.push_back({c.k, Cost(g, in_.beta_bytes / rate)});
+        row.push_back({c.x, Cost(g, in_.chi_bytes / rate)});
+      };
+      carry(in, r.link_in_bytes_per_s);
+      carry(both, r.link_both_bytes_per_s);
+      carry(dram, r.host_memory_bytes_per_s);
+      dram.push_back({c.h, Cost(g, in_.beta_bytes / r.host_memory_bytes_per_s)});
+      compute.push_back({c.rebuild, static_cast<double>(g.n_layers)});
+      if (r.host_attention_bytes_per_s > 0) {
+        host.push_back({c.h, Cost(g, in_.beta_bytes / r.host_attention_bytes_per_s)});
+      }
+      lp_.AddToObjective(c.k, kTieWeight * Cost(g, in_.beta_bytes / r.link_in_bytes_per_s));
+      lp_.AddToObjective(c.x, kTieWeight * Cost(g, in_.chi_bytes / r.link_in_bytes_per_s));
+    }
+    AddResourceRow("link_in", weight_bytes / r.link_in_bytes_per_s, in);
+    AddResourceRow("link_out", store_bytes / r.link_out_bytes_per_s, {});
+    AddResourceRow("link_both", (weight_bytes + store_bytes) / r.link_both_bytes_per_s, both);
+    AddResourceRow("compute", compute_s, compute);
+    if (r.host_attention_bytes_per_s > 0) AddResourceRow("host_attention", host_fixed_s, host);
+    AddResourceRow("host_memory", weight_bytes / r.host_memory_bytes_per_s, dram);
+  }
+
+  // Two phases a layer, each its own column: X against the layer's other compute, then rebuild against KV.
+  void AddSerialGroup(size_t i) {
+    const LayerGroup& g = in_.groups[i];
+    const GroupColumns& c = columns_[i];
+    const double layers = g.n_layers;
+    const double rate = in_.rates.link_in_bytes_per_s;
+    const std::string suffix = absl::StrCat("[", i, "]");
+    const int first = lp_.AddColumn("first" + suffix, (g.linear_s + g.attention_s) * inv_time_,
+                                    std::numeric_limits<double>::infinity(), layers);
+    const int second = lp_.AddColumn("second" + suffix, 0, std::numeric_limits<double>::infinity(), layers);
+    const double x_cost = Cost(g, in_.chi_bytes / rate) / layers;
+    const double k_cost = Cost(g, in_.beta_bytes / rate) / layers;
+    lp_.AddRow("serial_x" + suffix, GLP_UP, 0, 0, {{c.x, x_cost}, {first, -1}});
+    lp_.AddRow("serial_kv" + suffix, GLP_UP, 0, -g.weight_bytes / rate * inv_time_,
+               {{c.k, k_cost}, {second, -1}});
+    lp_.AddRow("serial_rebuild" + suffix, GLP_UP, 0, 0, {{c.rebuild, 1}, {second, -1}});
+    // No overlap with the host's attention is claimed for the serial form.
+    if (in_.rates.host_attention_bytes_per_s > 0) {
+      lp_.AddToObjective(c.h, Cost(g, in_.beta_bytes / in_.rates.host_attention_bytes_per_s));
+    }
+    lp_.AddToObjective(c.k, kTieWeight * layers * k_cost);
+    lp_.AddToObjective(c.x, kTieWeight * layers * x_cost);
+  }
+
+  void AddMemoryRows() {
+    std::vector<Column> device, host;
+    const double bytes_scale = std::max(1.0, token_scale_ * std::max(in_.beta_bytes, in_.chi_bytes));
+    const auto coefficient = [&](const LayerGroup& g, double bytes) {
+      return g.n_layers * bytes * token_scale_ / bytes_scale;
+    };
+    for (size_t i = 0; i < in_.groups.size(); ++i) {
+      const LayerGroup& g = in_.groups[i];
+      const GroupColumns& c = columns_[i];
+      device.push_back({c.g_kv, coefficient(g, in_.beta_bytes)});
+      device.push_back({c.g_x, coefficient(g, in_.chi_bytes)});
+      host.push_back({c.s_kv, coefficient(g, in_.beta_bytes)});
+      host.push_back({c.s_x, coefficient(g, in_.chi_bytes)});
+      host.push_back({c.s_both, coefficient(g, in_.beta_bytes + in_.chi_bytes)});
+    }
+    lp_.AddRow("device_memory", GLP_UP, 0, in_.placement->device_bytes / bytes_scale, device);
+    lp_.AddRow("host_pool", GLP_UP, 0, in_.placement->host_bytes / bytes_scale, host);
+  }
+
+  absl::StatusOr<SplitSolution> Extract() const {
+    std::vector<GroupSplit> groups;
+    for (size_t i = 0; i < in_.groups.size(); ++i) {
+      const LayerGroup& g = in_.groups[i];
+      const GroupColumns& c = columns_[i];
+      const auto tokens = [&](int column) { return std::max(0.0, lp_.Value(column)) * token_scale_; };
+      GroupSplit split;
+      split.carried_kv_tokens = tokens(c.k);
+      split.carried_x_tokens = tokens(c.x);
+      split.host_attended_tokens = tokens(c.h);
+      const bool placed = in_.placement.has_value();
+      split.resident_kv_tokens = placed ? tokens(c.g_kv) : g.resident_kv_tokens;
+      split.resident_x_tokens = placed ? tokens(c.g_x) : g.resident_x_tokens;
+      split.host_kv_tokens = placed ? tokens(c.s_kv) : g.host_kv_tokens;
+      split.host_x_tokens = placed ? tokens(c.s_x) : g.host_x_tokens;
+      split.host_both_tokens = placed ? tokens(c.s_both) : g.host_both_tokens;
+      SPILLWAY_RETURN_IF_ERROR(CheckGroup(g, split));
+      groups.push_back(split);
+    }
+    SplitSolution solution = EvaluateSplit(in_, groups);
+    solution.simplex_iterations = lp_.iterations();
+    if (!std::isfinite(solution.step_s)) return absl::InternalError("the solver's split has no finite time");
+    return solution;
+  }
+
+  // The rows again, on the answer: a solver fed with garbage may return it as optimal.
+  absl::Status CheckGroup(const LayerGroup& g, const GroupSplit& s) const {
+    const double slack = kRowTolerance * token_scale_;
+    const double sum = s.carried_kv_tokens + s.carried_x_tokens + s.host_attended_tokens +
+                       s.resident_kv_tokens + s.resident_x_tokens;
+    const bool sum_ok = std::abs(sum - AllTokens(g)) <= slack;
+    const double kv_stored = s.host_kv_tokens + s.host_both_tokens;
+    const double x_stored = s.host_x_tokens + s.host_both_tokens;
+    const bool placed = in_.placement.has_value();
+    const double kv_used = s.carried_kv_tokens + s.host_attended_tokens + (placed ? s.resident_kv_tokens : 0);
+    const double x_used = s.carried_x_tokens + (placed ? s.resident_x_tokens : 0);
+    if (sum_ok && kv_used <= kv_stored + slack && x_used <= x_stored + slack) return absl::OkStatus();
+    return absl::InternalError("the solver's split breaks a row of its problem");
+  }
+
+  const SplitInputs& in_;
+  double token_scale_ = 1;
+  double time_scale_ = 1;
+  double inv_time_ = 1;
+  LinearProgram lp_;
+  int step_ = 0;
+  std::vector<GroupColumns> columns_;
+};
+
+double SerialStep(const SplitInputs& in, const std::vector<GroupSplit>& groups) {
+  const double rate = in.rates.link_in_bytes_per_s;
+  double seconds = in.head_s;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const LayerGroup& g = in.groups[i];
+    const GroupSplit& s = groups[i];
+    const double first = std::max(s.carried_x_tokens * in.chi_bytes / rate, g.linear_s + g.attention_s);
+    const double rebuild = std::max(0.0, in.rates.rebuild.At(s.carried_x_tokens + s.resident_x_tokens));
+    const double second = std::max(rebuild, (s.carried_kv_tokens * in.beta_bytes + g.weight_bytes) / rate);
+    double host = 0;
+    if (in.rates.host_attention_bytes_per_s > 0) {
+      host = s.host_attended_tokens * in.beta_bytes / in.rates.host_attention_bytes_per_s;
+    }
+    seconds += g.n_layers * (first + second + host);
+  }
+  return seconds;
+}
+
+}  // namespace
+
+double ConvexCost::At(double tokens) const {
+  double seconds = -std::numeric_limits<double>::infinity();
+  for (const Piece& piece : pieces) seconds = std::max(seconds, piece.fixed_s + piece.per_token_s * tokens);
+  return seconds;
+}
+
+SplitSolution EvaluateSplit(const SplitInputs& in, const std::vector<GroupSplit>& groups) {
+  SPILLWAY_CHECK(groups.size() == in.groups.size());
+  const SplitRates& r = in.rates;
+  double in_bytes = 0, out_bytes = 0, dram_bytes = 0, compute_s = in.head_s, host_s = 0;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const LayerGroup& g = in.groups[i];
+    const GroupSplit& s = groups[i];
+    const double carried =
+        s.carried_kv_tokens * in.beta_bytes + s.carried_x_tokens * in.chi_bytes + g.weight_bytes;
+    const double attended = s.host_attended_tokens * in.beta_bytes;
+    in_bytes += g.n_layers * carried;
+    out_bytes += g.n_layers * g.store_bytes;
+    dram_bytes += g.n_layers * (carried + attended);
+    compute_s += g.n_layers * (g.linear_s + g.attention_s +
+                               std::max(0.0, r.rebuild.At(s.carried_x_tokens + s.resident_x_tokens)));
+    if (r.host_attention_bytes_per_s > 0) {
+      host_s += g.n_layers * (attended / r.host_attention_bytes_per_s + r.host_attention_fixed_s);
+    }
+  }
+  SplitSolution solution;
+  solution.groups = groups;
+  const auto set = [&](Resource resource, double seconds) {
+    solution.resource_s[static_cast<size_t>(resource)] = seconds;
+  };
+  set(Resource::kLinkIn, in_bytes / r.link_in_bytes_per_s);
+  set(Resource::kLinkOut, out_bytes / r.link_out_bytes_per_s);
+  set(Resource::kLinkBoth, (in_bytes + out_bytes) / r.link_both_bytes_per_s);
+  set(Resource::kCompute, compute_s);
+  set(Resource::kHostAttention, host_s);
+  set(Resource::kHostMemory, dram_bytes / r.host_memory_bytes_per_s);
+  const auto longest = std::max_element(solution.resource_s.begin(), solution.resource_s.end());
+  solution.binding = static_cast<Resource>(longest - solution.resource_s.begin());
+  solution.step_s = in.mode == SplitMode::kSerial ? SerialStep(in, groups) : *longest;
+  return solution;
+}
+
+absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs) {
+  SPILLWAY_RETURN_IF_ERROR(Validate(inputs));
+  SPILLWAY_RETURN_IF_ERROR(CheckPlacementFits(inputs));
+  return SplitBuilder(inputs).Solve();
+}
+
+}  // namespace spillway::scheduler

@@ -1,0 +1,111 @@
+// The linear program that splits a step's cached tokens between the link, the device's compute and the host.
+//
+// The same problem serves twice. *Carry*: residency and stored forms are what they are; the solution says how
+// many of each layer's non-resident tokens are carried as K and V (k), carried as X and rebuilt (x), or
+// attended on the host (h). *Placement*: residency and forms are free within memory; the solution gives the
+// targets that the pool and the residency drift towards.
+//
+// Pipelined form: minimise T subject to, for every resource, seconds of work <= T (see docs/architecture.md).
+// Serial form (the KVPR paper's, arXiv 2411.17089): a layer's X is exposed, so a layer takes
+//   max(x*chi/B_in, T_linear + T_attention) + max(rebuild(x), k*beta/B_in).
+//
+// Stateless and thread-compatible: GLPK keeps its environment per thread, so one thread solves at a time per
+// thread of its own. Whatever the numbers, a call returns: inputs are validated before GLPK sees them,
+// outputs against the rows afterwards. This is the only room's file that knows GLPK.
+#ifndef SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
+#define SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/exec/split_plan.h"
+
+namespace spillway::scheduler {
+
+// seconds(n) = max over pieces of (fixed_s + per_token_s * n): convex, as measured costs of batches are.
+struct ConvexCost {
+  struct Piece {
+    double fixed_s = 0;
+    double per_token_s = 0;
+  };
+  std::vector<Piece> pieces;  // at most 8
+
+  double At(double tokens) const;
+};
+
+// Layers that see the same cached tokens (a sliding window gives its layers fewer). Tokens are distinct and
+// per layer.
+struct LayerGroup {
+  int32_t n_layers = 0;
+  double resident_kv_tokens = 0;
+  double resident_x_tokens = 0;
+  double host_kv_tokens = 0;  // stored as K and V only
+  double host_x_tokens = 0;   // stored as X only
+  double host_both_tokens = 0;
+  double linear_s = 0;      // a layer's products for the step's rows
+  double attention_s = 0;   // a layer's attention over the step's reads
+  double weight_bytes = 0;  // to load in this pass, a layer; 0 when resident
+  double store_bytes = 0;   // K, V and X that the step stores, a layer
+};
+
+struct SplitRates {
+  double link_in_bytes_per_s = 0;
+  double link_out_bytes_per_s = 0;
+  double link_both_bytes_per_s = 0;  // in and out together
+  double host_memory_bytes_per_s = 0;
+  double host_attention_bytes_per_s = 0;  // 0: no host attention, h = 0
+  double host_attention_fixed_s = 0;      // a layer
+  ConvexCost rebuild;                     // one layer's K and V from X, by tokens
+};
+
+// Placement: what memory allows. All cached tokens are stored on the host; some are resident besides.
+struct PlacementBudget {
+  double device_bytes = 0;  // for resident KV and X, all layers
+  double host_bytes = 0;    // for the stored forms, all layers
+};
+
+struct SplitInputs {
+  exec::SplitMode mode = exec::SplitMode::kAuto;
+  double fixed_fraction = 0;  // kFixed: share of the non-resident tokens carried as X
+  double beta_bytes = 0;
+  double chi_bytes = 0;
+  double head_s = 0;  // final norm, head, sampling
+  SplitRates rates;
+  std::vector<LayerGroup> groups;  // 1..16
+  // Set: residency and forms are variables, and each group's five token counts only give their sum.
+  std::optional<PlacementBudget> placement;
+};
+
+struct GroupSplit {
+  double carried_kv_tokens = 0;
+  double carried_x_tokens = 0;
+  double host_attended_tokens = 0;
+  double resident_kv_tokens = 0;  // as given, or placed
+  double resident_x_tokens = 0;
+  double host_kv_tokens = 0;
+  double host_x_tokens = 0;
+  double host_both_tokens = 0;
+};
+
+struct SplitSolution {
+  std::vector<GroupSplit> groups;
+  double step_s = 0;
+  std::array<double, exec::kResources> resource_s{};  // pipelined work of each resource
+  exec::Resource binding = exec::Resource::kCompute;
+  int32_t simplex_iterations = 0;
+};
+
+// InvalidArgument names the field that is NaN, infinite, negative or out of range; FailedPrecondition: memory
+// too small for any placement (the message says how much would do); Internal: the solver failed or its answer
+// broke a row. Takes microseconds; allocates.
+absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs);
+
+// Seconds of each resource and of the step if `groups` were obeyed: the rows evaluated, without a solver.
+SplitSolution EvaluateSplit(const SplitInputs& inputs, const std::vector<GroupSplit>& groups);
+
+}  // namespace spillway::scheduler
+
+#endif  // SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
