@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <memory>
 
-#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/kv/geometry.h"
 #include "engine/text/vocabulary.h"
@@ -42,9 +41,9 @@ class BlockStore {
   BlockStore& operator=(const BlockStore&) = delete;
 
   // The parent hash of a sequence's first block.
-  static BlockHash RootHash(absl::Span<const uint8_t> model_fingerprint, absl::Span<const uint8_t> salt);
+  BlockHash RootHash(absl::Span<const uint8_t> model_fingerprint, absl::Span<const uint8_t> salt);
   // REQUIRES: tokens.size() == block_tokens.
-  static BlockHash ChainHash(const BlockHash& parent, absl::Span<const text::TokenId> tokens);
+  BlockHash ChainHash(const BlockHash& parent, absl::Span<const text::TokenId> tokens);
 
   // A block with one reference and undefined content; evicts the least recently used cached block when none
   // is free. kNoBlock when every block is in use.
@@ -52,18 +51,22 @@ class BlockStore {
   // Blocks that Allocate could give: free and cached.
   int64_t available_blocks() const;
 
+  // REQUIRES: the block is in use.
   void Ref(BlockId block);
-  // The last reference gone, a published block becomes cached, any other free.
+  // The last reference gone, a published block becomes cached (the most recently used), any other free. A
+  // sequence is best given up from its last block to its first: then its end is evicted before the prefix
+  // without which the end cannot be found. REQUIRES: the block is in use.
   void Unref(BlockId block);
   int32_t references(BlockId block) const;
 
   // Makes a full block findable. A second block of equal content stays private: the first one published wins.
+  // REQUIRES: the block is in use, and not published by another hash.
   void Publish(BlockId block, const BlockHash& hash);
   // The published block of this content with a new reference, or kNoBlock.
   BlockId Find(const BlockHash& hash);
   bool Contains(const BlockHash& hash) const;  // takes no reference and is no use
 
-  // Forgets every cached block's content (they become free).
+  // Forgets every cached block's content (they become free). Blocks in use stay findable.
   void DropCached();
 
   BlockCounts Counts() const;

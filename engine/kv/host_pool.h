@@ -3,13 +3,12 @@
 // and V planes are [n_kv][block_tokens][d_head], X planes [block_tokens][d], in the device's compute dtype.
 //
 // Allocated once: mapped, advised to huge pages, touched in parallel, registered with the device. Shared by
-// all executors and requests. Step thread only after creation.
+// all executors and requests. Immutable after creation (the bytes belong to who holds the blocks).
 #ifndef SPILLWAY_ENGINE_KV_HOST_POOL_H_
 #define SPILLWAY_ENGINE_KV_HOST_POOL_H_
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
@@ -20,7 +19,8 @@ namespace spillway::kv {
 class HostPool {
  public:
   // Rounds down to whole blocks of Form::kKv. ResourceExhausted, naming the least size that would work, when
-  // less than two blocks fit or the memory cannot be had. `device` must outlive the pool.
+  // less than two blocks fit or the memory cannot be had. Where the device cannot register the memory the
+  // pool works all the same (copies are slower) and says so in the log. `device` must outlive the pool.
   static absl::StatusOr<std::unique_ptr<HostPool>> Create(device::Device& device, const Geometry& geometry,
                                                           int64_t pool_bytes);
   ~HostPool();
@@ -28,22 +28,29 @@ class HostPool {
   HostPool& operator=(const HostPool&) = delete;
 
   const Geometry& geometry() const { return geometry_; }
-  int64_t size_bytes() const { return size_bytes_; }
+  int64_t size_bytes() const { return size_bytes_; }  // of the mapping: the blocks and alignment
   int64_t n_blocks() const { return n_blocks_; }
   bool registered() const { return registered_; }
+
+  // A layer's arena in host memory, and the slots of a block's planes in every layer's arena.
+  uint8_t* LayerArena(int32_t layer) const;
+  static constexpr int32_t KSlot(BlockId block) { return 2 * block; }
+  static constexpr int32_t VSlot(BlockId block) { return 2 * block + 1; }
 
   // Host addresses of a block's planes in a layer.
   uint8_t* KPlane(int32_t layer, BlockId block) const;
   uint8_t* VPlane(int32_t layer, BlockId block) const;
 
  private:
-  HostPool(device::Device& device, const Geometry& geometry, int64_t n_blocks);
+  HostPool(device::Device& device, const Geometry& geometry, int64_t n_blocks, int64_t arena_bytes,
+           uint8_t* base);
 
   device::Device& device_;
-  Geometry geometry_;
-  int64_t n_blocks_ = 0;
-  int64_t size_bytes_ = 0;
-  uint8_t* base_ = nullptr;
+  const Geometry geometry_;
+  const int64_t n_blocks_;
+  const int64_t arena_bytes_;  // of one layer
+  const int64_t size_bytes_;
+  uint8_t* const base_;  // [n_layers][arena_bytes_]
   bool registered_ = false;
 };
 

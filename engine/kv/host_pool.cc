@@ -1,0 +1,147 @@
+#include "engine/kv/host_pool.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "engine/kv/memory_budget.h"
+
+namespace spillway::kv {
+namespace {
+
+constexpr int64_t kArenaAlignmentBytes = 4 * kKiB;
+constexpr int64_t kHugePageBytes = 2 * kMiB;
+constexpr int64_t kMinBlocks = 2;
+
+int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+int64_t UsableCores() {
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
+  return std::max(1, CPU_COUNT(&cores));
+}
+
+// Makes the kernel back [begin, begin + size_bytes) with pages now, so that no step pays for a page fault.
+// The kernel zeroes pages in the thread that touches them, so many threads touch slabs of huge pages.
+void TouchInParallel(uint8_t* begin, int64_t size_bytes) {
+  constexpr int64_t kSlabBytes = 64 * kHugePageBytes;
+  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  std::atomic<int64_t> next{0};
+  const auto touch = [&] {
+    for (;;) {
+      const int64_t offset = next.fetch_add(kSlabBytes, std::memory_order_relaxed);
+      if (offset >= size_bytes) return;
+      const int64_t end = std::min(size_bytes, offset + kSlabBytes);
+      for (int64_t i = offset; i < end; i += page_bytes) static_cast<volatile uint8_t*>(begin)[i] = 0;
+    }
+  };
+  std::vector<std::thread> threads;
+  try {
+    for (int64_t i = 1; i < std::min(UsableCores(), 1 + size_bytes / kSlabBytes); ++i) {
+      threads.emplace_back(touch);
+    }
+  } catch (const std::system_error&) {
+    // No more threads to be had: those that started and this one do the work.
+  }
+  touch();
+  for (std::thread& thread : threads) thread.join();
+}
+
+void CheckGeometry(const Geometry& geometry) {
+  SPILLWAY_CHECK(geometry.n_layers > 0 && geometry.d_kv() > 0);
+  SPILLWAY_CHECK(geometry.block_tokens >= 16 && geometry.block_tokens <= 128);
+  SPILLWAY_CHECK(std::has_single_bit(static_cast<uint32_t>(geometry.block_tokens)));
+  SPILLWAY_CHECK(geometry.element_bytes == 2 || geometry.element_bytes == 4);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& device, const Geometry& geometry,
+                                                           int64_t pool_bytes) {
+  CheckGeometry(geometry);
+  const int64_t block_bytes = geometry.block_bytes(Form::kKv);
+  constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max() / 2;  // slot numbers are int32
+  const int64_t n_blocks = std::min(pool_bytes / block_bytes, kMaxBlocks);
+  if (n_blocks < kMinBlocks) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a KV pool of ", FormatBytes(std::max<int64_t>(pool_bytes, 0)), " holds less than ",
+                     kMinBlocks, " blocks of ", geometry.block_tokens, " tokens; the least that works is ",
+                     kMinBlocks * block_bytes, " bytes (", FormatBytes(kMinBlocks * block_bytes), ")"));
+  }
+  const int64_t arena_bytes =
+      RoundUp(n_blocks * geometry.block_slots(Form::kKv) * geometry.slot_bytes(), kArenaAlignmentBytes);
+  const int64_t size_bytes = arena_bytes * geometry.n_layers;
+  // The kernel maps more than there is and kills the process at first touch: ask before.
+  const MemoryBudget budget = ReadMemoryBudget("/");
+  if (budget.known() && size_bytes > budget.available_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "a KV pool of ", FormatBytes(size_bytes), " does not fit: ", FormatBytes(budget.available_bytes),
+        " of memory are available; the least that works is ", kMinBlocks * block_bytes, " bytes (",
+        FormatBytes(kMinBlocks * block_bytes), ")"));
+  }
+  void* base = mmap(nullptr, static_cast<size_t>(size_bytes), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("mapping a KV pool of ", FormatBytes(size_bytes), " failed: ", std::strerror(errno),
+                     "; the least that works is ", kMinBlocks * block_bytes, " bytes"));
+  }
+  // Advice only: where huge pages are off, small ones serve.
+  (void)madvise(base, static_cast<size_t>(size_bytes), MADV_HUGEPAGE);
+  TouchInParallel(static_cast<uint8_t*>(base), size_bytes);
+
+  std::unique_ptr<HostPool> pool(
+      new HostPool(device, geometry, n_blocks, arena_bytes, static_cast<uint8_t*>(base)));
+  const absl::Status registered = device.RegisterHost(base, size_bytes);
+  pool->registered_ = registered.ok();
+  if (!registered.ok()) {
+    Log(LogLevel::kWarning, "KV pool is not page-locked: copies to the device will be slower",
+        {{"pool_bytes", size_bytes}, {"cause", registered.message()}});
+  }
+  return pool;
+}
+
+HostPool::HostPool(device::Device& device, const Geometry& geometry, int64_t n_blocks, int64_t arena_bytes,
+                   uint8_t* base)
+    : device_(device),
+      geometry_(geometry),
+      n_blocks_(n_blocks),
+      arena_bytes_(arena_bytes),
+      size_bytes_(arena_bytes * geometry.n_layers),
+      base_(base) {}
+
+HostPool::~HostPool() {
+  if (registered_) device_.UnregisterHost(base_);
+  munmap(base_, static_cast<size_t>(size_bytes_));
+}
+
+uint8_t* HostPool::LayerArena(int32_t layer) const {
+  SPILLWAY_DCHECK(layer >= 0 && layer < geometry_.n_layers);
+  return base_ + layer * arena_bytes_;
+}
+
+uint8_t* HostPool::KPlane(int32_t layer, BlockId block) const {
+  SPILLWAY_DCHECK(block >= 0 && block < n_blocks_);
+  return LayerArena(layer) + KSlot(block) * geometry_.slot_bytes();
+}
+
+uint8_t* HostPool::VPlane(int32_t layer, BlockId block) const {
+  SPILLWAY_DCHECK(block >= 0 && block < n_blocks_);
+  return LayerArena(layer) + VSlot(block) * geometry_.slot_bytes();
+}
+
+}  // namespace spillway::kv
