@@ -1,7 +1,5 @@
 #include "engine/kv/block_store.h"
 
-#include <openssl/evp.h>
-
 #include <atomic>
 #include <bit>
 #include <cstring>
@@ -12,29 +10,6 @@
 
 namespace spillway::kv {
 namespace {
-
-// SHA-256 over one context that is made once: starting a digest anew in it allocates nothing.
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new()) {
-    SPILLWAY_CHECK(context_ != nullptr && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1);
-  }
-  ~Sha256() { EVP_MD_CTX_free(context_); }
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
-
-  void Start() { SPILLWAY_CHECK(EVP_DigestInit_ex(context_, nullptr, nullptr) == 1); }
-  void Add(const void* data, size_t size) { SPILLWAY_CHECK(EVP_DigestUpdate(context_, data, size) == 1); }
-  BlockHash Take() {
-    BlockHash hash;
-    unsigned int size = 0;
-    SPILLWAY_CHECK(EVP_DigestFinal_ex(context_, hash.data(), &size) == 1 && size == hash.size());
-    return hash;
-  }
-
- private:
-  EVP_MD_CTX* const context_;
-};
 
 // Published blocks by hash: open addressing with linear probing over block ids, at most half full; the hashes
 // lie with the blocks. A removal shifts later entries back, so there are no tombstones and probes stay short.
@@ -99,9 +74,8 @@ struct BlockStore::Impl {
     BlockId newer = kNoBlock;
   };
 
-  Impl(int64_t n_blocks, int32_t tokens_per_block)
-      : block_tokens(tokens_per_block),
-        blocks(n_blocks + 1),
+  explicit Impl(int64_t n_blocks)
+      : blocks(n_blocks + 1),
         hashes(n_blocks),
         index(static_cast<size_t>(n_blocks), hashes),
         list_head(static_cast<BlockId>(n_blocks)) {
@@ -150,8 +124,6 @@ struct BlockStore::Impl {
                  std::memory_order_relaxed);
   }
 
-  const int32_t block_tokens;
-  Sha256 sha256;
   std::vector<Block> blocks;         // [n_blocks + 1]
   std::vector<BlockHash> hashes;     // [n_blocks], of published blocks
   HashIndex index;                   // of published blocks
@@ -161,28 +133,11 @@ struct BlockStore::Impl {
   std::atomic<uint64_t> counts{0};   // free << 32 | cached
 };
 
-BlockStore::BlockStore(HostPool& pool)
-    : impl_(std::make_unique<Impl>(pool.n_blocks(), pool.geometry().block_tokens)) {}
+BlockStore::BlockStore(int64_t n_blocks) : impl_(std::make_unique<Impl>(n_blocks)) {}
+
+BlockStore::BlockStore(const HostPool& pool) : BlockStore(pool.n_blocks()) {}
 
 BlockStore::~BlockStore() = default;
-
-BlockHash BlockStore::RootHash(absl::Span<const uint8_t> model_fingerprint, absl::Span<const uint8_t> salt) {
-  // The length keeps (ab, c) and (a, bc) apart.
-  const uint64_t fingerprint_bytes = model_fingerprint.size();
-  impl_->sha256.Start();
-  impl_->sha256.Add(&fingerprint_bytes, sizeof(fingerprint_bytes));
-  impl_->sha256.Add(model_fingerprint.data(), model_fingerprint.size());
-  impl_->sha256.Add(salt.data(), salt.size());
-  return impl_->sha256.Take();
-}
-
-BlockHash BlockStore::ChainHash(const BlockHash& parent, absl::Span<const text::TokenId> tokens) {
-  SPILLWAY_CHECK(tokens.size() == static_cast<size_t>(impl_->block_tokens));
-  impl_->sha256.Start();
-  impl_->sha256.Add(parent.data(), parent.size());
-  impl_->sha256.Add(tokens.data(), tokens.size() * sizeof(text::TokenId));
-  return impl_->sha256.Take();
-}
 
 BlockId BlockStore::Allocate() {
   Impl& store = *impl_;

@@ -2,26 +2,21 @@
 //
 // A block is `block_tokens` consecutive tokens of one sequence in all layers; the bytes lie in HostPool.
 // Every block is free (no content), in use (references > 0) or cached (no references, full, findable by its
-// hash; the least recently used is evicted when a free block is needed). Hashes are chained SHA-256 of
-// (parent hash, tokens), the first parent being (model fingerprint, salt), so that equal hashes mean equal
-// contents.
+// hash; the least recently used is evicted when a free block is needed). BlockHasher makes
+// the hashes; equal ones mean equal contents.
 //
 // Owned by the scheduler, which alone allocates and frees. Step thread only; Counts() is thread-safe.
 // After construction nothing here allocates memory.
 #ifndef SPILLWAY_ENGINE_KV_BLOCK_STORE_H_
 #define SPILLWAY_ENGINE_KV_BLOCK_STORE_H_
 
-#include <array>
 #include <cstdint>
 #include <memory>
 
-#include "absl/types/span.h"
+#include "engine/kv/block_hasher.h"
 #include "engine/kv/geometry.h"
-#include "engine/text/vocabulary.h"
 
 namespace spillway::kv {
-
-using BlockHash = std::array<uint8_t, 32>;
 
 struct BlockCounts {
   int64_t total_blocks = 0;
@@ -34,16 +29,11 @@ class HostPool;
 
 class BlockStore {
  public:
-  // `pool` must outlive the store.
-  explicit BlockStore(HostPool& pool);
+  explicit BlockStore(int64_t n_blocks);
+  explicit BlockStore(const HostPool& pool);  // one for every block of the pool
   ~BlockStore();
   BlockStore(const BlockStore&) = delete;
   BlockStore& operator=(const BlockStore&) = delete;
-
-  // The parent hash of a sequence's first block.
-  BlockHash RootHash(absl::Span<const uint8_t> model_fingerprint, absl::Span<const uint8_t> salt);
-  // REQUIRES: tokens.size() == block_tokens.
-  BlockHash ChainHash(const BlockHash& parent, absl::Span<const text::TokenId> tokens);
 
   // A block with one reference and undefined content; evicts the least recently used cached block when none
   // is free. kNoBlock when every block is in use.

@@ -4,12 +4,10 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <set>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/kv/host_pool.h"
 #include "gmock/gmock.h"
@@ -170,32 +168,6 @@ TEST_F(BlockStoreTest, CollidingHashesStayFindableWhateverLeaves) {
       }
     }
   }
-}
-
-TEST_F(BlockStoreTest, HashesAreChainedSha256) {
-  BlockStore& store = MakeStore(2);
-  std::vector<text::TokenId> tokens(16);
-  std::iota(tokens.begin(), tokens.end(), 1);
-  BlockHash parent;
-  std::iota(parent.begin(), parent.end(), 0);
-  const auto hex = [](const BlockHash& hash) {
-    return absl::BytesToHexString({reinterpret_cast<const char*>(hash.data()), hash.size()});
-  };
-  // python3: sha256(bytes(range(32)) + struct.pack("<16i", *range(1, 17))).hexdigest()
-  EXPECT_EQ(hex(store.ChainHash(parent, tokens)),
-            "0fcb5929749e1f6cbecd153f041af6abe76521ff0dd97f5fe12e85110adbb183");
-  // python3: sha256(struct.pack("<Q", 3) + b"abc" + b"de").hexdigest()
-  const std::vector<uint8_t> fingerprint = {'a', 'b', 'c'};
-  const std::vector<uint8_t> salt = {'d', 'e'};
-  EXPECT_EQ(hex(store.RootHash(fingerprint, salt)),
-            "8ad0fe6e4559dd04bced130e62281ddabe8da68156f3b01deec12eb0a27c9786");
-}
-
-TEST_F(BlockStoreTest, RootsOfOtherModelsAndTenantsDiffer) {
-  BlockStore& store = MakeStore(2);
-  const std::vector<uint8_t> ab = {'a', 'b'}, c = {'c'}, a = {'a'}, bc = {'b', 'c'};
-  EXPECT_NE(store.RootHash(ab, c), store.RootHash(a, bc));
-  EXPECT_NE(store.RootHash(ab, {}), store.RootHash(ab, c));
 }
 
 // The store's behaviour in the plainest containers.
