@@ -88,7 +88,6 @@ constexpr Recipe kRecipes[] = {
     {"deepseek-coder",
      {"[\\r\\n]", SPACE "?\\p{L}+", SPACE "?\\p{P}+", "[一-龥ࠀ-一가-\\x{D7FF}]+", "\\p{N}"}},
     {"deepseek-v3", {"\\p{N}{1,3}", "[一-龥\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+", kDeepSeek3}},
-    {"falcon", {"[\\p{P}$+<=>^~|`]+", kGpt2, "[0-9][0-9][0-9]"}},
     {"default", {"[\\p{P}$+<=>^~|]+", kGpt2, "\\p{N}+", "[0-9][0-9][0-9]"}},
 };
 

@@ -99,16 +99,17 @@ absl::Status SentencePieceBpe::Encode(absl::string_view text, bool at_start,
     }
   }
   PairMerger merger;
+  const size_t segment_begin = ids.size();
   const absl::string_view all = spelled;
   for (size_t begin = 0; begin < all.size();) {
     const size_t end = words_are_separate_ ? NextWord(all, begin) : all.size();
-    EncodeWord(all.substr(begin, end - begin), merger, ids);
+    EncodeWord(all.substr(begin, end - begin), merger, segment_begin, ids);
     begin = end;
   }
   return absl::OkStatus();
 }
 
-void SentencePieceBpe::EncodeWord(absl::string_view word, PairMerger& merger,
+void SentencePieceBpe::EncodeWord(absl::string_view word, PairMerger& merger, size_t segment_begin,
                                   std::vector<TokenId>& ids) const {
   merger.symbols.clear();
   for (size_t i = 0; i < word.size();) {
@@ -135,8 +136,8 @@ void SentencePieceBpe::EncodeWord(absl::string_view word, PairMerger& merger,
     });
     if (spelled_by_bytes) {
       for (const char c : character) ids.push_back(byte_tokens_[static_cast<uint8_t>(c)]);
-    } else if (unknown_) {
-      ids.push_back(*unknown_);
+    } else if (unknown_ && (ids.size() == segment_begin || ids.back() != *unknown_)) {
+      ids.push_back(*unknown_);  // one for all the unknown characters in a row
     }
   }
 }

@@ -38,8 +38,9 @@ class SentencePieceBpe : public SegmentEncoder {
 
   SentencePieceBpe() = default;
 
-  // `word` has U+2581 for spaces.
-  void EncodeWord(absl::string_view word, PairMerger& merger, std::vector<TokenId>& ids) const;
+  // `word` has U+2581 for spaces; its segment's ids begin at ids[segment_begin].
+  void EncodeWord(absl::string_view word, PairMerger& merger, size_t segment_begin,
+                  std::vector<TokenId>& ids) const;
 
   absl::flat_hash_map<std::string, Entry> entries_;  // ordinary tokens by spelling
   size_t longest_spelling_bytes_ = 0;
