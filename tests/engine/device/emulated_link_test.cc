@@ -174,8 +174,9 @@ TEST(EmulatedLink, EventsAloneOrderStreamsUnderJitter) {
       }
     }
     for (int cell = 0; cell < kCells; ++cell) {
-      if (used[static_cast<size_t>(cell)])
+      if (used[static_cast<size_t>(cell)]) {
         ASSERT_TRUE(device->Synchronize(last_use[static_cast<size_t>(cell)]).ok());
+      }
       EXPECT_EQ(ReadBack(*device, *memory + cell * 256, 256),
                 std::vector<uint8_t>(256, expected[static_cast<size_t>(cell)]))
           << "seed " << seed << ", cell " << cell;
