@@ -1,0 +1,28 @@
+#include "engine/model/model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "engine/model/gguf.h"
+#include "engine/model/gguf_vocabulary.h"
+
+namespace spillway::model {
+
+absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
+                                const WeightOptions& options) {
+  SPILLWAY_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
+  Model model;
+  model.path = path;
+  model.file_bytes = static_cast<int64_t>(file.bytes().size());
+  SPILLWAY_ASSIGN_OR_RETURN(model.config, ConfigFromGguf(file));
+  SPILLWAY_ASSIGN_OR_RETURN(model.vocabulary, VocabularyFromGguf(file));
+  // Hashing first brings the file into the page cache for the load.
+  const int n_threads = options.threads > 0 ? options.threads : std::max(1, device.info().threads);
+  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, Fingerprint(file, n_threads));
+  SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, file, model.config, options));
+  SPILLWAY_RETURN_IF_ERROR(file.CheckUnchanged());
+  return model;
+}
+
+}  // namespace spillway::model

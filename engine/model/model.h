@@ -1,0 +1,35 @@
+// A served model: what the server, the profiler and the benchmarks load by its path in one call.
+#ifndef SPILLWAY_ENGINE_MODEL_MODEL_H_
+#define SPILLWAY_ENGINE_MODEL_MODEL_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/model/fingerprint.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+#include "engine/text/vocabulary.h"
+
+namespace spillway::model {
+
+// Movable; immutable and thread-safe once loaded. The device must outlive it. The file is closed again.
+struct Model {
+  std::string path;
+  int64_t file_bytes = 0;
+  ModelConfig config;
+  text::Vocabulary vocabulary;
+  ModelFingerprint fingerprint{};
+  std::unique_ptr<ModelWeights> weights;
+};
+
+// Reads a GGUF file. Errors are those of GgufFile, ConfigFromGguf, VocabularyFromGguf and ModelWeights::Load;
+// each is one line that names the file and the remedy.
+absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
+                                const WeightOptions& options);
+
+}  // namespace spillway::model
+
+#endif  // SPILLWAY_ENGINE_MODEL_MODEL_H_

@@ -1,0 +1,252 @@
+#include "engine/model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace spillway::model {
+namespace {
+
+using device::DevicePtr;
+using device::StreamId;
+
+constexpr int64_t kAlignmentBytes = 256;
+
+device::NormKind DeviceNorm(NormKind kind) {
+  return kind == NormKind::kRms ? device::NormKind::kRms : device::NormKind::kLayer;
+}
+
+device::RopeStyle DeviceRope(const ModelConfig& config) {
+  if (config.position != PositionKind::kRotary) return device::RopeStyle::kNone;
+  return config.rope.style == RopeStyle::kInterleaved ? device::RopeStyle::kInterleaved
+                                                      : device::RopeStyle::kHalf;
+}
+
+bool IsGated(const ModelConfig& config) { return config.activation == ActivationKind::kSiluGated; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(device::Device& device,
+                                                                 const ModelConfig& config,
+                                                                 const ModelWeights& weights,
+                                                                 const TransformerLimits& limits) {
+  SPILLWAY_CHECK(limits.max_rows > 0 && limits.max_head_rows > 0);
+  if (config.position == PositionKind::kLearned) {
+    return absl::UnimplementedError("learned positions are not supported; serve a model with RoPE");
+  }
+  std::unique_ptr<Transformer> transformer(new Transformer(device, config, weights, limits));
+  SPILLWAY_RETURN_IF_ERROR(transformer->AllocateScratch());
+  SPILLWAY_RETURN_IF_ERROR(transformer->WarmUp());
+  return transformer;
+}
+
+Transformer::Transformer(device::Device& device, const ModelConfig& config, const ModelWeights& weights,
+                         const TransformerLimits& limits)
+    : device_(device), config_(config), weights_(weights), limits_(limits) {}
+
+Transformer::~Transformer() {
+  if (scratch_) device_.Free(scratch_);
+}
+
+absl::Status Transformer::AllocateScratch() {
+  const int64_t element_bytes = device::SizeOf(device_.info().compute_dtype);
+  const int64_t rows = limits_.max_rows;
+  const int64_t d_ff = config_.d_ff;
+  std::vector<std::pair<DevicePtr*, int64_t>> buffers = {
+      {&normed_, std::max(rows, int64_t{limits_.max_head_rows}) * config_.d_model * element_bytes},
+      {&qkv_, rows * (config_.d_q() + 2 * config_.d_kv()) * element_bytes},
+      {&acc_, rows * config_.d_q() * 4},
+      {&max_, rows * config_.n_heads * 4},
+      {&sum_, rows * config_.n_heads * 4},
+      {&attended_, rows * config_.d_q() * element_bytes},
+      {&up_, rows * (IsGated(config_) ? 2 * d_ff : d_ff) * element_bytes},
+      {&logits_, int64_t{limits_.max_head_rows} * config_.vocab_size * 4},
+  };
+  if (IsGated(config_)) buffers.emplace_back(&activated_, rows * d_ff * element_bytes);
+  std::vector<int64_t> offsets;
+  for (const auto& [buffer, size_bytes] : buffers) {
+    offsets.push_back(scratch_bytes_);
+    scratch_bytes_ += (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(scratch_, device_.Allocate(scratch_bytes_, "transformer scratch"));
+  for (size_t i = 0; i < buffers.size(); ++i) *buffers[i].first = scratch_ + offsets[i];
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::WarmUp() {
+  const auto rows_up_to = [](int32_t max) {
+    std::vector<int32_t> rows;
+    for (int32_t r = 1; r < max; r *= 2) rows.push_back(r);
+    rows.push_back(max);
+    return rows;
+  };
+  // Layers are alike: the first one's shapes are all there are.
+  const LayerWeights& layer = weights_.layers().front();
+  const device::PackedMatrix matrices[] = {layer.qkv, layer.attention_output, layer.up, layer.down};
+  SPILLWAY_RETURN_IF_ERROR(device_.WarmUp(matrices, rows_up_to(limits_.max_rows)));
+  return device_.WarmUp({&weights_.head(), 1}, rows_up_to(limits_.max_head_rows));
+}
+
+void Transformer::Embed(StreamId stream, const RowBatch& batch) {
+  SPILLWAY_DCHECK(batch.rows > 0 && batch.rows <= limits_.max_rows);
+  device::EmbedArgs args;
+  args.rows = batch.rows;
+  args.d = config_.d_model;
+  args.table = weights_.embedding();
+  args.ids = batch.ids;
+  args.hidden = batch.hidden;
+  device_.Embed(stream, args);
+}
+
+void Transformer::Layer(StreamId stream, int32_t layer, const RowBatch& batch,
+                        const device::SlotArena& arena) {
+  SPILLWAY_DCHECK(batch.rows > 0 && batch.rows <= limits_.max_rows);
+  SPILLWAY_DCHECK(layer >= 0 && layer < config_.n_layers);
+  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
+  Norm(stream, batch, weights.attention_norm, weights.attention_norm_bias);
+  Attention(stream, weights, batch, arena);
+  Norm(stream, batch, weights.feed_forward_norm, weights.feed_forward_norm_bias);
+  FeedForward(stream, weights, batch);
+}
+
+void Transformer::Norm(StreamId stream, const RowBatch& batch, DevicePtr gain, DevicePtr bias) {
+  device::AddNormArgs args;
+  args.kind = DeviceNorm(config_.norm);
+  args.rows = batch.rows;
+  args.d = config_.d_model;
+  args.epsilon = config_.norm_epsilon;
+  args.hidden = batch.hidden;
+  args.gain = gain;
+  args.bias = bias;
+  args.out = normed_;
+  device_.AddNorm(stream, args);
+}
+
+void Transformer::Attention(StreamId stream, const LayerWeights& weights, const RowBatch& batch,
+                            const device::SlotArena& arena) {
+  const device::DType dtype = device_.info().compute_dtype;
+
+  device::GemmArgs project;
+  project.rows = batch.rows;
+  project.in = normed_;
+  project.out = qkv_;
+  project.out_dtype = dtype;
+  project.bias = weights.qkv_bias;
+  device_.Gemm(stream, weights.qkv, project);
+
+  device::RopeAppendArgs append;
+  append.rows = batch.rows;
+  append.n_heads = config_.n_heads;
+  append.n_kv_heads = config_.n_kv_heads;
+  append.d_head = config_.d_head;
+  append.d = config_.d_model;
+  append.block_tokens = batch.block_tokens;
+  append.style = DeviceRope(config_);
+  append.rope_dims = config_.rope.dims;
+  append.inverse_frequency = weights_.inverse_frequency();
+  append.qkv = qkv_;
+  append.append = batch.append;
+  append.arena = arena;
+  device_.RopeAppend(stream, append);
+
+  device::PartialAttentionArgs attend;
+  attend.n_sequences = batch.n_sequences;
+  attend.rows = batch.rows;
+  attend.n_heads = config_.n_heads;
+  attend.n_kv_heads = config_.n_kv_heads;
+  attend.d_head = config_.d_head;
+  attend.block_tokens = batch.block_tokens;
+  attend.q_stride = static_cast<int32_t>(config_.d_q() + 2 * config_.d_kv());
+  attend.scale = 1.0F / std::sqrt(static_cast<float>(config_.d_head));
+  attend.q = qkv_;
+  attend.sequences = batch.sequences;
+  attend.blocks = batch.blocks;
+  attend.arena = arena;
+  attend.acc = acc_;
+  attend.max = max_;
+  attend.sum = sum_;
+  device_.PartialAttention(stream, attend);
+
+  device::MergeAttentionArgs merge;
+  merge.rows = batch.rows;
+  merge.n_heads = config_.n_heads;
+  merge.d_head = config_.d_head;
+  merge.n_parts = 1;
+  merge.part_stride_rows = limits_.max_rows;
+  merge.acc = acc_;
+  merge.max = max_;
+  merge.sum = sum_;
+  merge.out = attended_;
+  device_.MergeAttention(stream, merge);
+
+  device::GemmArgs output;
+  output.rows = batch.rows;
+  output.in = attended_;
+  output.out = batch.hidden;
+  output.out_dtype = device::DType::kF32;
+  output.bias = weights.attention_output_bias;
+  output.accumulate = true;
+  device_.Gemm(stream, weights.attention_output, output);
+}
+
+void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, const RowBatch& batch) {
+  const device::DType dtype = device_.info().compute_dtype;
+  const bool gated = IsGated(config_);
+
+  device::GemmArgs up;
+  up.rows = batch.rows;
+  up.in = normed_;
+  up.out = up_;
+  up.out_dtype = dtype;
+  up.bias = weights.up_bias;
+  up.activation = gated ? device::Activation::kNone : device::Activation::kRelu;
+  device_.Gemm(stream, weights.up, up);
+
+  if (gated) {
+    device::GatedActivationArgs activate;
+    activate.rows = batch.rows;
+    activate.d_ff = config_.d_ff;
+    activate.activation = device::Activation::kSilu;
+    activate.gate_up = up_;
+    activate.out = activated_;
+    device_.GatedActivation(stream, activate);
+  }
+
+  device::GemmArgs down;
+  down.rows = batch.rows;
+  down.in = gated ? activated_ : up_;
+  down.out = batch.hidden;
+  down.out_dtype = device::DType::kF32;
+  down.bias = weights.down_bias;
+  down.accumulate = true;
+  device_.Gemm(stream, weights.down, down);
+}
+
+DevicePtr Transformer::Head(StreamId stream, int32_t rows, DevicePtr hidden, DevicePtr row_index) {
+  SPILLWAY_DCHECK(rows > 0 && rows <= limits_.max_head_rows);
+  device::AddNormArgs norm;
+  norm.kind = DeviceNorm(config_.norm);
+  norm.rows = rows;
+  norm.d = config_.d_model;
+  norm.epsilon = config_.norm_epsilon;
+  norm.hidden = hidden;
+  norm.gain = weights_.output_norm();
+  norm.bias = weights_.output_norm_bias();
+  norm.row_index = row_index;
+  norm.out = normed_;
+  device_.AddNorm(stream, norm);
+
+  device::GemmArgs head;
+  head.rows = rows;
+  head.in = normed_;
+  head.out = logits_;
+  head.out_dtype = device::DType::kF32;
+  device_.Gemm(stream, weights_.head(), head);
+  return logits_;
+}
+
+}  // namespace spillway::model

@@ -1,0 +1,97 @@
+// Transformer: a model's arithmetic, written once over Device, for every family. What differs between
+// families (norms, biases, gating, rotation) is configuration.
+//
+// It enqueues operations on one stream and keeps no state of a sequence: the residual stream and the tables
+// of a call belong to the caller, K and V lie in the caller's arena. The scratch of a call is its own, so
+// calls must be ordered on one stream. Step thread only. Nothing is allocated after Create.
+#ifndef SPILLWAY_ENGINE_MODEL_TRANSFORMER_H_
+#define SPILLWAY_ENGINE_MODEL_TRANSFORMER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+
+namespace spillway::model {
+
+// Ragged rows of any number of sequences, and where their keys and values lie. All device arrays.
+struct RowBatch {
+  int32_t rows = 0;
+  int32_t n_sequences = 0;
+  device::DevicePtr ids;        // int32 [rows]; read by Embed
+  device::DevicePtr hidden;     // f32 [rows, d], the residual stream, in and out
+  device::DevicePtr append;     // AppendRow [rows]
+  device::DevicePtr sequences;  // AttentionSequence [n_sequences]; their rows are those of this batch
+  device::DevicePtr blocks;     // AttentionBlock [*]
+  int32_t block_tokens = 0;
+};
+
+struct TransformerLimits {
+  int32_t max_rows = 0;       // of a RowBatch
+  int32_t max_head_rows = 0;  // of a call of Head
+};
+
+class Transformer {
+ public:
+  // Allocates the scratch and builds the device's products for up to these limits. Unimplemented for what no
+  // device operation computes yet. `device` and `weights` must outlive the transformer.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Create(device::Device& device,
+                                                             const ModelConfig& config,
+                                                             const ModelWeights& weights,
+                                                             const TransformerLimits& limits);
+  ~Transformer();
+  Transformer(const Transformer&) = delete;
+  Transformer& operator=(const Transformer&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  const TransformerLimits& limits() const { return limits_; }
+
+  // hidden = embedding of ids.
+  void Embed(device::StreamId stream, const RowBatch& batch);
+  // One layer: appends the rows' K and V to `arena` (the layer's), then attends and feeds forward; hidden is
+  // updated.
+  void Layer(device::StreamId stream, int32_t layer, const RowBatch& batch, const device::SlotArena& arena);
+  // Logits of rows hidden[row_index[0..rows)]: f32 [rows, vocab] in scratch, valid until the next call of
+  // Head. `hidden` is not changed.
+  device::DevicePtr Head(device::StreamId stream, int32_t rows, device::DevicePtr hidden,
+                         device::DevicePtr row_index);
+
+  int64_t scratch_bytes() const { return scratch_bytes_; }
+
+ private:
+  Transformer(device::Device& device, const ModelConfig& config, const ModelWeights& weights,
+              const TransformerLimits& limits);
+
+  absl::Status AllocateScratch();
+  absl::Status WarmUp();
+  void Attention(device::StreamId stream, const LayerWeights& weights, const RowBatch& batch,
+                 const device::SlotArena& arena);
+  void FeedForward(device::StreamId stream, const LayerWeights& weights, const RowBatch& batch);
+  void Norm(device::StreamId stream, const RowBatch& batch, device::DevicePtr gain, device::DevicePtr bias);
+
+  device::Device& device_;
+  const ModelConfig config_;
+  const ModelWeights& weights_;
+  const TransformerLimits limits_;
+
+  // One allocation; m = max_rows. Buffers whose lives do not overlap are still apart: they are small.
+  device::DevicePtr scratch_;
+  int64_t scratch_bytes_ = 0;
+  device::DevicePtr normed_;     // T [max(m, max_head_rows), d]
+  device::DevicePtr qkv_;        // T [m, d_q + 2 * d_kv]
+  device::DevicePtr acc_;        // f32 [m, n_heads, d_head]
+  device::DevicePtr max_;        // f32 [m, n_heads]
+  device::DevicePtr sum_;        // f32 [m, n_heads]
+  device::DevicePtr attended_;   // T [m, d_q]
+  device::DevicePtr up_;         // T [m, 2 * d_ff] gated, else [m, d_ff]
+  device::DevicePtr activated_;  // T [m, d_ff]; gated only
+  device::DevicePtr logits_;     // f32 [max_head_rows, vocab]
+};
+
+}  // namespace spillway::model
+
+#endif  // SPILLWAY_ENGINE_MODEL_TRANSFORMER_H_

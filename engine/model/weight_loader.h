@@ -1,0 +1,71 @@
+// WeightLoader: places a model's weights in one device allocation, then fills it in parallel.
+//
+// Two passes: Place* decide sizes and offsets and note how each piece is made; Fill allocates and makes them,
+// the largest first. Used by ModelWeights::Load alone, once.
+#ifndef SPILLWAY_ENGINE_MODEL_WEIGHT_LOADER_H_
+#define SPILLWAY_ENGINE_MODEL_WEIGHT_LOADER_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/mutex.h"
+#include "engine/device/device.h"
+#include "engine/model/weights.h"
+
+namespace spillway::model {
+
+class WeightLoader {
+ public:
+  // What a piece of memory is for; a line of the memory table.
+  enum class Use : uint8_t { kLayers, kEmbedding, kHead, kTiedHead, kSmall };
+
+  // All references outlive this.
+  WeightLoader(device::Device& device, const GgufFile& file, const WeightOptions& options)
+      : device_(device), file_(file), options_(options) {}
+
+  // A matrix of the tensors `names` stacked along n. `matrix` gets its address by Fill.
+  absl::Status PlaceMatrix(const std::vector<std::string>& names, Use use, device::PackedMatrix* matrix);
+  // A tensor as f32. `ptr` gets its address by Fill.
+  absl::Status PlaceF32(const std::string& name, device::DevicePtr* ptr);
+  void PlaceF32(std::vector<float> values, device::DevicePtr* ptr);
+  // A matrix as rows of the compute dtype, [n, k].
+  absl::Status PlaceRows(const std::string& name, Use use, device::DevicePtr* ptr);
+
+  // Allocates, fills and sets every address; then `weights` owns the memory.
+  absl::Status Fill(ModelWeights& weights);
+
+ private:
+  // One unit of work of one thread: writes `size_bytes` at `offset_bytes` of the allocation.
+  struct Job {
+    int64_t offset_bytes = 0;
+    int64_t size_bytes = 0;
+    std::function<absl::Status(uint8_t* out)> make;
+  };
+
+  absl::StatusOr<const device::TensorView*> Tensor(const std::string& name) const;
+  // Reserves room and returns its offset.
+  int64_t Reserve(int64_t size_bytes, Use use);
+  absl::Status RunJobs(device::DevicePtr arena);
+  absl::Status RunJob(const Job& job, device::DevicePtr arena, device::StreamId stream,
+                      device::EventId copied);
+
+  device::Device& device_;
+  const GgufFile& file_;
+  const WeightOptions& options_;
+
+  int64_t reserved_bytes_ = 0;
+  std::vector<int64_t> use_bytes_ = std::vector<int64_t>(5, 0);  // by Use
+  std::vector<Job> jobs_;
+  std::vector<std::pair<device::DevicePtr*, int64_t>> addresses_;  // to set, and offsets
+
+  Mutex mutex_;  // of the device's copies, progress and the first error while jobs run
+  int64_t done_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status error_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace spillway::model
+
+#endif  // SPILLWAY_ENGINE_MODEL_WEIGHT_LOADER_H_

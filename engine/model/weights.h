@@ -1,0 +1,98 @@
+// ModelWeights: a model's weights in device memory, in the layout that the device's products read.
+//
+// Loaded once, by several threads, straight from the file's encoded tensors; immutable and thread-safe
+// afterwards. Owns its device memory: one allocation. The device must outlive it; the file need not.
+#ifndef SPILLWAY_ENGINE_MODEL_WEIGHTS_H_
+#define SPILLWAY_ENGINE_MODEL_WEIGHTS_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/model/gguf.h"
+#include "engine/model/model_config.h"
+
+namespace spillway::model {
+
+// One layer. Biases are null where the family has none.
+struct LayerWeights {
+  device::DevicePtr attention_norm;       // f32 [d]
+  device::DevicePtr attention_norm_bias;  // f32 [d]
+  device::PackedMatrix qkv;               // [d_q + 2 * d_kv, d]: q | k | v
+  device::DevicePtr qkv_bias;             // f32 [d_q + 2 * d_kv]
+  device::PackedMatrix attention_output;  // [d, d_q]
+  device::DevicePtr attention_output_bias;
+
+  device::DevicePtr feed_forward_norm;       // f32 [d]
+  device::DevicePtr feed_forward_norm_bias;  // f32 [d]
+  device::PackedMatrix up;                   // gated: [2 * d_ff, d], gate | up; else [d_ff, d]
+  device::DevicePtr up_bias;
+  device::PackedMatrix down;  // [d, d_ff]
+  device::DevicePtr down_bias;
+};
+
+// Bytes of one purpose, for the memory table and metrics.
+struct MemoryUse {
+  std::string use;  // "weights: layers"
+  int64_t bytes = 0;
+};
+
+struct WeightOptions {
+  device::WeightMode mode = device::WeightMode::kExpanded;
+  int32_t threads = 0;  // of loading; 0: as many as the device computes with
+  // Told bytes of the device's layout that are done, of how many; called from the loading threads, one at a
+  // time, with rising numbers.
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
+};
+
+class ModelWeights {
+ public:
+  // Packs the tensors of `file`, which `config` was read from. InvalidArgument for a tensor that the device
+  // cannot hold or multiply, ResourceExhausted where device memory is too small.
+  static absl::StatusOr<std::unique_ptr<ModelWeights>> Load(device::Device& device, const GgufFile& file,
+                                                            const ModelConfig& config,
+                                                            const WeightOptions& options);
+  ~ModelWeights();
+  ModelWeights(const ModelWeights&) = delete;
+  ModelWeights& operator=(const ModelWeights&) = delete;
+
+  const std::vector<LayerWeights>& layers() const { return layers_; }
+  device::DevicePtr embedding() const { return embedding_; }                  // T [vocab, d]
+  device::DevicePtr inverse_frequency() const { return inverse_frequency_; }  // f32 [rope.dims / 2]
+  device::DevicePtr output_norm() const { return output_norm_; }              // f32 [d]
+  device::DevicePtr output_norm_bias() const { return output_norm_bias_; }    // f32 [d] or null
+  const device::PackedMatrix& head() const { return head_; }                  // [vocab, d]
+
+  int64_t allocated_bytes() const { return allocated_bytes_; }
+  // Bytes that every decode step reads: all matrices and norms, the head included, the embedding not.
+  int64_t read_bytes_per_step() const { return read_bytes_per_step_; }
+  // By use; adds up to allocated_bytes().
+  const std::vector<MemoryUse>& memory() const { return memory_; }
+
+ private:
+  friend class WeightLoader;
+
+  explicit ModelWeights(device::Device& device) : device_(device) {}
+
+  device::Device& device_;
+  device::DevicePtr arena_;
+  int64_t allocated_bytes_ = 0;
+  int64_t read_bytes_per_step_ = 0;
+  std::vector<MemoryUse> memory_;
+
+  std::vector<LayerWeights> layers_;  // [n_layers]
+  device::DevicePtr embedding_;
+  device::DevicePtr inverse_frequency_;
+  device::DevicePtr output_norm_;
+  device::DevicePtr output_norm_bias_;
+  device::PackedMatrix head_;
+};
+
+}  // namespace spillway::model
+
+#endif  // SPILLWAY_ENGINE_MODEL_WEIGHTS_H_
