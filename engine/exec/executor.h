@@ -30,15 +30,15 @@ namespace spillway::exec {
 enum class Output : uint8_t {
   kNone,       // only K and V are wanted (a prompt's earlier pieces)
   kSample,     // sample the token that follows the segment's last row
-  kAllLogits,  // keep every row's logits (tests, echo); read with LogitsOf
+  kAllLogits,  // keep every row's logits (tests, echo); read with LogitsOf; needs max_kept_logits
 };
 
 // One sequence's rows in a work item. Everything borrowed stays alive and unchanged until Finish or Abandon.
 struct Segment {
   uint64_t sequence = 0;  // label, for stats and traces
-  absl::Span<const text::TokenId>
-      tokens;                  // the rows' ids, at positions first_position, first_position + 1, ...
-  int32_t first_position = 0;  // tokens cached before this segment
+  // The rows' ids, at positions first_position, first_position + 1, ...; at least one.
+  absl::Span<const text::TokenId> tokens;
+  int32_t first_position = 0;            // tokens cached before this segment
   absl::Span<const kv::BlockId> blocks;  // the sequence's table; covers first_position + tokens.size() tokens
   Output output = Output::kNone;
   device::SampleRow sample{};  // read where output is kSample
@@ -47,8 +47,9 @@ struct Segment {
 struct ItemLimits {
   int32_t max_rows = 0;
   int32_t max_segments = 0;
-  int64_t max_blocks = 0;   // block table entries of all segments together
-  int32_t max_outputs = 0;  // rows with logits
+  int64_t max_blocks = 0;       // block table entries of all segments together
+  int32_t max_outputs = 0;      // segments with Output::kSample
+  int32_t max_kept_logits = 0;  // rows of segments with Output::kAllLogits
 };
 
 // Base of the executor's own state of a work item.
@@ -91,7 +92,8 @@ class Executor {
   virtual int32_t n_layers() const = 0;
   virtual int32_t vocab_size() const = 0;
 
-  // REQUIRES: !item.running(), at least one row, within item.limits(), blocks cover the rows.
+  // REQUIRES: !item.running(), at least one segment, within item.limits(), ids within the vocabulary, blocks
+  // cover the rows. Blocks that rows are written to belong to one segment alone.
   virtual void Begin(WorkItem& item, Phase phase, absl::Span<const Segment> segments,
                      const SplitPlan& plan) = 0;
   // REQUIRES: item.running() && !item.done(). An error is the device's, sticky: the engine is lost.

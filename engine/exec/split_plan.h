@@ -48,8 +48,9 @@ struct TokenClasses {
 struct BatchShape {
   Phase phase = Phase::kDecode;
   int32_t sequences = 0;
-  int32_t new_tokens = 0;          // rows computed
-  int64_t reads_tokens = 0;        // (query row, cached token) pairs that attention reads, per layer
+  int32_t new_tokens = 0;  // rows computed
+  // (query row, key) pairs that attention reads, per layer: causal, the new rows' own keys among them.
+  int64_t reads_tokens = 0;
   int64_t resident_kv_tokens = 0;  // distinct cached tokens by residency and stored form
   int64_t resident_x_tokens = 0;
   int64_t host_kv_tokens = 0;  // stored as KV only

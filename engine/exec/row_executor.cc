@@ -1,0 +1,296 @@
+#include "engine/exec/row_executor.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace spillway::exec {
+namespace {
+
+using device::DevicePtr;
+
+// Visits of an item that may be enqueued and not yet complete: one computes while the host prepares the next.
+constexpr int32_t kVisitsInFlight = 2;
+constexpr int64_t kAlignmentBytes = 256;
+
+template <typename T>
+int64_t BytesOf(absl::Span<const T> values) {
+  return static_cast<int64_t>(values.size() * sizeof(T));
+}
+
+}  // namespace
+
+// Everything a work item owns, on the host and on the device.
+class RowExecutor::Item final : public WorkItem {
+ public:
+  Item(const RowExecutor& executor, const ItemLimits& limits)
+      : WorkItem(limits),
+        owner(&executor),
+        device(executor.device_),
+        tables(limits, executor.options_.chunk_rows, executor.pool_.geometry().block_tokens),
+        results(static_cast<size_t>(limits.max_outputs)),
+        kept_logits(static_cast<size_t>(int64_t{limits.max_kept_logits} * executor.vocab_size())) {
+    for (auto& pair : visit_events) pair = {device.CreateEvent(), device.CreateEvent()};
+    finished = device.CreateEvent();
+  }
+  ~Item() override {
+    WaitForVisits();  // running still: the engine is lost, or going down
+    if (memory) device.Free(memory);
+  }
+
+  absl::Status Allocate() {
+    const model::ModelConfig& config = owner->transformer_->config();
+    const int64_t rows = limits_.max_rows;
+    const std::pair<DevicePtr*, int64_t> buffers[] = {
+        {&hidden, rows * config.d_model * 4},
+        {&ids, rows * static_cast<int64_t>(sizeof(int32_t))},
+        {&append, rows * static_cast<int64_t>(sizeof(device::AppendRow))},
+        {&sequences, tables.max_sequences() * static_cast<int64_t>(sizeof(device::AttentionSequence))},
+        {&blocks, limits_.max_blocks * static_cast<int64_t>(sizeof(device::AttentionBlock))},
+        {&output_rows,
+         int64_t{limits_.max_outputs + limits_.max_kept_logits} * static_cast<int64_t>(sizeof(int32_t))},
+    };
+    int64_t total_bytes = 0;
+    for (const auto& [buffer, size_bytes] : buffers) {
+      total_bytes += (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+    }
+    SPILLWAY_ASSIGN_OR_RETURN(memory, device.Allocate(total_bytes, "work item"));
+    DevicePtr next = memory;
+    for (const auto& [buffer, size_bytes] : buffers) {
+      *buffer = next;
+      next = next + (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+    }
+    return absl::OkStatus();
+  }
+
+  void Start(int32_t n_visits) {
+    running_ = true;
+    visits_done_ = 0;
+    visits_total_ = n_visits;
+    visits_collected = 0;
+  }
+  void CountVisit() { ++visits_done_; }
+  void Stop() { running_ = false; }
+  // Until nothing enqueued touches the item's memory and blocks. A lost device touches nothing any more, so
+  // its error is not one here.
+  void WaitForVisits() {
+    if (!running_ || visits_done_ == 0) return;
+    const size_t last = static_cast<size_t>((visits_done_ - 1) % kVisitsInFlight);
+    (void)device.Synchronize(visit_events[last].second);
+  }
+
+  const RowExecutor* const owner;
+  device::Device& device;
+
+  StepTables tables;
+  std::vector<device::SampleResult> results;  // [max_outputs]
+  std::vector<float> kept_logits;             // [max_kept_logits, vocab]
+  StepStats stats;
+  int32_t visits_collected = 0;
+
+  DevicePtr memory;
+  DevicePtr hidden;  // f32 [max_rows, d]
+  DevicePtr ids;     // the tables' arrays
+  DevicePtr append;
+  DevicePtr sequences;
+  DevicePtr blocks;
+  DevicePtr output_rows;
+  std::array<std::pair<device::EventId, device::EventId>, kVisitsInFlight> visit_events;  // begin, end
+  device::EventId finished;
+};
+
+absl::StatusOr<std::unique_ptr<RowExecutor>> RowExecutor::Create(
+    device::Device& device, const model::ModelConfig& config, const model::ModelWeights& weights,
+    kv::HostPool& pool, const RowExecutorOptions& options, const Clock& clock) {
+  SPILLWAY_CHECK(options.chunk_rows > 0 && options.head_rows > 0);
+  const kv::Geometry& geometry = pool.geometry();
+  SPILLWAY_CHECK(geometry.n_layers == config.n_layers && geometry.n_kv_heads == config.n_kv_heads);
+  SPILLWAY_CHECK(geometry.d_head == config.d_head &&
+                 geometry.element_bytes == device::SizeOf(device.info().compute_dtype));
+  if (!device.info().host_addressable) {
+    return absl::FailedPreconditionError(
+        "the row executor reads keys and values in host memory, which this device cannot address; serve "
+        "with --device=cpu and without an emulated link");
+  }
+  std::unique_ptr<RowExecutor> executor(new RowExecutor(device, pool, options, clock));
+  SPILLWAY_ASSIGN_OR_RETURN(
+      executor->transformer_,
+      model::Transformer::Create(device, config, weights, {options.chunk_rows, options.head_rows}));
+  for (int32_t layer = 0; layer < config.n_layers; ++layer) {
+    executor->arenas_.push_back({device.HostAddress(pool.LayerArena(layer)), geometry.slot_bytes()});
+  }
+  return executor;
+}
+
+RowExecutor::RowExecutor(device::Device& device, kv::HostPool& pool, const RowExecutorOptions& options,
+                         const Clock& clock)
+    : device_(device),
+      pool_(pool),
+      options_(options),
+      clock_(clock),
+      compute_(device.CreateStream("compute")),
+      distinct_(pool.n_blocks()) {}
+
+absl::StatusOr<std::unique_ptr<WorkItem>> RowExecutor::CreateWorkItem(const ItemLimits& limits) {
+  SPILLWAY_CHECK(limits.max_rows > 0 && limits.max_segments > 0 && limits.max_blocks > 0);
+  SPILLWAY_CHECK(limits.max_outputs >= 0 && limits.max_kept_logits >= 0);
+  auto item = std::make_unique<Item>(*this, limits);
+  SPILLWAY_RETURN_IF_ERROR(item->Allocate());
+  return item;
+}
+
+RowExecutor::Item& RowExecutor::ItemOf(WorkItem& item) const {
+  Item& own = static_cast<Item&>(item);
+  SPILLWAY_CHECK_MSG(own.owner == this, "a work item of another executor");
+  return own;
+}
+
+void RowExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segment> segments,
+                        const SplitPlan& plan) {
+  Item& item = ItemOf(work_item);
+  SPILLWAY_CHECK(!item.running());
+  const MonotonicNs begin_ns = clock_.NowNs();
+  item.tables.Build(segments, pool_.n_blocks(), vocab_size(), distinct_);
+  CopyTables(item);
+  item.Start(n_layers() * static_cast<int32_t>(item.tables.chunks().size()));
+
+  StepStats& stats = item.stats;
+  stats = StepStats{};
+  stats.phase = phase;
+  stats.schedule = Schedule::kRow;
+  stats.sequences = static_cast<int32_t>(segments.size());
+  stats.rows = item.tables.n_rows();
+  stats.sampled_rows = static_cast<int32_t>(item.tables.samples().size());
+  stats.tokens.resident_kv_tokens = item.tables.cached_tokens();
+  stats.reads_tokens = item.tables.reads_tokens();
+  stats.predicted_step_s = plan.predicted_step_s;
+  stats.corrected_step_s = plan.corrected_step_s;
+  stats.begin_ns = begin_ns;
+  stats.active_ns = clock_.NowNs() - begin_ns;
+}
+
+void RowExecutor::CopyTables(Item& item) {
+  const StepTables& tables = item.tables;
+  device_.CopyIn(compute_, item.ids, tables.ids().data(), BytesOf(tables.ids()));
+  device_.CopyIn(compute_, item.append, tables.append().data(), BytesOf(tables.append()));
+  device_.CopyIn(compute_, item.sequences, tables.sequences().data(), BytesOf(tables.sequences()));
+  device_.CopyIn(compute_, item.blocks, tables.blocks().data(), BytesOf(tables.blocks()));
+  if (!tables.output_rows().empty()) {
+    device_.CopyIn(compute_, item.output_rows, tables.output_rows().data(), BytesOf(tables.output_rows()));
+  }
+}
+
+absl::Status RowExecutor::Visit(WorkItem& work_item) {
+  Item& item = ItemOf(work_item);
+  SPILLWAY_CHECK(item.running() && !item.done());
+  const MonotonicNs begin_ns = clock_.NowNs();
+  const int32_t visit = item.visits_done();
+  if (visit >= kVisitsInFlight) SPILLWAY_RETURN_IF_ERROR(Collect(item, visit - kVisitsInFlight));
+
+  const int32_t n_chunks = static_cast<int32_t>(item.tables.chunks().size());
+  const int32_t layer = visit / n_chunks;
+  const StepTables::Chunk& chunk = item.tables.chunks()[static_cast<size_t>(visit % n_chunks)];
+  const auto at = [](DevicePtr array, int64_t index, int64_t element_bytes) {
+    return array + index * element_bytes;
+  };
+  model::RowBatch batch;
+  batch.rows = chunk.n_rows;
+  batch.n_sequences = chunk.n_sequences;
+  batch.ids = at(item.ids, chunk.first_row, sizeof(int32_t));
+  batch.hidden = at(item.hidden, chunk.first_row, int64_t{transformer_->config().d_model} * 4);
+  batch.append = at(item.append, chunk.first_row, sizeof(device::AppendRow));
+  batch.sequences = at(item.sequences, chunk.first_sequence, sizeof(device::AttentionSequence));
+  batch.blocks = item.blocks;
+  batch.block_tokens = pool_.geometry().block_tokens;
+
+  const auto& [begin_event, end_event] = item.visit_events[static_cast<size_t>(visit % kVisitsInFlight)];
+  device_.Record(begin_event, compute_);
+  if (layer == 0) transformer_->Embed(compute_, batch);
+  transformer_->Layer(compute_, layer, batch, arenas_[static_cast<size_t>(layer)]);
+  device_.Record(end_event, compute_);
+  item.CountVisit();
+  item.stats.active_ns += clock_.NowNs() - begin_ns;
+  return device_.status();
+}
+
+absl::Status RowExecutor::Collect(Item& item, int32_t visit) {
+  SPILLWAY_DCHECK(visit == item.visits_collected);
+  const auto& [begin, end] = item.visit_events[static_cast<size_t>(visit % kVisitsInFlight)];
+  SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(end));
+  LaneStats& compute = item.stats.lanes[static_cast<size_t>(Lane::kCompute)];
+  compute.busy_ns += device_.ElapsedNs(begin, end);
+  ++item.visits_collected;
+  return absl::OkStatus();
+}
+
+void RowExecutor::EnqueueOutputs(Item& item) {
+  const int32_t n_samples = static_cast<int32_t>(item.tables.samples().size());
+  const int32_t n_outputs = static_cast<int32_t>(item.tables.output_rows().size());
+  const int64_t logits_bytes = int64_t{vocab_size()} * 4;
+  for (int32_t first = 0; first < n_outputs;) {
+    const bool sampled = first < n_samples;
+    const int32_t n = std::min((sampled ? n_samples : n_outputs) - first, options_.head_rows);
+    const DevicePtr rows = item.output_rows + int64_t{first} * static_cast<int64_t>(sizeof(int32_t));
+    const DevicePtr logits = transformer_->Head(compute_, n, item.hidden, rows);
+    if (sampled) {
+      device::SampleArgs args;
+      args.rows = n;
+      args.vocab = vocab_size();
+      args.logits = logits;
+      args.sample = item.tables.samples().data() + first;
+      args.results = item.results.data() + first;
+      device_.Sample(compute_, args);
+    } else {
+      float* kept = item.kept_logits.data() + int64_t{first - n_samples} * vocab_size();
+      device_.CopyOut(compute_, kept, logits, n * logits_bytes);
+    }
+    first += n;
+  }
+}
+
+absl::StatusOr<StepResult> RowExecutor::Finish(WorkItem& work_item) {
+  Item& item = ItemOf(work_item);
+  SPILLWAY_CHECK(item.done());
+  const MonotonicNs begin_ns = clock_.NowNs();
+  EnqueueOutputs(item);
+  device_.Record(item.finished, compute_);
+  while (item.visits_collected < item.visits_done()) {
+    SPILLWAY_RETURN_IF_ERROR(Collect(item, item.visits_collected));
+  }
+  SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(item.finished));
+  item.Stop();
+
+  StepStats& stats = item.stats;
+  stats.visits = item.visits_total();
+  stats.stored_tokens = stats.rows;
+  const auto& last_visit = item.visit_events[static_cast<size_t>((stats.visits - 1) % kVisitsInFlight)];
+  const MonotonicNs end_ns = clock_.NowNs();
+  stats.head_ns = device_.ElapsedNs(last_visit.second, item.finished);
+  stats.lanes[static_cast<size_t>(Lane::kCompute)].busy_ns += stats.head_ns;
+  stats.active_ns += end_ns - begin_ns;
+  stats.wall_ns = end_ns - stats.begin_ns;
+  return StepResult{absl::MakeConstSpan(item.results).first(item.tables.samples().size()), stats};
+}
+
+void RowExecutor::Abandon(WorkItem& work_item) {
+  Item& item = ItemOf(work_item);
+  SPILLWAY_CHECK(item.running());
+  item.WaitForVisits();
+  item.Stop();
+}
+
+absl::Span<const float> RowExecutor::LogitsOf(const WorkItem& work_item, int32_t segment, int32_t row) const {
+  const Item& item = static_cast<const Item&>(work_item);
+  SPILLWAY_CHECK(item.owner == this && !item.running());
+  const absl::Span<const int32_t> kept_begin = item.tables.kept_begin();
+  SPILLWAY_CHECK(segment >= 0 && static_cast<size_t>(segment) < kept_begin.size());
+  const int32_t begin = kept_begin[static_cast<size_t>(segment)];
+  SPILLWAY_CHECK_MSG(begin >= 0 && row >= 0, "the segment kept no logits");
+  return absl::MakeConstSpan(item.kept_logits)
+      .subspan(static_cast<size_t>(int64_t{begin + row} * vocab_size()), static_cast<size_t>(vocab_size()));
+}
+
+}  // namespace spillway::exec
