@@ -1,0 +1,309 @@
+#include "server/metric_table.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/check.h"
+#include "base/reason.h"
+
+namespace spillway::server {
+namespace {
+
+std::vector<std::string> ReasonNames() {
+  std::vector<std::string> names;
+  for (const ReasonInfo& info : AllReasons()) names.emplace_back(info.name);
+  return names;
+}
+
+// How requests end: the reasons of failures, and the ways to end well.
+std::vector<std::string> EndNames() {
+  std::vector<std::string> names = {"STOP_TOKEN", "STOP_STRING", "LENGTH"};
+  for (std::string& name : ReasonNames()) names.push_back(std::move(name));
+  return names;
+}
+
+std::vector<std::string> CodeNames() {
+  std::vector<std::string> names = {"OK"};
+  for (const ReasonInfo& info : AllReasons()) {
+    const std::string name = absl::StatusCodeToString(info.code);
+    bool known = false;
+    for (const std::string& other : names) known = known || other == name;
+    if (!known) names.push_back(name);
+  }
+  return names;
+}
+
+std::vector<MetricInfo> MakeTable() {
+  using enum MetricId;
+  using enum MetricType;
+  const std::vector<double> gaps = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2,
+                                    0.5,   1,     2,     5,    10,   20,   60};
+  const std::vector<double> spans = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,  1,
+                                     2,     5,     10,    20,   60,   120,  300, 600, 1800, 3600};
+  const LabelInfo phase = {"phase", {"decode", "prefill"}};
+  return {
+      {kBuildInfo,
+       "spillway_build_info",
+       kGauge,
+       "",
+       {{"version", {}}, {"compiler", {}}, {"grpc", {}}},
+       "Always 1; the labels say what was built.",
+       {}},
+      {kModelInfo,
+       "spillway_model_info",
+       kGauge,
+       "",
+       {{"model", {}}, {"architecture", {}}, {"dtype", {}}, {"device", {}}, {"fingerprint", {}}},
+       "Always 1 once a model is loaded; the labels say which, on what device.",
+       {}},
+      {kReady,
+       "spillway_ready",
+       kGauge,
+       "",
+       {},
+       "1 while requests are served; 0 while loading, draining or failed.",
+       {}},
+
+      {kSequences,
+       "spillway_sequences",
+       kGauge,
+       "sequences",
+       {{"state", {"decode", "prefill", "paused"}}},
+       "Sequences running: generating, computing their prompt, or paused because their reader is slow.",
+       {}},
+      {kRequestsWaiting, "spillway_requests_waiting", kGauge, "requests", {}, "Requests in the queue.", {}},
+      {kWaitingTokens,
+       "spillway_waiting_tokens",
+       kGauge,
+       "tokens",
+       {},
+       "Prompt tokens of the requests in the queue.",
+       {}},
+      {kRequestsFinished,
+       "spillway_requests_finished_total",
+       kCounter,
+       "requests",
+       {{"code", CodeNames()}, {"reason", EndNames()}},
+       "Requests that were accepted and ended, by gRPC code and reason; for OK, how the first choice ended.",
+       {}},
+      {kRequestsRejected,
+       "spillway_requests_rejected_total",
+       kCounter,
+       "requests",
+       {{"reason", ReasonNames()}},
+       "Requests refused before they were queued.",
+       {}},
+
+      {kPromptTokens,
+       "spillway_prompt_tokens_total",
+       kCounter,
+       "tokens",
+       {},
+       "Prompt tokens of requests whose prompt is done, cached ones included.",
+       {}},
+      {kCachedTokens,
+       "spillway_cached_tokens_total",
+       kCounter,
+       "tokens",
+       {},
+       "Of these, tokens found in the prefix cache.",
+       {}},
+      {kGeneratedTokens, "spillway_generated_tokens_total", kCounter, "tokens", {}, "Tokens generated.", {}},
+      {kPreemptions,
+       "spillway_preemptions_total",
+       kCounter,
+       "preemptions",
+       {},
+       "Times that a running request lost its cache to another and was queued again.",
+       {}},
+
+      {kKvBlocks,
+       "spillway_kv_blocks",
+       kGauge,
+       "blocks",
+       {{"state", {"free", "in_use", "cached"}}},
+       "Blocks of the KV pool: free, held by sequences, or kept to be found again.",
+       {}},
+      {kKvPoolUsage,
+       "spillway_kv_pool_usage_ratio",
+       kGauge,
+       "ratio",
+       {},
+       "Blocks held by sequences, of all blocks of the KV pool.",
+       {}},
+      {kPrefixQueriedTokens,
+       "spillway_prefix_queried_tokens_total",
+       kCounter,
+       "tokens",
+       {},
+       "Prompt tokens looked up in the prefix cache.",
+       {}},
+      {kPrefixHitTokens,
+       "spillway_prefix_hit_tokens_total",
+       kCounter,
+       "tokens",
+       {},
+       "Prompt tokens found in the prefix cache.",
+       {}},
+
+      {kTimeToFirstToken,
+       "spillway_time_to_first_token_seconds",
+       kHistogram,
+       "seconds",
+       {},
+       "From a request's arrival to its first token.",
+       spans},
+      {kInterToken,
+       "spillway_inter_token_seconds",
+       kHistogram,
+       "seconds",
+       {},
+       "Between two tokens of one choice.",
+       gaps},
+      {kQueueTime,
+       "spillway_queue_seconds",
+       kHistogram,
+       "seconds",
+       {},
+       "From a request's arrival to its first step.",
+       spans},
+      {kPrefillTime,
+       "spillway_prefill_seconds",
+       kHistogram,
+       "seconds",
+       {},
+       "From a request's first step to its first token.",
+       spans},
+      {kRequestTime,
+       "spillway_request_seconds",
+       kHistogram,
+       "seconds",
+       {},
+       "From a request's arrival to its end, however it ended.",
+       spans},
+      {kStepTime,
+       "spillway_step_seconds",
+       kHistogram,
+       "seconds",
+       {phase},
+       "Computing time of one pass through the layers.",
+       spans},
+      {kStepTokens,
+       "spillway_step_tokens_total",
+       kCounter,
+       "tokens",
+       {phase},
+       "Tokens computed, recomputed ones included.",
+       {}},
+      {kVisits,
+       "spillway_visits_total",
+       kCounter,
+       "visits",
+       {},
+       "Visits (a chunk of one layer) made; stands still when the engine does.",
+       {}},
+
+      {kMemory,
+       "spillway_memory_bytes",
+       kGauge,
+       "bytes",
+       {{"place", {"host", "device"}}, {"use", {"weights", "kv_pool", "scratch"}}},
+       "Memory taken at start, by place and use.",
+       {}},
+      {kProcessCpu,
+       "process_cpu_seconds_total",
+       kCounter,
+       "seconds",
+       {},
+       "User and system time of the process.",
+       {}},
+      {kProcessResident,
+       "process_resident_memory_bytes",
+       kGauge,
+       "bytes",
+       {},
+       "Resident memory of the process.",
+       {}},
+      {kProcessVirtual,
+       "process_virtual_memory_bytes",
+       kGauge,
+       "bytes",
+       {},
+       "Virtual memory of the process.",
+       {}},
+      {kProcessOpenFds, "process_open_fds", kGauge, "descriptors", {}, "Open file descriptors.", {}},
+      {kProcessMaxFds, "process_max_fds", kGauge, "descriptors", {}, "Limit of open file descriptors.", {}},
+      {kProcessStart,
+       "process_start_time_seconds",
+       kGauge,
+       "seconds",
+       {},
+       "Start of the process, since the epoch.",
+       {}},
+  };
+}
+
+absl::string_view TypeName(MetricType type) {
+  switch (type) {
+    case MetricType::kCounter:
+      return "counter";
+    case MetricType::kGauge:
+      return "gauge";
+    case MetricType::kHistogram:
+      return "histogram";
+  }
+  return "";
+}
+
+std::string LabelsText(const MetricInfo& info) {
+  std::vector<std::string> parts;
+  for (const LabelInfo& label : info.labels) {
+    // Reasons have a table of their own in api.md.
+    const bool list = !label.values.empty() && label.values.size() <= 4;
+    parts.push_back(list ? absl::StrCat("`", label.name, "`: ", absl::StrJoin(label.values, ", "))
+                         : absl::StrCat("`", label.name, "`"));
+  }
+  return absl::StrJoin(parts, "; ");
+}
+
+}  // namespace
+
+absl::Span<const MetricInfo> AllMetrics() {
+  static const std::vector<MetricInfo>& table = *new std::vector<MetricInfo>(MakeTable());
+  return table;
+}
+
+const MetricInfo& InfoOf(MetricId id) {
+  const MetricInfo& info = AllMetrics()[static_cast<size_t>(id)];
+  SPILLWAY_CHECK(info.id == id);
+  return info;
+}
+
+std::string MetricsDoc() {
+  std::string out =
+      "<!-- Generated by `spillway-docs metrics` from server/metric_table.cc; a test compares. -->\n"
+      "# Metrics of spillwayd\n\n"
+      "`GET /metrics` on `--metrics_listen` (default 127.0.0.1:8091), Prometheus text format. Times are in "
+      "seconds, from\n"
+      "1 ms up. The `process_*` metrics have the names that Prometheus' own client libraries use. `reason` "
+      "takes the names\n"
+      "of the table in [api.md](api.md), and STOP_TOKEN, STOP_STRING or LENGTH where a request ended "
+      "well.\n\n"
+      "| metric | type | unit | labels | |\n|---|---|---|---|---|\n";
+  for (const MetricInfo& info : AllMetrics()) {
+    absl::StrAppend(&out, "| `", info.name, "` | ", TypeName(info.type), " | ", info.unit, " | ",
+                    LabelsText(info), " | ", info.help, " |\n");
+  }
+  absl::StrAppend(&out,
+                  "\n## Probes\n\n"
+                  "| path | |\n|---|---|\n"
+                  "| `/livez` | 200 unless work exists and no visit finished for `--stall_timeout_ms` (503; "
+                  "the daemon then logs "
+                  "its state and exits 1) |\n"
+                  "| `/readyz` | 200 once the model is loaded, the pool allocated and a token generated; 503 "
+                  "before, while draining "
+                  "and after a failure |\n");
+  return out;
+}
+
+}  // namespace spillway::server

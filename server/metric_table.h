@@ -1,0 +1,77 @@
+// Every metric of the daemon: name, type, unit, labels, help and buckets. The registry (metrics.cc) is filled
+// from this table, docs/metrics.md is generated from it, and a test compares both with a scrape.
+#ifndef SPILLWAY_SERVER_METRIC_TABLE_H_
+#define SPILLWAY_SERVER_METRIC_TABLE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace spillway::server {
+
+enum class MetricId : uint8_t {
+  kBuildInfo,
+  kModelInfo,
+  kReady,
+  kSequences,
+  kRequestsWaiting,
+  kWaitingTokens,
+  kRequestsFinished,
+  kRequestsRejected,
+  kPromptTokens,
+  kCachedTokens,
+  kGeneratedTokens,
+  kPreemptions,
+  kKvBlocks,
+  kKvPoolUsage,
+  kPrefixQueriedTokens,
+  kPrefixHitTokens,
+  kTimeToFirstToken,
+  kInterToken,
+  kQueueTime,
+  kPrefillTime,
+  kRequestTime,
+  kStepTime,
+  kStepTokens,
+  kVisits,
+  kMemory,
+  kProcessCpu,
+  kProcessResident,
+  kProcessVirtual,
+  kProcessOpenFds,
+  kProcessMaxFds,
+  kProcessStart,
+};
+constexpr int kMetrics = static_cast<int>(MetricId::kProcessStart) + 1;
+
+enum class MetricType : uint8_t { kCounter, kGauge, kHistogram };
+
+struct LabelInfo {
+  absl::string_view name;
+  // Every value it can take; empty where the set is open (a model's name).
+  std::vector<std::string> values;
+};
+
+struct MetricInfo {
+  MetricId id;
+  absl::string_view name;
+  MetricType type;
+  absl::string_view unit;  // "seconds", "tokens", ...
+  std::vector<LabelInfo> labels;
+  absl::string_view help;
+  std::vector<double> buckets;  // kHistogram: upper bounds
+};
+
+// In the order of MetricId.
+absl::Span<const MetricInfo> AllMetrics();
+const MetricInfo& InfoOf(MetricId id);
+
+// docs/metrics.md.
+std::string MetricsDoc();
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_METRIC_TABLE_H_
