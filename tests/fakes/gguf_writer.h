@@ -78,7 +78,7 @@ struct TinyLlamaOptions {
   std::string name = "Tiny Llama";
   std::string pre = "smollm";
   // Last word on the file, e.g. another key or tensor.
-  std::function<void(GgufWriter&)> amend;
+  std::function<void(GgufWriter&)> amend = nullptr;
 };
 
 // <|endoftext|> 0, <|im_start|> 1 (BOS), <|im_end|> 2 (EOS), the 256 byte-level characters, then tokens made
