@@ -76,6 +76,12 @@ absl::Status WithPayload(Reason reason, absl::string_view message, const nlohman
   return status;
 }
 
+nlohmann::json MetadataPayload(const ReasonMetadata& metadata) {
+  nlohmann::json extra = nlohmann::json::object();
+  for (const auto& [name, value] : metadata) extra["metadata"].push_back({name, value});
+  return extra;
+}
+
 }  // namespace
 
 const ReasonInfo& InfoOf(Reason reason) {
@@ -88,20 +94,20 @@ absl::Span<const ReasonInfo> AllReasons() { return absl::MakeConstSpan(kTable).s
 
 absl::Status MakeError(Reason reason, absl::string_view message, const ReasonMetadata& metadata) {
   SPILLWAY_CHECK(reason != Reason::kNone);
-  nlohmann::json extra = nlohmann::json::object();
-  for (const auto& [name, value] : metadata) extra["metadata"].push_back({name, value});
-  return WithPayload(reason, message, extra);
+  return WithPayload(reason, message, MetadataPayload(metadata));
 }
 
-absl::Status MakeFieldError(const std::vector<FieldViolation>& violations) {
+absl::Status MakeFieldError(const std::vector<FieldViolation>& violations, Reason reason,
+                            const ReasonMetadata& metadata) {
   SPILLWAY_CHECK(!violations.empty());
-  nlohmann::json extra = nlohmann::json::object();
+  SPILLWAY_CHECK(InfoOf(reason).code == StatusCode::kInvalidArgument);
+  nlohmann::json extra = MetadataPayload(metadata);
   std::string message;
   for (const FieldViolation& violation : violations) {
     extra["violations"].push_back({violation.field, violation.description});
     absl::StrAppend(&message, message.empty() ? "" : "; ", violation.field, ": ", violation.description);
   }
-  return WithPayload(Reason::kInvalidField, message, extra);
+  return WithPayload(reason, message, extra);
 }
 
 Reason ReasonOf(const absl::Status& status) {

@@ -60,7 +60,9 @@ using ReasonMetadata = std::vector<std::pair<std::string, std::string>>;
 
 // A status of the reason's code that carries the reason, metadata and violations as payloads.
 absl::Status MakeError(Reason reason, absl::string_view message, const ReasonMetadata& metadata = {});
-absl::Status MakeFieldError(const std::vector<FieldViolation>& violations);
+// REQUIRES: the reason's code is INVALID_ARGUMENT.
+absl::Status MakeFieldError(const std::vector<FieldViolation>& violations,
+                            Reason reason = Reason::kInvalidField, const ReasonMetadata& metadata = {});
 
 // kNone for OK; kInternal for a status that no MakeError made.
 Reason ReasonOf(const absl::Status& status);

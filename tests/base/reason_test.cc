@@ -37,6 +37,14 @@ TEST(Reason, FieldErrorsKeepEveryViolation) {
   EXPECT_EQ(violations[1].field, "b[1]");
 }
 
+TEST(Reason, FieldErrorsMayHaveAReasonOfTheirOwn) {
+  const absl::Status status =
+      MakeFieldError({{"prompt", "too long"}}, Reason::kPromptTooLong, {{"limit", "8191"}});
+  EXPECT_EQ(ReasonOf(status), Reason::kPromptTooLong);
+  EXPECT_EQ(MetadataOf(status), (ReasonMetadata{{"limit", "8191"}}));
+  EXPECT_EQ(ViolationsOf(status).size(), 1);
+}
+
 TEST(Reason, ForeignErrorsAreInternal) {
   EXPECT_EQ(ReasonOf(absl::UnknownError("x")), Reason::kInternal);
   EXPECT_EQ(ReasonOf(absl::OkStatus()), Reason::kNone);
