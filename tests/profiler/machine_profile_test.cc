@@ -1,0 +1,98 @@
+#include "profiler/machine_profile.h"
+
+#include <unistd.h>
+
+#include <fstream>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace spillway::profiler {
+namespace {
+
+CostCurve Linear(double per_unit_s) {
+  return *FitConvex({{1, per_unit_s}, {10, 10 * per_unit_s}, {100, 100 * per_unit_s}});
+}
+
+MachineProfile Valid() {
+  MachineProfile p;
+  p.description = "made by hand";
+  p.identity = {"m1", "a machine", "w1", "a model"};
+  p.model = {"tiny", 4, 64, 4, 2, 16, 300, 2, 16, 1e5, 1e6};
+  p.copy_in = {1e10, 1e-6, Linear(1e-10), Linear(1e-10), {}};
+  p.copy_out = p.copy_in;
+  p.copy_both_bytes_per_s = 1.8e10;
+  p.rebuild = Linear(1e-7);
+  p.linear = Linear(1e-6);
+  p.head = Linear(1e-5);
+  p.attention = Linear(1e-9);
+  p.host_memory_bytes_per_s = 1e11;
+  return p;
+}
+
+std::string TempPath() { return testing::TempDir() + "/profile_" + std::to_string(getpid()) + ".json"; }
+
+TEST(MachineProfile, SurvivesTheFile) {
+  const std::string path = TempPath();
+  ASSERT_TRUE(SaveProfile(Valid(), path).ok());
+  const auto loaded = LoadProfile(path);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(ProfileToJson(*loaded), ProfileToJson(Valid()));
+  unlink(path.c_str());
+}
+
+TEST(MachineProfile, EveryFieldMustBeThereAndOfItsType) {
+  const nlohmann::json good = nlohmann::json::parse(ProfileToJson(Valid()));
+  int checked = 0;
+  for (const auto& [key, value] : good.items()) {
+    nlohmann::json missing = good;
+    missing.erase(key);
+    const auto without = ProfileFromJson(missing.dump());
+    EXPECT_FALSE(without.ok()) << key;
+    EXPECT_NE(without.status().message().find(key), absl::string_view::npos) << without.status();
+    nlohmann::json mistyped = good;
+    mistyped[key] = nlohmann::json::array({"x"});
+    EXPECT_FALSE(ProfileFromJson(mistyped.dump()).ok()) << key;
+    ++checked;
+  }
+  EXPECT_GT(checked, 15);
+}
+
+TEST(MachineProfile, PoisonIsRefusedByName) {
+  nlohmann::json json = nlohmann::json::parse(ProfileToJson(Valid()));
+  json["copy_in"]["bytes_per_s"] = -1;
+  EXPECT_NE(ProfileFromJson(json.dump()).status().message().find("copy_in.bytes_per_s"),
+            absl::string_view::npos);
+  json = nlohmann::json::parse(ProfileToJson(Valid()));
+  json["rebuild"]["pieces"] = nlohmann::json::array();
+  EXPECT_FALSE(ProfileFromJson(json.dump()).ok());
+  json = nlohmann::json::parse(ProfileToJson(Valid()));
+  json["rebuild"]["pieces"] = {{{"fixed_s", 0}, {"per_unit_s", 2}}, {{"fixed_s", 0}, {"per_unit_s", 1}}};
+  EXPECT_FALSE(ProfileFromJson(json.dump()).ok()) << "not convex";
+  json = nlohmann::json::parse(ProfileToJson(Valid()));
+  json["schema_version"] = 999;
+  EXPECT_NE(ProfileFromJson(json.dump()).status().message().find("schema_version"), absl::string_view::npos);
+  for (const char* text : {"", "{", "[]", "null", "{\"schema_version\": 1e400}", "\xff"}) {
+    EXPECT_FALSE(ProfileFromJson(text).ok()) << text;
+  }
+}
+
+TEST(MachineProfile, AnotherMachineOrModelIsNamed) {
+  const MachineProfile p = Valid();
+  EXPECT_TRUE(CheckProfileMatches(p, p.identity).ok());
+  ProfileIdentity other = p.identity;
+  other.machine = "m2";
+  other.machine_parts = "another machine";
+  EXPECT_NE(CheckProfileMatches(p, other).message().find("another machine"), absl::string_view::npos);
+  other = p.identity;
+  other.model = "w2";
+  EXPECT_NE(CheckProfileMatches(p, other).message().find("another model"), absl::string_view::npos);
+}
+
+TEST(MachineProfile, AFailedSaveLeavesTheOldFile) {
+  EXPECT_FALSE(SaveProfile(Valid(), "/nonexistent/profile.json").ok());
+}
+
+}  // namespace
+}  // namespace spillway::profiler
