@@ -1,0 +1,103 @@
+#include "client/call_error.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "client/console.h"
+#include "google/protobuf/any.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace spillway::client {
+namespace {
+
+constexpr absl::string_view kErrorDomain = "spillway.dev";
+
+constexpr std::array<absl::string_view, 17> kCodeNames = {
+    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED"};
+
+// The way out: from the table of reasons, else what the code alone allows to say.
+std::string RemedyFor(const CallError& error, absl::string_view server) {
+  for (const ReasonInfo& info : AllReasons()) {
+    if (info.name == error.reason) return std::string(info.remedy);
+  }
+  if (!error.reason.empty()) return "";
+  switch (error.code) {
+    case grpc::StatusCode::UNAVAILABLE:
+      return absl::StrCat(
+          "No daemon answers at ", server,
+          ". Start spillwayd, or name its address with --server=HOST:PORT or SPILLWAY_SERVER.");
+    case grpc::StatusCode::UNIMPLEMENTED:
+      return absl::StrCat("What answers at ", server,
+                          " does not serve this call; is it a spillwayd of this "
+                          "version?");
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return "Allow more time with --timeout.";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+absl::string_view CodeName(grpc::StatusCode code) {
+  const auto index = static_cast<size_t>(code);
+  return index < kCodeNames.size() ? kCodeNames[index] : "UNKNOWN";
+}
+
+CallError DecodeError(const grpc::Status& status) {
+  SPILLWAY_CHECK(!status.ok());
+  CallError error;
+  error.code = status.error_code();
+  error.message = status.error_message();
+
+  google::rpc::Status details;
+  if (!details.ParseFromString(status.error_details())) return error;
+  for (const google::protobuf::Any& detail : details.details()) {
+    google::rpc::ErrorInfo info;
+    google::rpc::BadRequest bad_request;
+    google::rpc::RetryInfo retry;
+    if (detail.UnpackTo(&info)) {
+      if (info.domain() != kErrorDomain) continue;
+      error.reason = info.reason();
+      error.metadata.insert(info.metadata().begin(), info.metadata().end());
+    } else if (detail.UnpackTo(&bad_request)) {
+      for (const auto& violation : bad_request.field_violations()) {
+        error.violations.push_back({violation.field(), violation.description()});
+      }
+    } else if (detail.UnpackTo(&retry)) {
+      error.retry_after_ms = retry.retry_delay().seconds() * 1000 + retry.retry_delay().nanos() / 1'000'000;
+    }
+  }
+  return error;
+}
+
+std::string DescribeError(const CallError& error, absl::string_view server) {
+  std::string text = absl::StrCat("spillway: ", CodeName(error.code));
+  if (!error.reason.empty()) absl::StrAppend(&text, " (", EscapeToOneLine(error.reason), ")");
+  const size_t n = error.violations.size();
+  if (n > 0) {
+    // The message repeats the violations.
+    absl::StrAppend(&text, ": ", n, n == 1 ? " field is wrong\n" : " fields are wrong\n");
+    for (const FieldViolation& violation : error.violations) {
+      absl::StrAppend(&text, "  ", EscapeToOneLine(violation.field), ": ",
+                      EscapeToOneLine(violation.description), "\n");
+    }
+  } else {
+    absl::StrAppend(&text, ": ", EscapeToOneLine(error.message), "\n");
+  }
+  if (error.retry_after_ms.has_value()) {
+    absl::StrAppend(&text, "  retry after ", *error.retry_after_ms, " ms\n");
+  }
+  if (const std::string remedy = RemedyFor(error, server); !remedy.empty()) {
+    absl::StrAppend(&text, "  remedy: ", remedy, "\n");
+  }
+  return text;
+}
+
+}  // namespace spillway::client
