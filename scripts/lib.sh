@@ -66,3 +66,19 @@ build_jobs() {
   ((jobs < 1)) && jobs=1
   printf '%s\n' "$jobs"
 }
+
+# A virtual environment with the tests' Python tools, made from tests/requirements.lock when that changes;
+# prints its folder. Needs the network only then.
+test_venv() {
+  local venv="$SPILLWAY_ROOT/.venv" lock="$SPILLWAY_ROOT/tests/requirements.lock" wanted
+  wanted="$(sha256sum <"$lock") $(python3 -c 'import sys; print(sys.version, sys.prefix)')"
+  if [[ ! -f $venv/made-from || $(<"$venv/made-from") != "$wanted" ]]; then
+    say "installing the tests' Python tools into $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv" >&2 || die "python3-venv is not here: scripts/packages.sh install build"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$lock" >&2 ||
+      die "pip could not install tests/requirements.lock: check the network and pip's configuration"
+    printf '%s' "$wanted" >"$venv/made-from"
+  fi
+  printf '%s\n' "$venv"
+}
