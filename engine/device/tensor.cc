@@ -43,7 +43,7 @@ uint32_t LoadU32(const uint8_t* p) {
 
 // Without branches, so that rows of F16 vectorise; without denormal operands, so that a thread that flushes
 // them to zero gets the same values.
-inline float HalfToFloat(uint16_t half) {
+float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
   const uint32_t rebased = (magnitude << 13) + 0x38000000u;  // exponent bias 15 -> 127

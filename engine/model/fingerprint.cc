@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,7 +41,11 @@ absl::StatusOr<ModelFingerprint> Fingerprint(const GgufFile& file, int n_threads
   };
   std::vector<std::thread> helpers;
   const size_t n_helpers = std::min(static_cast<size_t>(n_threads), std::max<size_t>(n_pieces, 1)) - 1;
-  for (size_t i = 0; i < n_helpers; ++i) helpers.emplace_back(hash_pieces);
+  try {
+    for (size_t i = 0; i < n_helpers; ++i) helpers.emplace_back(hash_pieces);
+  } catch (const std::system_error&) {
+    // A machine out of threads: those that there are do the work.
+  }
   hash_pieces();
   for (std::thread& helper : helpers) helper.join();
   SPILLWAY_RETURN_IF_ERROR(file.CheckUnchanged());

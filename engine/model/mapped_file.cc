@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
 
 namespace spillway::model {
 namespace {
@@ -21,6 +20,10 @@ absl::Status SystemError(const std::string& path, absl::string_view action, absl
 }
 
 }  // namespace
+
+MappedFile::Stamp MappedFile::StampOf(const struct stat& info) {
+  return Stamp{.size_bytes = info.st_size, .modified_ns = Nanoseconds(info.st_mtim)};
+}
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   MappedFile file;
@@ -38,7 +41,7 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   if (info.st_size == 0) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": the file is empty; fetch it again"));
   }
-  SPILLWAY_ASSIGN_OR_RETURN(file.opened_, file.ReadStamp());
+  file.opened_ = StampOf(info);
   const auto size = static_cast<size_t>(file.opened_.size_bytes);
   void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd_, 0);
   if (address == MAP_FAILED) {
@@ -67,14 +70,10 @@ MappedFile::~MappedFile() {
   if (fd_ >= 0) close(fd_);
 }
 
-absl::StatusOr<MappedFile::Stamp> MappedFile::ReadStamp() const {
+absl::Status MappedFile::CheckUnchanged() const {
   struct stat info = {};
   if (fstat(fd_, &info) != 0) return SystemError(path_, "stat it", "check the file system");
-  return Stamp{.size_bytes = info.st_size, .modified_ns = Nanoseconds(info.st_mtim)};
-}
-
-absl::Status MappedFile::CheckUnchanged() const {
-  SPILLWAY_ASSIGN_OR_RETURN(const Stamp now, ReadStamp());
+  const Stamp now = StampOf(info);
   if (now != opened_) {
     return absl::FailedPreconditionError(
         absl::StrCat(path_, ": the file changed while it was read (", opened_.size_bytes, " bytes then, ",

@@ -13,6 +13,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
+struct stat;  // <sys/stat.h>
+
 namespace spillway::model {
 
 class MappedFile {
@@ -41,7 +43,7 @@ class MappedFile {
   };
 
   MappedFile() = default;
-  absl::StatusOr<Stamp> ReadStamp() const;
+  static Stamp StampOf(const struct stat& info);
 
   std::string path_;
   int fd_ = -1;  // kept for CheckUnchanged

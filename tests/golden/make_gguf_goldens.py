@@ -7,6 +7,8 @@ For every encoding that Spillway decodes: NAME.packed, some blocks, and NAME.f32
 little-endian float32. Half of the blocks are random bytes (with finite scales), so that every bit of the format
 counts; where the package quantises, the other half are quantised Gaussian numbers. all_types.gguf holds a metadata
 value of every type and two tensors.
+
+And the seeds of the fuzzer, tests/fuzz/corpus/gguf_fuzz: whole Llama models, as small as they can be.
 """
 
 import pathlib
@@ -16,6 +18,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as Type, GGUFValueType
 
 OUT = pathlib.Path(__file__).parent / "gguf"
+FUZZ_OUT = pathlib.Path(__file__).parent.parent / "fuzz" / "corpus" / "gguf_fuzz"
 ELEMENTS = 2 * 512  # quantised, random
 
 # Where a block keeps its half-precision scales.
@@ -88,8 +91,53 @@ def write_all_types():
     writer.close()
 
 
+def write_smallest_llama(name, tokenizer, tied):
+    d, heads, ff = 4, 2, 4
+    writer = gguf.GGUFWriter(FUZZ_OUT / name, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(16)
+    writer.add_embedding_length(d)
+    writer.add_feed_forward_length(ff)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(d // heads)
+    writer.add_tokenizer_model(tokenizer)
+    if tokenizer == "gpt2":
+        tokens = ["<|im_end|>", "a", "b", "ab"]
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_merges(["a b"])
+        writer.add_token_types([3, 1, 1, 1])
+        writer.add_eos_token_id(0)
+        writer.add_chat_template("{{ messages }}")
+    else:
+        tokens = ["<unk>", "<s>", "</s>", "a"]
+        writer.add_token_scores([0.0, 0.0, 0.0, -1.0])
+        writer.add_token_types([2, 3, 3, 1])
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(2.0)
+    writer.add_token_list(tokens)
+    shapes = {
+        "token_embd": (len(tokens), d), "output_norm": (d,), "blk.0.attn_norm": (d,), "blk.0.attn_q": (d, d),
+        "blk.0.attn_k": (d // heads, d), "blk.0.attn_v": (d // heads, d), "blk.0.attn_output": (d, d),
+        "blk.0.ffn_norm": (d,), "blk.0.ffn_gate": (ff, d), "blk.0.ffn_up": (ff, d), "blk.0.ffn_down": (d, ff),
+    }
+    if not tied:
+        shapes["output"] = (len(tokens), d)
+        shapes["rope_freqs"] = (d // heads // 2,)
+    for tensor, shape in shapes.items():
+        writer.add_tensor(f"{tensor}.weight", np.ones(shape, dtype=np.float16 if len(shape) == 2 else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main():
     OUT.mkdir(exist_ok=True)
+    FUZZ_OUT.mkdir(parents=True, exist_ok=True)
+    write_smallest_llama("byte_level.gguf", "gpt2", tied=True)
+    write_smallest_llama("sentencepiece.gguf", "llama", tied=False)
     rng = np.random.default_rng(20)
     for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"):
         write_encoding(rng, Type[name])

@@ -1,7 +1,9 @@
 // A file is hostile until proven otherwise: nothing here may crash, read outside the bytes or allocate what a
 // file merely claims. Bytes end at an unreadable page.
 #include <cstring>
-#include <functional>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,9 @@
 #include "tests/fakes/encode.h"
 #include "tests/fakes/gguf_writer.h"
 #include "tests/fakes/guarded_bytes.h"
+
+// tests/fuzz/gguf_fuzz.cc, which checks everything that is read.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace spillway::model {
 namespace {
@@ -124,6 +129,22 @@ TEST(HostileGguf, SplitModelIsNamed) {
   ExpectRefused(GgufWriter().Uint32("split.count", 3).Bytes(), "split over 3 files (split.count)",
                 absl::StatusCode::kUnimplemented);
   EXPECT_TRUE(Refusal(GgufWriter().Uint32("split.count", 1).Bytes()).ok());
+}
+
+// The fuzzer's seeds and whatever it has found.
+TEST(HostileGguf, InputsOfTheFuzzerAreReplayed) {
+  int replayed = 0;
+  int models = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(SPILLWAY_FUZZ_CORPUS)) {
+    std::ifstream in(entry.path(), std::ios::binary);
+    const std::string bytes(std::istreambuf_iterator<char>(in), {});
+    fakes::GuardedBytes guarded(bytes);
+    EXPECT_EQ(LLVMFuzzerTestOneInput(guarded.All().data(), guarded.All().size()), 0) << entry.path();
+    ++replayed;
+    models += ReadAll(guarded.All()).ok() ? 1 : 0;
+  }
+  EXPECT_GE(replayed, 2);
+  EXPECT_GE(models, 2);  // the seeds are sound: from them the fuzzer reaches everything
 }
 
 // What a file claims but does not hold.
