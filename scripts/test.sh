@@ -1,0 +1,142 @@
+#!/bin/bash
+# Installs what the tests need, builds everything and runs all tests, linters, sanitizers and fuzz targets.
+#
+# Usage: scripts/test.sh [--quick] [STAGE...]
+#
+# Stages: release   build the release preset, run every test
+#         lint      scripts/lint.sh --all
+#         tsan      ThreadSanitizer over the rooms below the server
+#         asan      AddressSanitizer and UndefinedBehaviorSanitizer over every test
+#         fuzz      each fuzz target for a short time (clang)
+# Without a STAGE: all of them; with --quick: release and lint (changed files only).
+#
+#   -h, --help   this text
+#
+# A failed stage does not keep the others from running; the table at the end says what failed. Logs of the
+# stages are kept in build/test-logs.
+#
+# Environment: SPILLWAY_CACHE          where the model and tools are kept (default: ~/.cache/spillway)
+#              SPILLWAY_JOBS           compile jobs (default: one a core, at most one for each 2 GiB of memory)
+#              SPILLWAY_FUZZ_SECONDS   time for each fuzz target (default: 30)
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$SPILLWAY_ROOT"
+
+quick=0 stages=()
+while (($# > 0)); do
+  case $1 in
+    --quick) quick=1 ;;
+    release | lint | tsan | asan | fuzz) stages+=("$1") ;;
+    -h | --help) print_help; exit 0 ;;
+    *) usage_error "unknown argument '$1'" ;;
+  esac
+  shift
+done
+if ((${#stages[@]} == 0)); then
+  stages=(release lint)
+  ((quick)) || stages+=(tsan asan fuzz)
+fi
+
+jobs=$(build_jobs)
+logs=build/test-logs
+mkdir -p "$logs"
+rm -f "$logs"/*.log
+
+# ------------------------------------------------------------------------------------------- what the tests need
+
+# promtool checks the metrics. It is in Debian's package `prometheus`, whose installation starts a server on the
+# machine: the package is unpacked instead of installed.
+provide_promtool() {
+  command -v promtool >/dev/null && return
+  local tools work
+  tools="$(cache_dir)/tools"
+  if [[ ! -x $tools/promtool ]]; then
+    say "fetching promtool (Debian package prometheus)"
+    mkdir -p "$tools"
+    work=$(mktemp -d "$tools/.fetch.XXXXXX")
+    chmod 755 "$work"
+    (cd "$work" && apt-get -q -o Acquire::Retries=3 -o APT::Sandbox::User=root download prometheus >&2 && dpkg-deb -x ./prometheus_*.deb unpacked) ||
+      { rm -rf "$work"; die "the package prometheus could not be fetched: apt-get update, then try again"; }
+    mv -f "$work/unpacked/usr/bin/promtool" "$tools/promtool"
+    rm -rf "$work"
+  fi
+  export PATH="$tools:$PATH"
+}
+
+step "What the tests need"
+scripts/packages.sh install build test
+provide_promtool
+venv=$(test_venv)
+export PATH="$venv/bin:$PATH"
+SPILLWAY_DEMO_MODEL=$(scripts/fetch-demo-model.sh | tail -n 1)
+export SPILLWAY_DEMO_MODEL
+
+# ------------------------------------------------------------------------------------------- the stages
+
+# Builds a preset. Test binaries run while building, to list their tests: `under` is what they run under.
+under=()
+build() {
+  local preset=$1
+  shift
+  cmake --preset "$preset" "$@" >"$logs/$preset-configure.log" 2>&1 ||
+    { tail -n 20 "$logs/$preset-configure.log"; say "cmake could not configure"; return 1; }
+  "${under[@]}" cmake --build "build/$preset" --parallel "$jobs"
+}
+
+# The preset's test environment is in CMakePresets.json.
+run_tests() { "${under[@]}" ctest --preset "$1" --parallel "$jobs" --timeout 300; }
+
+stage_release() { build release -DSPILLWAY_TESTS=ON && run_tests release; }
+
+stage_lint() {
+  local scope=(--all)
+  ((quick)) && scope=()
+  # clang-tidy needs the compile commands, and the headers that protoc makes.
+  build release -DSPILLWAY_TESTS=ON && scripts/lint.sh "${scope[@]}"
+}
+
+stage_asan() { build asan && run_tests asan; }
+
+stage_tsan() {
+  # With much randomness in addresses ThreadSanitizer of gcc 12 finds no place for its shadow memory.
+  local under=()
+  setarch -R true 2>/dev/null && under=(setarch -R)
+  build tsan && run_tests tsan
+}
+
+stage_fuzz() {
+  local seconds=${SPILLWAY_FUZZ_SECONDS:-30} target name options found
+  build fuzz || return 1
+  for target in build/fuzz/bin/*_fuzz; do
+    name=$(basename "$target")
+    options=()
+    [[ -f tests/fuzz/$name.dict ]] && options+=("-dict=tests/fuzz/$name.dict")
+    [[ -d tests/fuzz/corpus/$name ]] && options+=("tests/fuzz/corpus/$name")
+    found="build/fuzz/found/$name"
+    mkdir -p "$found/corpus"
+    say "$name for $seconds s"
+    "$target" -max_total_time="$seconds" -max_len=16384 -timeout=10 -malloc_limit_mb=64 -rss_limit_mb=2048 \
+      -print_final_stats=1 -artifact_prefix="$found/" "$found/corpus" "${options[@]}" 2>&1 | tail -n 25 ||
+      { say "the input that $name fails on is in $found"; return 1; }
+  done
+}
+
+# ------------------------------------------------------------------------------------------- run them
+
+table=()
+failures=0
+for stage in "${stages[@]}"; do
+  step "$stage"
+  began=$SECONDS
+  result=passed
+  "stage_$stage" > >(tee "$logs/$stage.log") 2>&1 || { result=FAILED; failures=$((failures + 1)); }
+  wait  # for tee: the log is whole before it is read
+  note=$(grep -E 'tests passed, .* tests? failed' "$logs/$stage.log" | tail -n 1 || true)
+  table+=("$(printf '%-8s  %-6s  %5d s  %s' "$stage" "$result" $((SECONDS - began)) "$note")")
+  [[ $result == passed ]] || say "$stage failed"
+done
+
+step "Summary ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
+printf '    %s\n' "${table[@]}"
+((failures == 0)) || die "$failures of ${#stages[@]} stages failed; logs are in $logs"
