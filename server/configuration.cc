@@ -103,7 +103,10 @@ absl::StatusOr<Arguments> ReadArguments(absl::Span<const std::string> arguments)
 // What Kubernetes sets for every service of the namespace ("SPILLWAY_SERVICE_HOST", "SPILLWAY_PORT_8090_TCP",
 // "SPILLWAY_METRICS_SERVICE_PORT_HTTP"), and what belongs to other programs of the project.
 bool IsForeignVariable(absl::string_view name) {
-  if (name == "SPILLWAY_SERVER") return true;
+  for (const absl::string_view other :
+       {"SPILLWAY_SERVER", "SPILLWAY_CACHE", "SPILLWAY_DEMO_MODEL", "SPILLWAY_JOBS"}) {
+    if (name == other) return true;
+  }
   if (absl::StrContains(name, "_SERVICE_HOST") || absl::StrContains(name, "_SERVICE_PORT")) return true;
   if (absl::EndsWith(name, "_PORT")) return true;
   const size_t port = name.find("_PORT_");

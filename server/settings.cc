@@ -230,7 +230,8 @@ std::string ConfigurationDoc() {
       "\"max_sequences\": 128}\n```\n\n"
       "Kubernetes puts variables such as `SPILLWAY_SERVICE_HOST` and `SPILLWAY_PORT` into pods beside a "
       "service of that name;\n"
-      "these, and `SPILLWAY_SERVER` of the client, are passed over. Any other unknown `SPILLWAY_*` variable "
+      "these, and what the client and the scripts read (`SPILLWAY_SERVER`, `SPILLWAY_CACHE`), are passed "
+      "over. Any other unknown `SPILLWAY_*` variable "
       "is an error.\n";
   absl::string_view group;
   for (const Flag& flag : Flags()) {
