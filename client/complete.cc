@@ -14,7 +14,7 @@ constexpr absl::string_view kUsage =
     "usage: spillway complete [flags] PROMPT      (a PROMPT of - is read from standard input)\n\n"
     "Examples:\n"
     "  spillway complete --max_tokens=40 \"The capital of France is\"\n"
-    XX
+    "  spillway complete --temperature=0 --stop='\\n' \"Q: What is 2+2? A:\"\n"
     "  spillway complete --json --logprobs=5 --max_tokens=1 \"The sun is\"\n"
     "  cat notes.txt | spillway complete --max_tokens=200 -\n"
     "  spillway complete --prompt_id=504 --prompt_id=1420      # token ids instead of text\n\n"
