@@ -1,0 +1,164 @@
+#include "tests/engine/exec/tiny_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <limits>
+#include <random>
+#include <utility>
+
+#include "base/check.h"
+#include "engine/device/cpu/cpu_device.h"
+
+namespace spillway::exec {
+namespace {
+
+template <typename T>
+T ValueOrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) std::cerr << value.status() << std::endl;
+  SPILLWAY_CHECK(value.ok());
+  return std::move(value).value();
+}
+
+}  // namespace
+
+kv::Geometry GeometryOf(const model::ModelConfig& config, device::DType dtype, int32_t block_tokens) {
+  kv::Geometry geometry;
+  geometry.n_layers = config.n_layers;
+  geometry.n_kv_heads = config.n_kv_heads;
+  geometry.d_head = config.d_head;
+  geometry.d = config.d_model;
+  geometry.block_tokens = block_tokens;
+  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(dtype));
+  return geometry;
+}
+
+TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& options) {
+  device::CpuDeviceOptions cpu;
+  cpu.dtype = options.dtype;
+  cpu.threads = options.threads;
+  device_ = ValueOrDie(device::CreateCpuDevice(cpu));
+  model_ = ValueOrDie(model::LoadModel(model_path, *device_, {}));
+  const kv::Geometry geometry = GeometryOf(model_.config, options.dtype, options.block_tokens);
+  pool_ = ValueOrDie(
+      kv::HostPool::Create(*device_, geometry, options.n_blocks * geometry.block_bytes(kv::Form::kKv)));
+  // What was never written must not be read: NaN in every block would show.
+  for (int32_t layer = 0; layer < geometry.n_layers; ++layer) {
+    std::fill_n(pool_->LayerArena(layer), 2 * pool_->n_blocks() * geometry.slot_bytes(), uint8_t{0xff});
+  }
+  store_ = std::make_unique<kv::BlockStore>(pool_->n_blocks());
+  RowExecutorOptions executor_options;
+  executor_options.chunk_rows = options.chunk_rows;
+  executor_options.head_rows = options.head_rows;
+  executor_ = ValueOrDie(RowExecutor::Create(*device_, model_.config, *model_.weights, *pool_,
+                                             executor_options, *options.clock));
+  item_ = NewItem();
+}
+
+std::unique_ptr<WorkItem> TinyEngine::NewItem(int32_t max_rows) {
+  ItemLimits limits;
+  limits.max_rows = max_rows;
+  limits.max_segments = max_rows;
+  limits.max_blocks = 4 * pool_->n_blocks();
+  limits.max_outputs = max_rows;
+  limits.max_kept_logits = max_rows;
+  return ValueOrDie(executor_->CreateWorkItem(limits));
+}
+
+void TinyEngine::Cover(Sequence& sequence) {
+  const int64_t wanted = pool_->geometry().blocks_for(sequence.size());
+  while (static_cast<int64_t>(sequence.blocks.size()) < wanted) {
+    sequence.blocks.push_back(store_->Allocate());
+    SPILLWAY_CHECK(sequence.blocks.back() != kv::kNoBlock);
+  }
+}
+
+void TinyEngine::Release(Sequence& sequence) {
+  while (!sequence.blocks.empty()) {
+    store_->Unref(sequence.blocks.back());
+    sequence.blocks.pop_back();
+  }
+  sequence.n_cached = 0;
+}
+
+Segment TinyEngine::Next(Sequence& sequence, int32_t n_tokens, Output output) {
+  SPILLWAY_CHECK(sequence.n_cached + n_tokens <= sequence.size());
+  Cover(sequence);
+  Segment segment;
+  segment.tokens = absl::MakeConstSpan(sequence.tokens)
+                       .subspan(static_cast<size_t>(sequence.n_cached), static_cast<size_t>(n_tokens));
+  segment.first_position = sequence.n_cached;
+  segment.blocks = sequence.blocks;
+  segment.output = output;
+  sequence.n_cached += n_tokens;
+  segment.sample = GreedyRow(sequence.n_cached);
+  return segment;
+}
+
+StepResult TinyEngine::Run(WorkItem& item, absl::Span<const Segment> segments, Phase phase) {
+  executor_->Begin(item, phase, segments, AllResidentPlan({}));
+  while (!item.done()) SPILLWAY_CHECK(executor_->Visit(item).ok());
+  return ValueOrDie(executor_->Finish(item));
+}
+
+std::vector<std::vector<float>> TinyEngine::KeptLogits(const WorkItem& item, int32_t segment,
+                                                       int32_t n_rows) const {
+  std::vector<std::vector<float>> logits;
+  for (int32_t row = 0; row < n_rows; ++row) {
+    const absl::Span<const float> kept = executor_->LogitsOf(item, segment, row);
+    logits.emplace_back(kept.begin(), kept.end());
+  }
+  return logits;
+}
+
+std::vector<std::vector<float>> TinyEngine::Logits(Sequence& sequence, int32_t n_tokens) {
+  const Segment segment = Next(sequence, n_tokens);
+  Run(*item_, {&segment, 1});
+  return KeptLogits(*item_, 0, n_tokens);
+}
+
+std::vector<std::vector<float>> TinyEngine::LogitsOfAll(const std::vector<text::TokenId>& tokens) {
+  Sequence sequence;
+  sequence.tokens = tokens;
+  std::vector<std::vector<float>> logits = Logits(sequence, sequence.size());
+  Release(sequence);
+  return logits;
+}
+
+std::vector<text::TokenId> RandomTokens(uint32_t seed, int32_t n_tokens, int32_t vocab_size) {
+  std::mt19937 random(seed);
+  std::vector<text::TokenId> tokens;
+  for (int32_t i = 0; i < n_tokens; ++i) {
+    tokens.push_back(static_cast<text::TokenId>(random() % static_cast<uint32_t>(vocab_size)));
+  }
+  return tokens;
+}
+
+device::SampleRow GreedyRow(int32_t position) {
+  device::SampleRow row{};
+  row.temperature = 0;
+  row.top_p = 1;
+  row.repetition_penalty = 1;
+  row.n_logprobs = -1;
+  row.position = position;
+  return row;
+}
+
+double MaxDifference(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  if (a.size() != b.size() || a.empty()) return kInfinite;
+  double largest = 0;
+  for (size_t row = 0; row < a.size(); ++row) {
+    if (a[row].size() != b[row].size()) return kInfinite;
+    for (size_t i = 0; i < a[row].size(); ++i) {
+      const double difference = std::abs(double{a[row][i]} - double{b[row][i]});
+      if (!(difference <= kInfinite)) return kInfinite;
+      largest = std::max(largest, difference);
+    }
+  }
+  return largest;
+}
+
+double LogitTolerance(device::DType dtype) { return dtype == device::DType::kF32 ? 2e-4 : 0.35; }
+
+}  // namespace spillway::exec

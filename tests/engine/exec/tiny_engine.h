@@ -1,0 +1,93 @@
+// A tiny model on the CPU device with a pool, a store and a row executor: what the tests of this room run.
+#ifndef SPILLWAY_TESTS_ENGINE_EXEC_TINY_ENGINE_H_
+#define SPILLWAY_TESTS_ENGINE_EXEC_TINY_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "base/clock.h"
+#include "engine/device/device.h"
+#include "engine/exec/row_executor.h"
+#include "engine/kv/block_store.h"
+#include "engine/kv/host_pool.h"
+#include "engine/model/model.h"
+
+namespace spillway::exec {
+
+// A sequence of known tokens, of which the first `n_cached` went through the model.
+struct Sequence {
+  std::vector<text::TokenId> tokens;
+  std::vector<kv::BlockId> blocks;
+  int32_t n_cached = 0;
+
+  int32_t size() const { return static_cast<int32_t>(tokens.size()); }
+};
+
+struct TinyEngineOptions {
+  device::DType dtype = device::DType::kF32;
+  int32_t chunk_rows = 256;
+  int32_t head_rows = 64;
+  int32_t block_tokens = 16;
+  int64_t n_blocks = 256;
+  int32_t threads = 2;
+  const Clock* clock = &Clock::Real();
+};
+
+class TinyEngine {
+ public:
+  // Stops the test binary when the model cannot be loaded: nothing can be tested then.
+  TinyEngine(const std::string& model_path, const TinyEngineOptions& options);
+
+  device::Device& device() { return *device_; }
+  const model::Model& model() const { return model_; }
+  kv::HostPool& pool() { return *pool_; }
+  kv::BlockStore& store() { return *store_; }
+  RowExecutor& executor() { return *executor_; }
+
+  // An item with room for `max_rows` rows, all of whose logits may be kept.
+  std::unique_ptr<WorkItem> NewItem(int32_t max_rows = 256);
+
+  // Gives `sequence` blocks for all its tokens.
+  void Cover(Sequence& sequence);
+  void Release(Sequence& sequence);
+  // The sequence's next `n_tokens` tokens; counts them as cached.
+  Segment Next(Sequence& sequence, int32_t n_tokens, Output output = Output::kAllLogits);
+
+  // Begin to Finish.
+  StepResult Run(WorkItem& item, absl::Span<const Segment> segments, Phase phase = Phase::kPrefill);
+  // Logits of the sequence's next `n_tokens` tokens, run alone: [n_tokens][vocab].
+  std::vector<std::vector<float>> Logits(Sequence& sequence, int32_t n_tokens);
+  // Logits of every token of `tokens`, in one item of an own sequence.
+  std::vector<std::vector<float>> LogitsOfAll(const std::vector<text::TokenId>& tokens);
+  // The logits that a finished item kept of a segment.
+  std::vector<std::vector<float>> KeptLogits(const WorkItem& item, int32_t segment, int32_t n_rows) const;
+
+ private:
+  std::unique_ptr<device::Device> device_;
+  model::Model model_;
+  std::unique_ptr<kv::HostPool> pool_;
+  std::unique_ptr<kv::BlockStore> store_;
+  std::unique_ptr<RowExecutor> executor_;
+  std::unique_ptr<WorkItem> item_;  // of Logits and LogitsOfAll
+};
+
+kv::Geometry GeometryOf(const model::ModelConfig& config, device::DType dtype, int32_t block_tokens);
+
+// Tokens from `seed`, below `vocab_size`.
+std::vector<text::TokenId> RandomTokens(uint32_t seed, int32_t n_tokens, int32_t vocab_size);
+
+device::SampleRow GreedyRow(int32_t position);
+
+// The largest absolute difference; infinite where shapes differ or a value is NaN.
+double MaxDifference(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b);
+
+// How far logits of about +-15 may differ between two orders of the same sums.
+double LogitTolerance(device::DType dtype);
+
+}  // namespace spillway::exec
+
+#endif  // SPILLWAY_TESTS_ENGINE_EXEC_TINY_ENGINE_H_

@@ -1,0 +1,71 @@
+// Tiny models of committed files against the logits that Hugging Face Transformers computed for the same
+// weights (tests/golden/make_model_goldens.py).
+#include <algorithm>
+#include <cstdint>
+#include <fstream>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/engine/exec/tiny_engine.h"
+
+namespace spillway::exec {
+namespace {
+
+struct Golden {
+  std::vector<std::vector<text::TokenId>> ids;          // [prompts][tokens]
+  std::vector<std::vector<std::vector<float>>> logits;  // [prompts][tokens][vocab]
+};
+
+Golden ReadGolden(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  int32_t sizes[3] = {0, 0, 0};
+  file.read(reinterpret_cast<char*>(sizes), sizeof(sizes));
+  const auto [prompts, tokens, vocab] = std::tie(sizes[0], sizes[1], sizes[2]);
+  Golden golden;
+  golden.ids.assign(static_cast<size_t>(prompts), std::vector<text::TokenId>(static_cast<size_t>(tokens)));
+  for (auto& ids : golden.ids) file.read(reinterpret_cast<char*>(ids.data()), int64_t{tokens} * 4);
+  golden.logits.assign(static_cast<size_t>(prompts),
+                       std::vector<std::vector<float>>(static_cast<size_t>(tokens),
+                                                       std::vector<float>(static_cast<size_t>(vocab))));
+  for (auto& prompt : golden.logits) {
+    for (auto& row : prompt) file.read(reinterpret_cast<char*>(row.data()), int64_t{vocab} * 4);
+  }
+  EXPECT_TRUE(file.good()) << path;
+  return golden;
+}
+
+using Case = std::tuple<const char*, device::DType, int32_t>;
+
+class TinyGoldenTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(TinyGoldenTest, LogitsAreThoseOfTransformers) {
+  const auto& [name, dtype, chunk_rows] = GetParam();
+  const std::string path = std::string(SPILLWAY_TESTDATA "/model/") + name;
+  const Golden golden = ReadGolden(path + ".logits");
+  ASSERT_FALSE(golden.ids.empty());
+  TinyEngineOptions options;
+  options.dtype = dtype;
+  options.chunk_rows = chunk_rows;
+  TinyEngine engine(path + ".gguf", options);
+  double worst = 0;
+  for (size_t i = 0; i < golden.ids.size(); ++i) {
+    worst = std::max(worst, MaxDifference(engine.LogitsOfAll(golden.ids[i]), golden.logits[i]));
+  }
+  std::cout << "largest difference of a logit: " << worst << "\n";
+  EXPECT_LT(worst, LogitTolerance(dtype));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest,
+                         ::testing::Combine(::testing::Values("tiny_gqa", "tiny_mha", "tiny_llama3_rope"),
+                                            ::testing::Values(device::DType::kF32, device::DType::kBF16),
+                                            ::testing::Values(7, 256)),
+                         [](const ::testing::TestParamInfo<Case>& test) {
+                           return std::string(std::get<0>(test.param)) + "_" +
+                                  device::NameOf(std::get<1>(test.param)) + "_chunk" +
+                                  std::to_string(std::get<2>(test.param));
+                         });
+
+}  // namespace
+}  // namespace spillway::exec
