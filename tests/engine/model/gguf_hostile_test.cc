@@ -160,7 +160,9 @@ std::vector<Lie> LyingCounts() {
   };
   const std::string padding(4096, '\1');
   std::vector<Lie> lies;
-  for (const uint64_t count : {uint64_t{1} << 20, uint64_t{1} << 40, UINT64_MAX}) {
+  // 2^61 and 2^62 elements of eight and four bytes are 2^64 bytes: nothing, if the product wraps.
+  for (const uint64_t count :
+       {uint64_t{1} << 20, uint64_t{1} << 40, uint64_t{1} << 61, uint64_t{1} << 62, UINT64_MAX}) {
     lies.push_back({absl::StrCat("Tensors", count), head(count, 0) + padding, "tensor count"});
     lies.push_back({absl::StrCat("Pairs", count), head(0, count) + padding, "metadata count"});
     for (const uint32_t element : {0u, 6u, kStringType, kArrayType, 12u}) {
@@ -242,6 +244,9 @@ TEST(HostileGguf, TensorTableIsChecked) {
   ExpectRefused(GgufWriter().TensorRow("w", {4, 0}, kF32, 0).Bytes() + data, "extent 0 of dimension 1");
   ExpectRefused(GgufWriter().TensorRow("", {4}, kF32, 0).Bytes() + data, "1 to 64 bytes");
   ExpectRefused(GgufWriter().TensorRow(std::string(65, 'w'), {4}, kF32, 0).Bytes() + data, "1 to 64 bytes");
+  // Two rows of half a block each.
+  ExpectRefused(GgufWriter().TensorRow("w", {16, 2}, /*Q8_0*/ 8, 0).Bytes() + data,
+                "do not divide into Q8_0 blocks");
   ExpectRefused(GgufWriter().TensorRow("w", {33}, /*Q8_0*/ 8, 0).Bytes() + data,
                 "do not divide into Q8_0 blocks");
   // 2^62 elements of four bytes.

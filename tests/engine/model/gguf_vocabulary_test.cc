@@ -186,6 +186,8 @@ TEST(VocabularyFromGguf, ContradictionsAreRefused) {
               HasSubstr("element 1: 7 is not a token type"));
   EXPECT_THAT(error([](GgufWriter& w) { w.Bool("tokenizer.ggml.add_bos_token", true); }),
               HasSubstr("'tokenizer.ggml.add_bos_token': a token is to be added"));
+  EXPECT_THAT(error([](GgufWriter& w) { w.Bool("tokenizer.ggml.add_eos_token", true); }),
+              HasSubstr("'tokenizer.ggml.add_eos_token': a token is to be added"));
   EXPECT_THAT(error([](GgufWriter& w) { w.Uint32("tokenizer.chat_template", 1); }),
               HasSubstr("'tokenizer.chat_template': found uint32, wanted a string"));
 }

@@ -1,5 +1,7 @@
 #include "engine/model/model_config.h"
 
+#include <bit>
+#include <cmath>
 #include <functional>
 #include <string>
 #include <vector>
@@ -261,6 +263,14 @@ TEST(ConfigFromGguf, EveryTensorIsNeededInItsShape) {
   EXPECT_THAT(ErrorOf(config), HasSubstr("tensor 'blk.0.ffn_gate.weight': shape [128, 64], wanted [96, 64]"));
 }
 
+TEST(ConfigFromGguf, TransposedMatrixIsRefused) {
+  const std::string row = fakes::LeString("blk.1.ffn_gate.weight") + fakes::Le(uint32_t{2});
+  const std::string right = fakes::Le(uint64_t{64}) + fakes::Le(uint64_t{128});
+  const std::string transposed = fakes::Le(uint64_t{128}) + fakes::Le(uint64_t{64});
+  EXPECT_THAT(ErrorOf(Exchanged(row + right, row + transposed)),
+              HasSubstr("tensor 'blk.1.ffn_gate.weight': shape [64, 128], wanted [128, 64]"));
+}
+
 TEST(ConfigFromGguf, ImpossibleSizesAreRefused) {
   EXPECT_THAT(ErrorOf(WithUint32("llama.block_count", 2, 0)), HasSubstr("0 is not from 1 to"));
   EXPECT_THAT(ErrorOf(WithUint32("llama.block_count", 2, UINT32_MAX)),
@@ -277,6 +287,7 @@ TEST(ConfigFromGguf, ImpossibleSizesAreRefused) {
               HasSubstr("17 is not an even part of a head of 16"));
   EXPECT_THAT(ErrorOf(WithUint32("llama.rope.dimension_count", 16, 18)),
               HasSubstr("18 is not an even part of a head of 16"));
+  EXPECT_THAT(ErrorOf(WithUint32("llama.rope.dimension_count", 16, 15)), HasSubstr("15 is not an even part"));
   EXPECT_THAT(ErrorOf(WithUint32("llama.vocab_size", 320, 321)),
               HasSubstr("321, but 'token_embd.weight' has 320 rows"));
 }
@@ -285,6 +296,13 @@ TEST(ConfigFromGguf, ImpossibleNumbersAreRefused) {
   for (const float theta : {0.0f, -1.0f, NAN, INFINITY}) {
     const auto config = Read(fakes::TinyLlamaBytes({.rope_theta = theta}));
     EXPECT_THAT(ErrorOf(config), HasSubstr("'llama.rope.freq_base'"));
+  }
+  for (const float epsilon : {-1e-5f, 1.0f, NAN}) {
+    const std::string head =
+        fakes::LeString("llama.attention.layer_norm_rms_epsilon") + fakes::Le(uint32_t{6});
+    const auto config = Exchanged(head + fakes::Le(std::bit_cast<uint32_t>(1e-5f)),
+                                  head + fakes::Le(std::bit_cast<uint32_t>(epsilon)));
+    EXPECT_THAT(ErrorOf(config), HasSubstr("is not from 0 to 1"));
   }
 }
 
