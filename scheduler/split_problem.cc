@@ -234,9 +234,14 @@ class SplitBuilder {
     const double all = Share(AllTokens(g));
     const double host_max = in_.rates.host_attention_bytes_per_s > 0 ? all : 0;
     if (in_.placement.has_value()) {
-      c.k = lp_.AddColumn("k" + suffix, 0, all);
+      const bool rebuild = in_.mode == SplitMode::kRebuild;
+      c.k = lp_.AddColumn("k" + suffix, 0, rebuild ? 0 : all);
       c.x = lp_.AddColumn("x" + suffix, 0, in_.mode == SplitMode::kTransfer ? 0 : all);
-      c.h = lp_.AddColumn("h" + suffix, 0, host_max);
+      c.h = lp_.AddColumn("h" + suffix, 0, rebuild ? 0 : host_max);
+      if (in_.mode == SplitMode::kFixed) {
+        const double f = in_.fixed_fraction;
+        lp_.AddRow("fixed" + suffix, GLP_FX, 0, 0, {{c.x, 1 - f}, {c.k, -f}, {c.h, -f}});
+      }
       c.g_kv = lp_.AddColumn("g_kv" + suffix, 0, all);
       c.g_x = lp_.AddColumn("g_x" + suffix, 0, all);
       c.s_kv = lp_.AddColumn("s_kv" + suffix, 0, all);

@@ -207,6 +207,18 @@ TEST(SplitProblem, PlacementThatCannotFitSaysWhatWould) {
   EXPECT_NE(solution.status().message().find("24.4 GiB"), absl::string_view::npos) << solution.status();
 }
 
+TEST(SplitProblem, PlacementObeysTheBaselines) {
+  SplitInputs in = MultiHead(100'000, 1e-8);
+  in.placement = PlacementBudget{0, 1e18};
+  in.mode = SplitMode::kRebuild;
+  EXPECT_NEAR(SolveSplit(in)->groups[0].carried_x_tokens, 100'000, 1e-3);
+  in.mode = SplitMode::kTransfer;
+  EXPECT_NEAR(SolveSplit(in)->groups[0].carried_kv_tokens, 100'000, 1e-3);
+  in.mode = SplitMode::kFixed;
+  in.fixed_fraction = 0.25;
+  EXPECT_NEAR(SolveSplit(in)->groups[0].carried_x_tokens, 25'000, 1e-3);
+}
+
 TEST(SplitProblem, PoisonNeverReachesTheSolver) {
   const double poison[] = {std::nan(""), std::numeric_limits<double>::infinity(),
                            -std::numeric_limits<double>::infinity(), -1.0, 1e300};
