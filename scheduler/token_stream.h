@@ -1,6 +1,10 @@
 // TokenStream: the bounded queue between the step thread and one call. The step thread pushes events and
 // never waits; the call's reader takes them when it can write. When the reader does not keep up, the
-// scheduler pauses that sequence alone, and ends it with kSlowReader after a timeout.
+// scheduler pauses that request's sequences alone, and ends it with kSlowReader after a timeout.
+//
+// A stream that ends well carries: started, progress*, then per index delta* and finished, and usage last.
+// The ids of a choice's deltas are all tokens that it generated, the stop token included; its text ends
+// before a stop (after it, where the request includes the stop string).
 #ifndef SPILLWAY_SCHEDULER_TOKEN_STREAM_H_
 #define SPILLWAY_SCHEDULER_TOKEN_STREAM_H_
 
@@ -8,6 +12,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -81,40 +86,57 @@ using Event = std::variant<StartedEvent, ProgressEvent, DeltaEvent, FinishedEven
 // Thread-safe: one pusher (the step thread), one taker.
 class TokenStream {
  public:
+  static constexpr int64_t kMaxWaitingBytes = 64 << 10;
+
   // `on_ready` is called by the pusher, outside the lock, when the stream goes from empty to not empty and
-  // when it ends; it must neither block nor call back into the scheduler. At most `max_events` wait.
-  TokenStream(int32_t max_events, std::function<void()> on_ready);
+  // when it ends; it must neither block nor call back into the scheduler. A stream is full when `max_events`
+  // or `max_waiting_bytes` of text, ids and logprobs wait.
+  TokenStream(int32_t max_events, std::function<void()> on_ready,
+              int64_t max_waiting_bytes = kMaxWaitingBytes);
 
   // --- Step thread.
   // A delta joins a waiting delta of the same index, so a full stream means that the reader is far behind;
-  // the pusher then stops producing. Finished and usage events always fit.
+  // the pusher then stops producing. Progress is dropped by a full stream and replaces waiting progress of
+  // the same stage; every other event always fits.
   void Push(Event event);
-  // The pusher should pause this sequence: `max_events` wait, or more text than `max_text_bytes` does.
+  // The pusher should pause this sequence. When that is so, the listener hears of the next Take.
   bool Full() const;
-  // No event follows; OK after UsageEvent, else why the request failed.
+  // No event follows; OK after UsageEvent, else why the request failed. The listener is let go.
   void End(absl::Status status);
+  // `listener` is called, on the reader's thread and outside the lock, when the reader cancels or takes from
+  // a stream that was found full: so the step thread need not look. Set before the first Push; null lets go.
+  void SetListener(std::function<void()> listener);
 
   // --- Reader.
-  // Moves out everything that waits. Returns true when the stream has ended and nothing is left; `status` is
-  // then set.
+  // Appends everything that waits to `events`. Returns true when the stream has ended and nothing is left;
+  // `status` is then set, once.
   bool Take(std::vector<Event>* events, absl::Status* status);
   // Sets the flag that the next visit sees.
-  void Cancel() { cancelled_.store(true, std::memory_order_release); }
+  void Cancel();
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
 
-  // Monotonic count of takes that found events: how the scheduler sees that a reader moves.
+  // Monotonic count of takes that found events.
   uint64_t takes() const { return takes_.load(std::memory_order_relaxed); }
 
  private:
+  using Listener = std::shared_ptr<const std::function<void()>>;
+
+  bool FullLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // False: dropped.
+  bool EnqueueLocked(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const int32_t max_events_;
+  const int64_t max_waiting_bytes_;
   const std::function<void()> on_ready_;
   std::atomic<bool> cancelled_{false};
   std::atomic<uint64_t> takes_{0};
   mutable Mutex mutex_;
   std::deque<Event> events_ ABSL_GUARDED_BY(mutex_);
-  int64_t waiting_text_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t waiting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  mutable bool found_full_ ABSL_GUARDED_BY(mutex_) = false;  // the pusher waits for a Take
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  Listener listener_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace spillway::scheduler

@@ -1,0 +1,135 @@
+#include "scheduler/active_request.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace spillway::scheduler {
+namespace {
+
+StopRules StopRulesOf(const Request& request, const text::Tokenizer& tokenizer) {
+  StopRules rules;
+  if (!request.ignore_eos) rules.stop_ids = tokenizer.stop_ids();
+  rules.stop_ids.insert(rules.stop_ids.end(), request.stop_ids.begin(), request.stop_ids.end());
+  std::sort(rules.stop_ids.begin(), rules.stop_ids.end());
+  rules.stop_ids.erase(std::unique(rules.stop_ids.begin(), rules.stop_ids.end()), rules.stop_ids.end());
+  rules.max_tokens = request.max_tokens;
+  rules.min_tokens = request.min_tokens;
+  rules.include_stop = request.include_stop;
+  rules.skip_special = request.skip_special;
+  return rules;
+}
+
+}  // namespace
+
+ActiveRequest::ActiveRequest(Request request, std::shared_ptr<TokenStream> stream, uint64_t number,
+                             const text::Tokenizer& tokenizer, text::StopMatcher matcher,
+                             const CacheRoom& room, absl::Span<const uint8_t> model_fingerprint)
+    : request_(std::move(request)),
+      stream_(std::move(stream)),
+      number_(number),
+      stop_rules_(StopRulesOf(request_, tokenizer)),
+      arrival_ns_(request_.arrival_ns) {
+  HashPrompt(room.block_tokens, model_fingerprint);
+  usage_.prompt_tokens = n_prompt();
+  for (int32_t choice = 0; choice < request_.n_choices; ++choice) {
+    sequences_.push_back(std::make_unique<Sequence>(*this, choice, tokenizer, matcher, room));
+  }
+}
+
+void ActiveRequest::HashPrompt(int32_t block_tokens, absl::Span<const uint8_t> model_fingerprint) {
+  kv::BlockHasher hasher(block_tokens);
+  root_hash_ = hasher.RootHash(model_fingerprint, request_.cache_salt);
+  const size_t block_size = static_cast<size_t>(block_tokens);
+  const absl::Span<const text::TokenId> prompt = request_.prompt;
+  prompt_hashes_.reserve(prompt.size() / block_size);
+  for (size_t begin = 0; begin + block_size <= prompt.size(); begin += block_size) {
+    const kv::BlockHash& parent = prompt_hashes_.empty() ? root_hash_ : prompt_hashes_.back();
+    prompt_hashes_.push_back(hasher.ChainHash(parent, prompt.subspan(begin, block_size)));
+  }
+}
+
+void ActiveRequest::OnAccepted(int32_t requests_ahead) {
+  stream_->Push(StartedEvent{n_prompt()});
+  ProgressEvent progress;
+  progress.stage = Stage::kQueued;
+  progress.done_tokens = requests_ahead;
+  progress.total_tokens = n_prompt();
+  stream_->Push(progress);
+}
+
+double ActiveRequest::OnFirstScheduled(MonotonicNs now, int32_t cached_tokens) {
+  first_scheduled_ns_ = now;
+  usage_.cached_tokens = cached_tokens;
+  return ToSeconds(now - arrival_ns_);
+}
+
+void ActiveRequest::OnPrefillProgress(const Sequence& sequence) {
+  ProgressEvent progress;
+  progress.stage = Stage::kPrefill;
+  progress.done_tokens = sequence.cache.computed_tokens();
+  progress.total_tokens = sequence.n_tokens();
+  progress.cached_tokens = usage_.cached_tokens;
+  stream_->Push(progress);
+}
+
+void ActiveRequest::OnPrefixFound(const Sequence& sequence, int32_t tokens) {
+  // Counted once, for the first choice; the others share the first one's prompt by design.
+  if (sequence.index != 0 || first_token_ns_ != kNotYet) return;
+  usage_.cached_tokens += tokens;
+  OnPrefillProgress(sequence);
+}
+
+void ActiveRequest::OnPreempted(const Sequence& sequence) {
+  ++usage_.preemptions;
+  ProgressEvent progress;
+  progress.stage = Stage::kPreempted;
+  progress.total_tokens = sequence.n_tokens();
+  stream_->Push(progress);
+}
+
+bool ActiveRequest::OnToken(Sequence& sequence, DeltaEvent delta, MonotonicNs now) {
+  const bool first = first_token_ns_ == kNotYet;
+  if (first) first_token_ns_ = now;
+  last_token_ns_ = now;
+  sequence.last_token_ns = now;
+  ++usage_.generated_tokens;
+  stream_->Push(std::move(delta));
+  return first;
+}
+
+void ActiveRequest::OnChoiceFinished(FinishedEvent finished) {
+  finishes_.push_back(finished.reason);
+  stream_->Push(std::move(finished));
+}
+
+RequestRecord ActiveRequest::End(absl::Status status, MonotonicNs now) {
+  SPILLWAY_CHECK(!ended_);
+  ended_ = true;
+  Timings& timings = usage_.timings;
+  const MonotonicNs scheduled = first_scheduled_ns_ != kNotYet ? first_scheduled_ns_ : now;
+  const MonotonicNs first_token = first_token_ns_ != kNotYet ? first_token_ns_ : now;
+  timings.queue_ms = ToMs(scheduled - arrival_ns_);
+  timings.prefill_ms = ToMs(first_token - scheduled);
+  timings.decode_ms = first_token_ns_ != kNotYet ? ToMs(last_token_ns_ - first_token_ns_) : 0;
+  timings.first_token_ms = first_token_ns_ != kNotYet ? ToMs(first_token_ns_ - arrival_ns_) : 0;
+  timings.total_ms = ToMs(now - arrival_ns_);
+
+  RequestRecord record;
+  record.label = request_.label;
+  record.reason = ReasonOf(status);
+  record.finishes = finishes_;
+  record.usage = usage_;
+  record.priority = request_.priority;
+  if (status.ok()) stream_->Push(usage_);
+  stream_->End(std::move(status));
+  return record;
+}
+
+bool ActiveRequest::at_rest() const {
+  return std::all_of(sequences_.begin(), sequences_.end(),
+                     [](const auto& sequence) { return sequence->batch == nullptr; });
+}
+
+}  // namespace spillway::scheduler

@@ -1,0 +1,182 @@
+#include "scheduler/admission.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "scheduler/active_request.h"
+
+namespace spillway::scheduler {
+
+Admission::Admission(const Limits& limits, const CacheRoom& room, PrefillQueue& prefill, Observer& observer)
+    : limits_(limits),
+      room_(room),
+      prefill_(prefill),
+      observer_(observer),
+      decode_blocks_(limits.pool_blocks) {
+  running_.reserve(static_cast<size_t>(limits.max_sequences));
+  victims_.reserve(static_cast<size_t>(limits.max_sequences));
+}
+
+int64_t Admission::TryAdmit(Sequence& sequence) {
+  if (running_.size() >= static_cast<size_t>(limits_.max_sequences)) return kNoPlace;
+  const ActiveRequest& request = sequence.request;
+  if (sequence.tokens.empty()) {
+    const std::vector<text::TokenId>& prompt = request.request().prompt;
+    sequence.tokens.reserve(static_cast<size_t>(request.most_tokens()));
+    sequence.tokens.assign(prompt.begin(), prompt.end());
+  }
+  const int32_t room_tokens =
+      std::min(sequence.n_tokens() + limits_.reserve_output_tokens, request.most_tokens());
+  const int64_t missing = sequence.cache.Acquire(sequence.n_tokens(), room_tokens, request.most_tokens());
+  if (missing > 0) return missing;
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, RunsBefore()), &sequence);
+  queue_.Remove(sequence);
+  prefill_.Add(sequence);
+  return 0;
+}
+
+Sequence* Admission::AdmitNext(MonotonicNs now) {
+  Sequence* const sequence = queue_.front();
+  if (sequence == nullptr) return nullptr;
+  if (sequence == blocked_ && changes_ == blocked_at_change_) return nullptr;
+  int64_t missing = TryAdmit(*sequence);
+  while (missing != 0 && MakeRoom(*sequence, missing, now)) missing = TryAdmit(*sequence);
+  if (missing == 0) return sequence;
+  blocked_ = sequence;
+  blocked_at_change_ = changes_;
+  return nullptr;
+}
+
+bool Admission::MakeRoom(const Sequence& sequence, int64_t missing_blocks, MonotonicNs now) {
+  const int32_t priority = sequence.request.request().priority;
+  victims_.clear();
+  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+    const ActiveRequest& request = (*it)->request;
+    const bool idle = (*it)->state == SequenceState::kEnded ||
+                      (request.paused() && now - request.paused_since_ns() >= kPauseBeforeParkedNs);
+    if (idle || request.request().priority < priority) victims_.push_back(*it);
+  }
+  std::stable_partition(victims_.begin(), victims_.end(), [](const Sequence* victim) {
+    return victim->state == SequenceState::kEnded || victim->request.paused();
+  });
+  // Nobody is sent away when it would not be enough.
+  int64_t blocks = room_.blocks.available_blocks();
+  for (const Sequence* victim : victims_) blocks += victim->cache.CountOwn();
+  const int64_t needed = room_.blocks.available_blocks() + missing_blocks;
+  if (victims_.empty() || blocks < needed) return false;
+  for (Sequence* victim : victims_) {
+    if (running_.size() < static_cast<size_t>(limits_.max_sequences) &&
+        room_.blocks.available_blocks() >= needed) {
+      break;
+    }
+    // Abandoning one victim's batch lets go of all that had left it.
+    if (std::find(running_.begin(), running_.end(), victim) != running_.end()) Preempt(*victim);
+  }
+  return true;
+}
+
+Sequence& Admission::WorstRunning() {
+  SPILLWAY_CHECK(!running_.empty());
+  Sequence* paused = nullptr;
+  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+    if ((*it)->state == SequenceState::kEnded) return **it;
+    if (paused == nullptr && (*it)->request.paused()) paused = *it;
+  }
+  return paused != nullptr ? *paused : *running_.back();
+}
+
+bool Admission::GrowForDecode(Sequence& sequence) {
+  while (!sequence.cache.Grow(sequence.n_tokens())) {
+    Sequence& victim = WorstRunning();
+    Preempt(victim);
+    if (&victim == &sequence) return false;
+  }
+  return true;
+}
+
+void Admission::Preempt(Sequence& sequence) {
+  if (sequence.batch != nullptr) AbandonBatch(*sequence.batch);
+  if (sequence.state == SequenceState::kEnded) return;  // it had left; its blocks went with the batch
+  if (sequence.state == SequenceState::kPrefill) SPILLWAY_CHECK(prefill_.Remove(sequence));
+  GiveUp(sequence);
+  ++preemptions_;
+  sequence.request.OnPreempted(sequence);
+  observer_.OnPreempted();
+  if (sequence.request.paused()) {
+    sequence.state = SequenceState::kParked;
+  } else {
+    queue_.Add(sequence);
+  }
+}
+
+void Admission::AbandonBatch(Batch& batch) {
+  batch.Abandon();
+  for (const Batch::Member& member : batch.members()) {
+    if (member.left) {
+      GiveUp(*member.sequence);
+    } else {
+      prefill_.Add(*member.sequence);  // a decode pass is abandoned only when all have left
+    }
+  }
+}
+
+void Admission::Retire(Sequence& sequence) {
+  const SequenceState was = sequence.state;
+  sequence.state = SequenceState::kEnded;
+  ++changes_;
+  switch (was) {
+    case SequenceState::kHeld:
+    case SequenceState::kParked:
+    case SequenceState::kEnded:
+      return;
+    case SequenceState::kWaiting:
+      queue_.Remove(sequence);
+      return;
+    case SequenceState::kPrefill:
+    case SequenceState::kDecode:
+      break;
+  }
+  if (sequence.batch == nullptr) {
+    if (was == SequenceState::kPrefill) SPILLWAY_CHECK(prefill_.Remove(sequence));
+    GiveUp(sequence);
+    return;
+  }
+  LeaveDecode(sequence);
+  Batch& batch = *sequence.batch;
+  batch.Leave(sequence);
+  if (batch.live_members() == 0) AbandonBatch(batch);
+}
+
+void Admission::GiveUp(Sequence& sequence) {
+  LeaveDecode(sequence);
+  sequence.cache.Release();
+  const auto it = std::find(running_.begin(), running_.end(), &sequence);
+  SPILLWAY_CHECK(it != running_.end());
+  running_.erase(it);
+  ++changes_;
+}
+
+void Admission::Unpark(ActiveRequest& request) {
+  for (const auto& sequence : request.sequences()) {
+    if (sequence->state == SequenceState::kParked) queue_.Add(*sequence);
+  }
+}
+
+void Admission::JoinDecode(Sequence& sequence) {
+  if (sequence.counted_reader) return;
+  sequence.counted_reader = true;
+  decode_blocks_.Add(sequence.cache.full_block_ids());
+}
+
+void Admission::LeaveDecode(Sequence& sequence) {
+  if (!sequence.counted_reader) return;
+  sequence.counted_reader = false;
+  decode_blocks_.Remove(sequence.cache.full_block_ids());
+}
+
+void Admission::OnAdvanced(const Sequence& sequence, int32_t full_blocks_before) {
+  if (!sequence.counted_reader) return;
+  decode_blocks_.Add(sequence.cache.full_block_ids().subspan(static_cast<size_t>(full_blocks_before)));
+}
+
+}  // namespace spillway::scheduler

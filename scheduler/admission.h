@@ -1,0 +1,101 @@
+// Admission: which sequences hold blocks and a place, who comes in next, and who must give way.
+//
+// The order of sequences (Sequence::RunsBefore) decides both ways: the best waiting one comes in first, and
+// under pressure the worst running one goes. It is total and never changes, so no two sequences can push each
+// other out in turn, and the best one always gets on: alone it fits, as was checked when it was accepted.
+// Before that order, those go who cannot use their blocks: sequences that ended within a batch, then those
+// whose reader does not keep up.
+//
+// A waiting sequence of higher priority makes room for itself when those of lower priority hold enough.
+//
+// Step thread only.
+#ifndef SPILLWAY_SCHEDULER_ADMISSION_H_
+#define SPILLWAY_SCHEDULER_ADMISSION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "base/clock.h"
+#include "scheduler/batch.h"
+#include "scheduler/distinct_blocks.h"
+#include "scheduler/prefill_queue.h"
+#include "scheduler/request_queue.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/sequence.h"
+
+namespace spillway::scheduler {
+
+class Admission {
+ public:
+  // So long after its pause a slow reader's sequence gives way to waiting requests; at once to decoding ones.
+  static constexpr int64_t kPauseBeforeParkedNs = kNsPerSecond;
+
+  struct Limits {
+    int32_t max_sequences = 0;
+    int32_t reserve_output_tokens = 0;
+    int64_t pool_blocks = 0;
+  };
+
+  // All references must outlive this object.
+  Admission(const Limits& limits, const CacheRoom& room, PrefillQueue& prefill, Observer& observer);
+
+  // Best first.
+  absl::Span<Sequence* const> running() const { return running_; }
+  RequestQueue& queue() { return queue_; }
+  const RequestQueue& queue() const { return queue_; }
+
+  // Lets the first waiting sequence in when blocks for its tokens and its output reserve are available, or
+  // can be made so, and a place is free. Null when it must wait on. REQUIRES: no decode pass runs.
+  Sequence* AdmitNext(MonotonicNs now);
+  // Something changed that AdmitNext cannot see.
+  void Reconsider() { ++changes_; }
+
+  // Room for the next row. Others may have to give way; false: `sequence` itself had to. REQUIRES: no decode
+  // pass runs.
+  bool GrowForDecode(Sequence& sequence);
+
+  // The sequence ends, wherever it is. In a running batch it stays until the batch is over; a batch that has
+  // nobody else is abandoned.
+  void Retire(Sequence& sequence);
+  // A member that left its batch: the batch is over, its blocks go.
+  void GiveUp(Sequence& sequence);
+  // Parked sequences of a request whose reader moves again wait for a place.
+  void Unpark(ActiveRequest& request);
+
+  // Sequences of the next decode pass, as readers of blocks: for its shape.
+  void JoinDecode(Sequence& sequence);
+  void LeaveDecode(Sequence& sequence);
+  // Computed tokens went from `full_blocks_before` full blocks to more.
+  void OnAdvanced(const Sequence& sequence, int32_t full_blocks_before);
+  int64_t distinct_decode_blocks() const { return decode_blocks_.distinct(); }
+
+  int64_t preemptions() const { return preemptions_; }
+
+ private:
+  // Blocks missing; 0: it is in. Negative: no place is free.
+  static constexpr int64_t kNoPlace = -1;
+  int64_t TryAdmit(Sequence& sequence);
+  bool MakeRoom(const Sequence& sequence, int64_t missing_blocks, MonotonicNs now);
+  Sequence& WorstRunning();
+  void Preempt(Sequence& sequence);
+  void AbandonBatch(Batch& batch);
+
+  const Limits limits_;
+  const CacheRoom& room_;
+  PrefillQueue& prefill_;
+  Observer& observer_;
+  RequestQueue queue_;
+  std::vector<Sequence*> running_;  // [max_sequences], by RunsBefore
+  std::vector<Sequence*> victims_;  // [max_sequences], of MakeRoom
+  DistinctBlocks decode_blocks_;
+  // Counts what may let the first waiting one in; it is not tried again before that changes.
+  uint64_t changes_ = 1;
+  const Sequence* blocked_ = nullptr;
+  uint64_t blocked_at_change_ = 0;
+  int64_t preemptions_ = 0;
+};
+
+}  // namespace spillway::scheduler
+
+#endif  // SPILLWAY_SCHEDULER_ADMISSION_H_

@@ -1,0 +1,210 @@
+#include "scheduler/prefill_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "scheduler/active_request.h"
+
+namespace spillway::scheduler {
+namespace {
+
+constexpr int32_t kItems = 4;
+static_assert(kItems >= PrefillPolicy::kLeastItems);
+// Short prompts in one piece.
+constexpr int32_t kMostPacked = 16;
+
+}  // namespace
+
+int32_t PrefillQueue::PieceRows(const exec::Executor& executor, int32_t rows) {
+  const int32_t share = std::max(1, rows / kItems);
+  return share < executor.chunk_rows() ? share : share - share % executor.chunk_rows();
+}
+
+PrefillQueue::PrefillQueue(const Limits& limits, Pacer& pacer)
+    : limits_(limits), pacer_(pacer), distinct_(limits.pool_blocks) {
+  waiting_.reserve(static_cast<size_t>(limits.max_sequences));
+  candidates_.reserve(static_cast<size_t>(limits.max_sequences + kItems));
+  picks_.reserve(static_cast<size_t>(limits.max_sequences + kItems));
+}
+
+absl::StatusOr<std::unique_ptr<PrefillQueue>> PrefillQueue::Create(exec::Executor& executor,
+                                                                   const Limits& limits, Pacer& pacer) {
+  std::unique_ptr<PrefillQueue> queue(new PrefillQueue(limits, pacer));
+  queue->chunk_rows_ = executor.chunk_rows();
+  exec::ItemLimits item_limits;
+  item_limits.max_rows = PieceRows(executor, limits.rows);
+  item_limits.max_segments = std::min({limits.max_sequences, kMostPacked, item_limits.max_rows});
+  item_limits.max_blocks = limits.blocks_per_sequence + item_limits.max_segments;
+  item_limits.max_outputs = item_limits.max_segments;
+  for (int32_t i = 0; i < kItems; ++i) {
+    SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(item_limits));
+    queue->batches_.push_back(std::make_unique<Batch>(executor, std::move(item), limits.block_tokens));
+  }
+  return queue;
+}
+
+void PrefillQueue::Add(Sequence& sequence) {
+  SPILLWAY_CHECK(sequence.batch == nullptr && sequence.rows_left() > 0);
+  SPILLWAY_CHECK(waiting_.size() < waiting_.capacity());
+  sequence.state = SequenceState::kPrefill;
+  waiting_.push_back(&sequence);
+}
+
+bool PrefillQueue::Remove(Sequence& sequence) {
+  const auto it = std::find(waiting_.begin(), waiting_.end(), &sequence);
+  if (it == waiting_.end()) return false;
+  waiting_.erase(it);
+  return true;
+}
+
+const Batch* PrefillQueue::TwinOf(const Sequence& sequence) const {
+  const kv::BlockHash* hash = sequence.cache.NextHash();
+  if (hash == nullptr) return nullptr;
+  for (const auto& batch : batches_) {
+    if (!batch->running() || batch->rows_left() > sequence.rows_left()) continue;
+    for (const Batch::Member& member : batch->members()) {
+      const kv::BlockHash* computing = member.left ? nullptr : member.sequence->cache.NextHash();
+      if (computing != nullptr && *computing == *hash) return batch.get();
+    }
+  }
+  return nullptr;
+}
+
+PrefillCandidate PrefillQueue::CandidateOf(const Batch& batch) const {
+  PrefillCandidate candidate;
+  candidate.has_item = true;
+  candidate.rows_left = batch.rows_left();
+  bool any = false;
+  for (const Batch::Member& member : batch.members()) {
+    if (member.left) continue;
+    const Sequence& sequence = *member.sequence;
+    candidate.rows_left += sequence.rows_left() - member.rows;  // what follows this piece
+    if (!any || sequence.request.number() < candidate.number) {
+      candidate.number = sequence.request.number();
+      candidate.priority = sequence.request.request().priority;
+    }
+    any = true;
+  }
+  SPILLWAY_DCHECK(any);
+  candidate.is_long = candidate.rows_left > chunk_rows_;
+  candidate.visit_ns = pacer_.VisitNs(batch.rows());
+  return candidate;
+}
+
+PrefillCandidate PrefillQueue::CandidateOf(const Sequence& sequence) const {
+  PrefillCandidate candidate;
+  candidate.priority = sequence.request.request().priority;
+  candidate.number = sequence.request.number();
+  candidate.rows_left = sequence.rows_left();
+  candidate.is_long = candidate.rows_left > chunk_rows_;
+  candidate.visit_ns = pacer_.VisitNs(std::min(sequence.rows_left(), batches_[0]->limits().max_rows));
+  return candidate;
+}
+
+PrefillQueue::Pick PrefillQueue::PickNext() {
+  candidates_.clear();
+  picks_.clear();
+  int32_t free_items = 0;
+  for (const auto& batch : batches_) {
+    if (!batch->running()) {
+      ++free_items;
+      continue;
+    }
+    candidates_.push_back(CandidateOf(*batch));
+    picks_.push_back({batch.get(), nullptr, {}});
+  }
+  const size_t n_running = candidates_.size();
+  for (Sequence* sequence : waiting_) {
+    if (const int32_t found = sequence->cache.AdoptPublished(sequence->n_tokens()); found > 0) {
+      sequence->request.OnPrefixFound(*sequence, found);
+    }
+    const PrefillCandidate candidate = CandidateOf(*sequence);
+    if (const Batch* twin = TwinOf(*sequence); twin != nullptr) {
+      // Whoever waits for a piece lends it its place, so that nothing in between holds both up.
+      for (size_t i = 0; i < n_running; ++i) {
+        if (picks_[i].batch != twin) continue;
+        candidates_[i].priority = std::max(candidates_[i].priority, candidate.priority);
+        candidates_[i].rows_left = std::min(candidates_[i].rows_left, candidate.rows_left);
+      }
+      continue;
+    }
+    candidates_.push_back(candidate);
+    picks_.push_back({nullptr, sequence, {}});
+  }
+  if (candidates_.empty()) return {};
+  const PrefillPolicy::Choice choice = policy_.Choose(candidates_, free_items);
+  Pick pick = picks_[static_cast<size_t>(choice.index)];
+  pick.choice = choice;
+  return pick;
+}
+
+Batch& PrefillQueue::Start(const Pick& pick, bool streams_wait) {
+  if (pick.batch != nullptr) return *pick.batch;
+  const auto free = std::find_if(batches_.begin(), batches_.end(),
+                                 [](const std::unique_ptr<Batch>& batch) { return !batch->running(); });
+  SPILLWAY_CHECK(free != batches_.end());
+  Batch& batch = **free;
+  Fill(batch, *pick.sequence, streams_wait);
+  batch.Begin(exec::Phase::kPrefill, CountDistinctTokens(batch));
+  return batch;
+}
+
+void PrefillQueue::OnVisited(const Pick& pick) {
+  policy_.OnVisited(pick.choice);
+  pacer_.OnPrefillVisit(pick.choice.visit_ns);
+}
+
+void PrefillQueue::Take(Batch& batch, Sequence& sequence, int32_t rows) {
+  SPILLWAY_CHECK(Remove(sequence));
+  batch.Add(sequence, rows);
+}
+
+void PrefillQueue::Fill(Batch& batch, Sequence& first, bool streams_wait) {
+  batch.Clear();
+  const int32_t most_rows = std::min(pacer_.PieceRows(first.row_ns, streams_wait), batch.limits().max_rows);
+  Take(batch, first, std::min(first.rows_left(), most_rows));
+  const int32_t packed_rows = std::min(most_rows, chunk_rows_);
+  if (first.rows_left() > packed_rows) return;
+  const int32_t priority = first.request.request().priority;
+  while (Sequence* next = NextToPack(batch, priority, packed_rows - batch.rows())) {
+    Take(batch, *next, next->rows_left());
+  }
+}
+
+Sequence* PrefillQueue::NextToPack(const Batch& batch, int32_t priority, int32_t rows_free) const {
+  Sequence* best = nullptr;
+  for (Sequence* sequence : waiting_) {
+    if (sequence->request.request().priority != priority || sequence->rows_left() > rows_free ||
+        !batch.Fits(*sequence, sequence->rows_left())) {
+      continue;
+    }
+    if (best != nullptr && sequence->rows_left() >= best->rows_left()) continue;
+    // One that begins with the same block as a member will find that block when this piece is done.
+    const kv::BlockHash* hash = sequence->cache.NextHash();
+    const bool twin =
+        hash != nullptr && std::any_of(batch.members().begin(), batch.members().end(), [&](const auto& m) {
+          const kv::BlockHash* other = m.sequence->cache.NextHash();
+          return other != nullptr && *other == *hash;
+        });
+    if (!twin && TwinOf(*sequence) == nullptr) best = sequence;
+  }
+  return best;
+}
+
+int64_t PrefillQueue::CountDistinctTokens(const Batch& batch) {
+  int64_t tails = 0;
+  for (const Batch::Member& member : batch.members()) {
+    const SequenceCache& cache = member.sequence->cache;
+    distinct_.Add(cache.full_block_ids());
+    tails += cache.computed_tokens() % limits_.block_tokens;
+  }
+  const int64_t distinct = distinct_.distinct();
+  for (const Batch::Member& member : batch.members()) {
+    distinct_.Remove(member.sequence->cache.full_block_ids());
+  }
+  return distinct * limits_.block_tokens + tails;
+}
+
+}  // namespace spillway::scheduler

@@ -1,0 +1,89 @@
+// PrefillQueue: admitted sequences with rows to compute, and the work items in which pieces of them run,
+// suspended between any two visits.
+//
+// A piece is one stretch of a long prompt, or several short prompts that waited together. Before a piece
+// begins, its sequences take over what others have published meanwhile; a sequence whose next block is being
+// computed by a piece that will be done sooner waits for that.
+//
+// Step thread only; nothing allocates after Create.
+#ifndef SPILLWAY_SCHEDULER_PREFILL_QUEUE_H_
+#define SPILLWAY_SCHEDULER_PREFILL_QUEUE_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/exec/executor.h"
+#include "scheduler/batch.h"
+#include "scheduler/distinct_blocks.h"
+#include "scheduler/pacer.h"
+#include "scheduler/prefill_policy.h"
+#include "scheduler/sequence.h"
+
+namespace spillway::scheduler {
+
+class PrefillQueue {
+ public:
+  struct Limits {
+    int32_t rows = 0;  // of all items together
+    int32_t max_sequences = 0;
+    int64_t blocks_per_sequence = 0;
+    int64_t pool_blocks = 0;
+    int32_t block_tokens = 0;
+  };
+  // What should be visited next: a running batch, or a sequence of which a piece should begin.
+  struct Pick {
+    Batch* batch = nullptr;
+    Sequence* sequence = nullptr;
+    PrefillPolicy::Choice choice;
+
+    bool any() const { return batch != nullptr || sequence != nullptr; }
+  };
+
+  // `pacer` must outlive the queue.
+  static absl::StatusOr<std::unique_ptr<PrefillQueue>> Create(exec::Executor& executor, const Limits& limits,
+                                                              Pacer& pacer);
+  // Rows of one item.
+  static int32_t PieceRows(const exec::Executor& executor, int32_t rows);
+
+  // REQUIRES: not in a batch.
+  void Add(Sequence& sequence);
+  // From those that wait for an item; false when it was not among them.
+  bool Remove(Sequence& sequence);
+
+  Pick PickNext();
+  // The pick's batch, begun if it has none yet.
+  Batch& Start(const Pick& pick, bool streams_wait);
+  void OnVisited(const Pick& pick);
+  absl::Span<const std::unique_ptr<Batch>> batches() const { return batches_; }
+
+ private:
+  PrefillQueue(const Limits& limits, Pacer& pacer);
+
+  // The running piece from which the block that the sequence would compute next will be ready sooner, or
+  // null.
+  const Batch* TwinOf(const Sequence& sequence) const;
+  PrefillCandidate CandidateOf(const Batch& batch) const;
+  PrefillCandidate CandidateOf(const Sequence& sequence) const;
+  void Fill(Batch& batch, Sequence& first, bool streams_wait);
+  // The shortest waiting sequence that may join `batch`, or null.
+  Sequence* NextToPack(const Batch& batch, int32_t priority, int32_t rows_free) const;
+  void Take(Batch& batch, Sequence& sequence, int32_t rows);
+  int64_t CountDistinctTokens(const Batch& batch);
+
+  const Limits limits_;
+  Pacer& pacer_;
+  int32_t chunk_rows_ = 0;
+  PrefillPolicy policy_;
+  std::vector<std::unique_ptr<Batch>> batches_;
+  std::vector<Sequence*> waiting_;            // [max_sequences], for an item
+  std::vector<PrefillCandidate> candidates_;  // of the last pick: running batches, then waiting sequences
+  std::vector<Pick> picks_;                   // what each candidate stands for
+  DistinctBlocks distinct_;                   // empty between two counts
+};
+
+}  // namespace spillway::scheduler
+
+#endif  // SPILLWAY_SCHEDULER_PREFILL_QUEUE_H_

@@ -1,0 +1,228 @@
+#include "scheduler/step_loop.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace spillway::scheduler {
+
+StepLoop::StepLoop(const Scheduler::Parts& parts, const SchedulerOptions& options, Inbox& inbox,
+                   SharedStepState& shared, const Pacer& pacer)
+    : parts_(parts),
+      block_tokens_(parts.geometry.block_tokens),
+      slow_reader_timeout_ns_(options.slow_reader_timeout_ms * kNsPerMs),
+      inbox_(inbox),
+      shared_(shared),
+      pacer_(pacer) {
+  ready_.reserve(static_cast<size_t>(options.max_sequences));
+}
+
+StepLoop::~StepLoop() {
+  requests_.Sweep();
+  SPILLWAY_CHECK_MSG(requests_.empty(), "requests outlive the step loop");
+}
+
+absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Parts& parts,
+                                                           const CacheRoom& room,
+                                                           const SchedulerOptions& options,
+                                                           int32_t max_sequence_tokens, Inbox& inbox,
+                                                           SharedStepState& shared) {
+  exec::Executor& executor = parts.executor;
+  const Pacer pacer(options.max_gap_ms, executor.chunk_rows(),
+                    PrefillQueue::PieceRows(executor, options.prefill_rows), executor.n_layers());
+  std::unique_ptr<StepLoop> loop(new StepLoop(parts, options, inbox, shared, pacer));
+  const int64_t pool_blocks = parts.blocks.Counts().total_blocks;
+  const int64_t blocks_per_sequence = room.blocks_for(max_sequence_tokens);
+
+  PrefillQueue::Limits prefill;
+  prefill.rows = options.prefill_rows;
+  prefill.max_sequences = options.max_sequences;
+  prefill.blocks_per_sequence = blocks_per_sequence;
+  prefill.pool_blocks = pool_blocks;
+  prefill.block_tokens = room.block_tokens;
+  SPILLWAY_ASSIGN_OR_RETURN(loop->prefill_, PrefillQueue::Create(executor, prefill, loop->pacer_));
+  loop->admission_ = std::make_unique<Admission>(
+      Admission::Limits{options.max_sequences, options.reserve_output_tokens, pool_blocks}, room,
+      *loop->prefill_, parts.observer);
+
+  exec::ItemLimits decode;
+  decode.max_rows = decode.max_segments = decode.max_outputs = options.max_sequences;
+  decode.max_blocks = options.max_sequences * blocks_per_sequence;
+  SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(decode));
+  loop->decode_ = std::make_unique<Batch>(executor, std::move(item), room.block_tokens);
+  loop->PublishState();
+  return loop;
+}
+
+bool StepLoop::RunOnce() {
+  TakeMail();
+  FireTimers();
+  // During a decode pass no prefill could begin, and nobody may be pushed out of the pass.
+  if (!decode_->running()) AdmitWaiting();
+  const bool visited = !failed_ && RunVisit();
+  requests_.Sweep();
+  // Waiting for readers is no work; a queue that nothing runs before would be a stall.
+  state_.snapshot.has_work = visited || (admission_->running().empty() && !admission_->queue().empty());
+  PublishState();
+  return visited;
+}
+
+void StepLoop::MarkBusy() {
+  // Said before the visit, which may be the one that never returns.
+  if (state_.snapshot.has_work) return;
+  state_.snapshot.has_work = true;
+  state_.snapshot.last_visit_ns = parts_.clock.NowNs();
+  shared_.Set(state_);
+}
+
+void StepLoop::CountVisit() {
+  ++state_.snapshot.visits;
+  state_.snapshot.last_visit_ns = parts_.clock.NowNs();
+}
+
+bool StepLoop::RunVisit() {
+  if (decode_->running()) {
+    VisitDecode();
+    return true;
+  }
+  const MonotonicNs waiting_since = CollectReady();
+  const PrefillQueue::Pick pick = prefill_->PickNext();
+  if (ready_.empty() && !pick.any()) return false;
+  MarkBusy();
+  const bool decode =
+      !ready_.empty() &&
+      (!pick.any() || pacer_.DecodeIsDue(parts_.clock.NowNs(), waiting_since, pick.choice.visit_ns));
+  if (!decode) {
+    VisitPrefill(pick);
+  } else if (BeginDecode()) {
+    VisitDecode();
+  }
+  return true;
+}
+
+MonotonicNs StepLoop::CollectReady() {
+  ready_.clear();
+  MonotonicNs waiting_since = parts_.clock.NowNs();
+  for (Sequence* sequence : admission_->running()) {
+    if (sequence->state != SequenceState::kDecode || sequence->request.paused()) continue;
+    if (sequence->request.stream().Full()) {
+      Pause(sequence->request);
+      continue;
+    }
+    ready_.push_back(sequence);
+    waiting_since = std::min(waiting_since, sequence->last_token_ns);
+  }
+  // A pause takes a request's other choices with it.
+  ready_.erase(std::remove_if(ready_.begin(), ready_.end(),
+                              [](const Sequence* sequence) { return sequence->request.paused(); }),
+               ready_.end());
+  return waiting_since;
+}
+
+bool StepLoop::BeginDecode() {
+  decode_->Clear();
+  int64_t tail_tokens = 0;
+  for (Sequence* sequence : ready_) {
+    // One before it in the order may have pushed it out.
+    if (sequence->state != SequenceState::kDecode || !admission_->GrowForDecode(*sequence)) continue;
+    decode_->Add(*sequence, 1);
+    tail_tokens += sequence->cache.computed_tokens() % block_tokens_;
+  }
+  if (decode_->members().empty()) return false;
+  pass_begin_ns_ = parts_.clock.NowNs();
+  decode_->Begin(exec::Phase::kDecode, admission_->distinct_decode_blocks() * block_tokens_ + tail_tokens);
+  return true;
+}
+
+void StepLoop::VisitDecode() {
+  if (absl::Status status = decode_->Visit(); !status.ok()) return Fail(status);
+  CountVisit();
+  if (decode_->done()) FinishDecode();
+}
+
+void StepLoop::FinishDecode() {
+  auto result = decode_->Finish();
+  if (!result.ok()) return Fail(result.status());
+  pacer_.OnDecodePass(parts_.clock.NowNs() - pass_begin_ns_);
+  OnStep(result->stats);
+  size_t sample = 0;
+  for (const Batch::Member& member : decode_->members()) {
+    const device::SampleResult& drawn = result->samples[sample++];
+    Sequence& sequence = *member.sequence;
+    if (member.left) {
+      admission_->GiveUp(sequence);
+      continue;
+    }
+    const int32_t full_blocks_before = sequence.cache.full_blocks();
+    sequence.cache.Advance(sequence.tokens, sequence.n_tokens());
+    admission_->OnAdvanced(sequence, full_blocks_before);
+    Deliver(sequence, drawn);
+  }
+}
+
+void StepLoop::VisitPrefill(const PrefillQueue::Pick& pick) {
+  Batch& batch = prefill_->Start(pick, /*streams_wait=*/!ready_.empty());
+  if (absl::Status status = batch.Visit(); !status.ok()) return Fail(status);
+  CountVisit();
+  prefill_->OnVisited(pick);
+  if (batch.done()) FinishPrefill(batch);
+}
+
+void StepLoop::FinishPrefill(Batch& batch) {
+  auto result = batch.Finish();
+  if (!result.ok()) return Fail(result.status());
+  const exec::StepStats& stats = result->stats;
+  pacer_.OnPrefillFinished(stats, batch.members()[0].sequence->cache.computed_tokens());
+  const double row_ns = pacer_.RowNs(stats);
+  state_.prefill_token_ns.Add(row_ns * parts_.executor.n_layers());
+  OnStep(stats);
+  size_t sample = 0;
+  for (const Batch::Member& member : batch.members()) {
+    const device::SampleResult* drawn = member.samples ? &result->samples[sample++] : nullptr;
+    Sequence& sequence = *member.sequence;
+    if (member.left) {
+      admission_->GiveUp(sequence);
+      continue;
+    }
+    sequence.row_ns = row_ns;
+    sequence.cache.Advance(sequence.tokens, sequence.cache.computed_tokens() + member.rows);
+    if (drawn != nullptr) {
+      Deliver(sequence, *drawn);
+    } else {
+      prefill_->Add(sequence);
+      sequence.request.OnPrefillProgress(sequence);
+    }
+  }
+}
+
+void StepLoop::OnStep(const exec::StepStats& stats) {
+  state_.rate.Add(parts_.clock.NowNs(), stats.rows);
+  parts_.observer.OnStep(stats);
+}
+
+void StepLoop::Fail(const absl::Status& error) {
+  Log(LogLevel::kError, "the engine failed; every request ends", {{"error", error.message()}});
+  failed_ = true;
+  inbox_.Close(Reason::kEngineFailed);
+  EndAll(Reason::kEngineFailed);
+}
+
+void StepLoop::PublishState() {
+  SchedulerSnapshot& snapshot = state_.snapshot;
+  snapshot.running_sequences = static_cast<int32_t>(admission_->running().size());
+  snapshot.prefilling_sequences = 0;
+  snapshot.paused_sequences = 0;
+  for (const Sequence* sequence : admission_->running()) {
+    snapshot.prefilling_sequences += sequence->state == SequenceState::kPrefill;
+    snapshot.paused_sequences += sequence->request.paused();
+  }
+  snapshot.preemptions = admission_->preemptions();
+  snapshot.failed = failed_;
+  shared_.Set(state_);
+}
+
+}  // namespace spillway::scheduler

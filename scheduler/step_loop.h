@@ -1,0 +1,103 @@
+// StepLoop: the step thread's work, one decision and its visit at a time.
+//
+//   arrivals, cancellations, timers -> admission -> the next visit: of a decode pass, or of the best prefill
+//
+// A decode pass, once begun, runs through all layers: prefill in between would make every stream wait for the
+// gain of one prompt. Cancellations, deadlines and arrivals are still seen before each of its visits.
+//
+// Step thread only (or one thread at a time, where tests turn the loop by hand).
+#ifndef SPILLWAY_SCHEDULER_STEP_LOOP_H_
+#define SPILLWAY_SCHEDULER_STEP_LOOP_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/clock.h"
+#include "base/reason.h"
+#include "scheduler/admission.h"
+#include "scheduler/batch.h"
+#include "scheduler/inbox.h"
+#include "scheduler/pacer.h"
+#include "scheduler/prefill_queue.h"
+#include "scheduler/request_table.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/step_state.h"
+
+namespace spillway::scheduler {
+
+class StepLoop {
+ public:
+  // Creates the work items. All references must outlive the loop.
+  static absl::StatusOr<std::unique_ptr<StepLoop>> Create(const Scheduler::Parts& parts,
+                                                          const CacheRoom& room,
+                                                          const SchedulerOptions& options,
+                                                          int32_t max_sequence_tokens, Inbox& inbox,
+                                                          SharedStepState& shared);
+  ~StepLoop();  // REQUIRES: all requests have ended
+
+  // False when there was nothing to visit.
+  bool RunOnce();
+  // Ends every request, also those still in the inbox. The inbox is closed before.
+  void EndAll(Reason reason);
+  // Until a deadline or a slow reader's time is over; negative: none is pending.
+  int64_t NsToNextTimer() const;
+
+ private:
+  StepLoop(const Scheduler::Parts& parts, const SchedulerOptions& options, Inbox& inbox,
+           SharedStepState& shared, const Pacer& pacer);
+
+  // --- What came in (step_requests.cc).
+  void TakeMail();
+  void Accept(std::unique_ptr<ActiveRequest> arrival);
+  void OnReaderMoved(ActiveRequest& request);
+  void FireTimers();
+  void ResetTimer(ActiveRequest& request);
+  void AdmitWaiting();
+  void Pause(ActiveRequest& request);
+  void Resume(ActiveRequest& request);
+  void EndRequest(ActiveRequest& request, absl::Status status);
+  void EndEvery(Reason reason);
+  void Deliver(Sequence& sequence, const device::SampleResult& sample);
+  void OnFinished(Sequence& sequence, FinishedEvent finished);
+
+  // --- Visits (step_loop.cc).
+  bool RunVisit();
+  // Decoding sequences that may take part in a pass into ready_; pauses those whose reader is behind. Returns
+  // since when the one that waits longest waits.
+  MonotonicNs CollectReady();
+  // False: everyone gave way.
+  bool BeginDecode();
+  void VisitDecode();
+  void FinishDecode();
+  void VisitPrefill(const PrefillQueue::Pick& pick);
+  void FinishPrefill(Batch& batch);
+  void OnStep(const exec::StepStats& stats);
+  void MarkBusy();
+  void CountVisit();
+  void Fail(const absl::Status& error);
+  void PublishState();
+
+  Scheduler::Parts parts_;
+  const int32_t block_tokens_;
+  const int64_t slow_reader_timeout_ns_;
+  Inbox& inbox_;
+  SharedStepState& shared_;
+  Pacer pacer_;
+  std::unique_ptr<PrefillQueue> prefill_;
+  std::unique_ptr<Admission> admission_;
+  std::unique_ptr<Batch> decode_;
+  RequestTable requests_;
+  Inbox::Mail mail_;
+  std::vector<Sequence*> ready_;  // [max_sequences]
+  MonotonicNs pass_begin_ns_ = 0;
+  bool failed_ = false;
+  StepState state_;
+};
+
+}  // namespace spillway::scheduler
+
+#endif  // SPILLWAY_SCHEDULER_STEP_LOOP_H_
