@@ -1,0 +1,53 @@
+// spillway.v1.AdminService: what the daemon is doing, from the scheduler's snapshot. Thread-safe.
+#ifndef SPILLWAY_SERVER_ADMIN_SERVICE_H_
+#define SPILLWAY_SERVER_ADMIN_SERVICE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "engine/kv/geometry.h"
+#include "server/serving_state.h"
+#include "spillway/v1/admin.grpc.pb.h"
+
+namespace spillway::server {
+
+// A row of the memory table.
+struct MemoryUse {
+  std::string place;  // "host", "device"
+  std::string use;    // "weights", "kv_pool", "scratch"
+  int64_t bytes = 0;
+};
+
+// What does not change once the model is loaded.
+struct StaticStatus {
+  std::string device;
+  kv::Geometry geometry;
+  std::vector<MemoryUse> memory;
+};
+
+class AdminService final : public v1::AdminService::CallbackService {
+ public:
+  // Both must outlive the service.
+  AdminService(const ServingState& state, const Clock& clock);
+
+  // Once, when the model is loaded.
+  void SetStatic(StaticStatus status);
+
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
+                                      const v1::GetStatusRequest* request,
+                                      v1::GetStatusResponse* response) override;
+
+ private:
+  const ServingState& state_;
+  const Clock& clock_;
+  const MonotonicNs start_ns_;
+  Mutex mutex_;
+  StaticStatus static_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_ADMIN_SERVICE_H_

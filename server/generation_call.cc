@@ -1,0 +1,210 @@
+#include "server/generation_call.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "server/error_status.h"
+#include "server/message_bytes.h"
+
+namespace spillway::server {
+namespace {
+
+// Events that may wait for a reader: one delta a choice, and some of the others.
+constexpr int32_t kWaitingEvents = 64;
+// A unary answer beyond this would hurt everybody; clients accept 4 MiB unless told otherwise.
+constexpr size_t kUnaryBytesMax = size_t{64} << 20;
+
+// gRPC has the deadline on the system's clock; the scheduler wants it on a monotonic one.
+MonotonicNs DeadlineNs(const grpc::ServerContextBase& context, MonotonicNs now_ns) {
+  const std::chrono::system_clock::time_point deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return 0;
+  constexpr std::chrono::nanoseconds kFar = std::chrono::hours(24 * 365);
+  const auto left =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(deadline - std::chrono::system_clock::now());
+  return std::max<MonotonicNs>(1, now_ns + std::min(left, kFar).count());
+}
+
+}  // namespace
+
+GenerationCall::GenerationCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read)
+    : parts_(parts),
+      context_(context),
+      read_(std::move(read)),
+      arrival_ns_(parts.clock.NowNs()),
+      deadline_ns_(DeadlineNs(context, arrival_ns_)) {}
+
+void GenerationCall::Start(const grpc::ByteBuffer& bytes) {
+  self_ = shared_from_this();
+  const absl::StatusOr<const Backend*> backend = parts_.state.Accepting();
+  if (!backend.ok()) {
+    Refuse(backend.status());
+    return;
+  }
+  backend_ = *backend;
+  if (bytes.Length() <= kInlineRequestBytes) {
+    Intake(bytes);
+    return;
+  }
+  const absl::Status submitted = parts_.text_pool.Submit(
+      static_cast<int64_t>(bytes.Length()), [call = shared_from_this(), &bytes] { call->Intake(bytes); });
+  if (!submitted.ok()) Refuse(submitted);
+}
+
+void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
+  absl::StatusOr<scheduler::Request> request = read_(backend_->reader, bytes);
+  if (!request.ok()) {
+    Refuse(request.status());
+    return;
+  }
+  request->arrival_ns = arrival_ns_;
+  request->deadline_ns = deadline_ns_;
+  const absl::Status submitted = Submit(*std::move(request));
+  if (submitted.ok()) return;
+  // The scheduler has counted its refusal.
+  {
+    MutexLock lock(mutex_);
+    answered_ = true;
+  }
+  Answer(WireStatus(submitted));
+}
+
+absl::Status GenerationCall::Submit(scheduler::Request request) {
+  std::weak_ptr<GenerationCall> weak = weak_from_this();
+  auto stream = std::make_shared<scheduler::TokenStream>(
+      kWaitingEvents, [weak = std::move(weak), &delivery = parts_.delivery] {
+        if (std::shared_ptr<GenerationCall> call = weak.lock()) delivery.Notify(std::move(call));
+      });
+  {
+    MutexLock lock(mutex_);
+    if (cancelled_) {
+      parts_.metrics.OnRejected(Reason::kCancelled);
+      return MakeError(Reason::kCancelled, "cancelled before it was queued");
+    }
+    stream_ = stream;
+    event_writer_.emplace(*backend_->model.tokenizer, backend_->model.name(), request.label, request.sampling.seed);
+  }
+  return backend_->scheduler.Submit(std::move(request), std::move(stream));
+}
+
+void GenerationCall::Refuse(const absl::Status& status) {
+  parts_.metrics.OnRejected(ReasonOf(status));
+  {
+    MutexLock lock(mutex_);
+    answered_ = true;
+  }
+  Answer(WireStatus(status));
+}
+
+grpc::Status GenerationCall::WireStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  const int64_t queue_ms = backend_ == nullptr ? 0 : backend_->scheduler.retry_after_ms();
+  return FinishStatus(status, queue_ms, context_);
+}
+
+void GenerationCall::Cancel() {
+  // gRPC also cancels when the deadline passes. The scheduler sees that by itself, and says so.
+  if (deadline_ns_ != 0 && parts_.clock.NowNs() >= deadline_ns_) return;
+  std::shared_ptr<scheduler::TokenStream> stream;
+  {
+    MutexLock lock(mutex_);
+    cancelled_ = true;
+    stream = stream_;
+  }
+  if (stream != nullptr) stream->Cancel();
+}
+
+void GenerationCall::Done() { const std::shared_ptr<GenerationCall> last = std::move(self_); }
+
+// --- StreamCall
+
+StreamCall::Step StreamCall::Next() {
+  while (next_event_ == events_.size()) {
+    events_.clear();
+    next_event_ = 0;
+    if (ended_) return Step::kAnswer;
+    ended_ = stream_->Take(&events_, &status_);
+    if (broken_) events_.clear();
+    if (events_.empty() && !ended_) return Step::kNothing;
+  }
+  event_writer_->Write(events_[next_event_++], &wire_);
+  message_ = SerializeMessage(wire_);
+  const bool more = next_event_ < events_.size();
+  if (ended_ && !more) return Step::kWriteAndAnswer;
+  options_ = grpc::WriteOptions();
+  if (more) options_.set_buffer_hint();  // one system call for what waits together
+  return Step::kWrite;
+}
+
+void StreamCall::Pump() {
+  Step step = Step::kNothing;
+  absl::Status status;
+  {
+    MutexLock lock(mutex_);
+    // What comes meanwhile is seen when the write is done.
+    if (writing_ || answered_) return;
+    step = Next();
+    writing_ = step == Step::kWrite;
+    answered_ = step == Step::kWriteAndAnswer || step == Step::kAnswer;
+    if (answered_) status = std::move(status_);
+  }
+  // Only one thread gets here at a time: the one that set writing_ or answered_.
+  switch (step) {
+    case Step::kNothing:
+      break;
+    case Step::kWrite:
+      StartWrite(&message_, options_);
+      break;
+    case Step::kWriteAndAnswer:
+      StartWriteAndFinish(&message_, grpc::WriteOptions(), WireStatus(status));
+      break;
+    case Step::kAnswer:
+      Finish(WireStatus(status));
+      break;
+  }
+}
+
+void StreamCall::OnWriteDone(bool ok) {
+  std::shared_ptr<scheduler::TokenStream> broken;
+  {
+    MutexLock lock(mutex_);
+    writing_ = false;
+    if (!ok && !broken_) {
+      broken_ = true;
+      next_event_ = events_.size();
+      broken = stream_;
+    }
+  }
+  if (broken != nullptr) broken->Cancel();
+  Pump();
+}
+
+// --- UnaryCall
+
+void UnaryCall::Pump() {
+  absl::Status status;
+  {
+    MutexLock lock(mutex_);
+    if (answered_) return;
+    events_.clear();
+    answered_ = stream_->Take(&events_, &status);
+    for (scheduler::Event& event : events_) {
+      event_writer_->Write(event, &wire_);
+      gathered_bytes_ += wire_.ByteSizeLong();
+      if (gathered_bytes_ <= kUnaryBytesMax) gatherer_->Fold(wire_);
+    }
+    if (gathered_bytes_ > kUnaryBytesMax) {
+      stream_->Cancel();
+      status = MakeError(Reason::kRequestTooLarge,
+                         "the answer is too large for a unary call; use the streamed one, or ask for less",
+                         {{"limit", absl::StrCat(kUnaryBytesMax)}});
+    }
+    if (!answered_) return;
+    if (status.ok()) response_ = gatherer_->Serialize();
+  }
+  Finish(WireStatus(status));
+}
+
+}  // namespace spillway::server

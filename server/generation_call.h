@@ -1,0 +1,151 @@
+// A call that generates, from its bytes to its last event: parsing and tokenising on the right thread,
+// submission, cancellation, and reading its TokenStream. What streamed and unary calls share is here; how
+// they answer is theirs.
+//
+// Life: a call owns itself from Start until gRPC's OnDone; the text pool and the delivery hold references
+// while they work for it, the scheduler's side (TokenStream) knows it weakly. Thread-safe.
+#ifndef SPILLWAY_SERVER_GENERATION_CALL_H_
+#define SPILLWAY_SERVER_GENERATION_CALL_H_
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "scheduler/token_stream.h"
+#include "server/delivery.h"
+#include "server/event_writer.h"
+#include "server/metrics.h"
+#include "server/serving_state.h"
+#include "server/text_pool.h"
+
+namespace spillway::server {
+
+// What calls share; outlives them.
+struct CallParts {
+  const ServingState& state;
+  TextPool& text_pool;
+  Delivery& delivery;
+  Metrics& metrics;
+  const Clock& clock;
+};
+
+// Requests up to this size are parsed and tokenised on the gRPC thread that brought them (well below a
+// millisecond); longer ones go to the text pool.
+constexpr size_t kInlineRequestBytes = 2048;
+
+class GenerationCall : public Deliverable, public std::enable_shared_from_this<GenerationCall> {
+ public:
+  // Bytes to a request of the scheduler: the message's type is bound in.
+  using ReadRequest =
+      std::function<absl::StatusOr<scheduler::Request>(const RequestReader&, const grpc::ByteBuffer&)>;
+
+  // Once, right after creation. `bytes` lives as long as the call. Never blocks.
+  void Start(const grpc::ByteBuffer& bytes);
+
+ protected:
+  GenerationCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read);
+
+  // Sends the status and nothing more. Called at most once, and never with a write in flight.
+  virtual void Answer(const grpc::Status& status) = 0;
+
+  // From gRPC's reactions.
+  void Cancel();
+  void Done();  // the last use of the call, unless somebody else holds it
+
+  grpc::Status WireStatus(const absl::Status& status);
+
+  Mutex mutex_;
+  // Set by whoever decides to send the status, which happens once.
+  bool answered_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<scheduler::TokenStream> stream_ ABSL_GUARDED_BY(mutex_);  // null until submitted
+  std::optional<EventWriter> event_writer_ ABSL_GUARDED_BY(mutex_);
+
+ private:
+  void Intake(const grpc::ByteBuffer& bytes);
+  absl::Status Submit(scheduler::Request request);
+  void Refuse(const absl::Status& status);
+
+  const CallParts parts_;
+  grpc::CallbackServerContext& context_;
+  const ReadRequest read_;
+  const MonotonicNs arrival_ns_;
+  const MonotonicNs deadline_ns_;     // 0: none
+  const Backend* backend_ = nullptr;  // set by Start
+  std::shared_ptr<GenerationCall> self_;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// Writes every event as it comes; never two writes in flight.
+class StreamCall final : public GenerationCall, public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+ public:
+  StreamCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read)
+      : GenerationCall(parts, context, std::move(read)) {}
+
+  void Pump() override;
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override { Cancel(); }
+  void OnDone() override { Done(); }
+
+ private:
+  enum class Step { kNothing, kWrite, kWriteAndAnswer, kAnswer };
+
+  void Answer(const grpc::Status& status) override { Finish(status); }
+  // What to send next; a message goes to message_.
+  Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // the connection is gone: nothing is written any more
+  std::vector<scheduler::Event> events_ ABSL_GUARDED_BY(mutex_);
+  size_t next_event_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  v1::StreamEvent wire_ ABSL_GUARDED_BY(mutex_);
+  // Belong to whoever set writing_ or answered_.
+  grpc::ByteBuffer message_;
+  grpc::WriteOptions options_;
+};
+
+// Gathers all events into one answer.
+class UnaryCall final : public GenerationCall, public grpc::ServerUnaryReactor {
+ public:
+  // Folds events into the answer and serialises it in the end; the message's type is bound in.
+  class Gatherer {
+   public:
+    virtual ~Gatherer() = default;
+    virtual void Fold(v1::StreamEvent& event) = 0;
+    virtual grpc::ByteBuffer Serialize() const = 0;
+  };
+
+  UnaryCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read,
+            std::unique_ptr<Gatherer> gatherer, grpc::ByteBuffer& response)
+      : GenerationCall(parts, context, std::move(read)),
+        gatherer_(std::move(gatherer)),
+        response_(response) {}
+
+  void Pump() override;
+
+  void OnCancel() override { Cancel(); }
+  void OnDone() override { Done(); }
+
+ private:
+  void Answer(const grpc::Status& status) override { Finish(status); }
+
+  const std::unique_ptr<Gatherer> gatherer_;
+  grpc::ByteBuffer& response_;
+  std::vector<scheduler::Event> events_ ABSL_GUARDED_BY(mutex_);
+  v1::StreamEvent wire_ ABSL_GUARDED_BY(mutex_);
+  size_t gathered_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_GENERATION_CALL_H_

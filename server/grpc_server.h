@@ -1,0 +1,62 @@
+// The gRPC side of the daemon: all services on one port, with the channel arguments that a model server
+// needs, and the call to itself that keeps gRPC's threads awake.
+#ifndef SPILLWAY_SERVER_GRPC_SERVER_H_
+#define SPILLWAY_SERVER_GRPC_SERVER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/server.h"
+#include "server/admin_service.h"
+#include "server/health_service.h"
+#include "server/inference_service.h"
+#include "server/reflection_service.h"
+
+namespace spillway::server {
+
+class SelfCall;
+
+struct GrpcServerOptions {
+  std::string listen;          // HOST:PORT, port 0 picks one
+  int64_t context_tokens = 0;  // bounds the size of a request
+  int64_t max_streams_per_connection = 1024;
+  // Sleeping threads of gRPC's callback API answer up to 100 ms late; off only to measure that.
+  bool keep_awake = true;
+};
+
+class GrpcServer {
+ public:
+  // Unavailable, in one line with the cause, when the address cannot be bound. What `parts` refers to must
+  // outlive the server.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
+                                                           const CallParts& parts);
+  // Ends every call within a moment. Drain first: this closes the port at once.
+  ~GrpcServer();
+  GrpcServer(const GrpcServer&) = delete;
+  GrpcServer& operator=(const GrpcServer&) = delete;
+
+  // HOST:PORT as bound.
+  const std::string& address() const { return address_; }
+  HealthService& health() { return health_; }
+  AdminService& admin() { return admin_; }
+  // For tests and benchmarks without a socket.
+  std::shared_ptr<grpc::Channel> InProcessChannel();
+
+ private:
+  explicit GrpcServer(const CallParts& parts);
+
+  InferenceService inference_;
+  AdminService admin_;
+  HealthService health_;
+  ReflectionService reflection_;
+  ReflectionAlphaService reflection_alpha_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<SelfCall> self_call_;
+  std::string address_;
+};
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_GRPC_SERVER_H_

@@ -1,0 +1,97 @@
+#include "server/message_bytes.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/reason.h"
+#include "engine/text/utf8.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/wire_format_lite.h"
+#include "grpc/slice.h"
+#include "grpcpp/support/proto_buffer_reader.h"
+#include "grpcpp/support/slice.h"
+
+namespace spillway::server {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
+
+constexpr int kDepthMax = 100;  // protobuf's own limit of nesting
+constexpr size_t kViolationsMax = 32;
+
+// Walks the wire format beside the descriptor. Stops silently where the bytes are malformed: the caller then
+// says so.
+void FindBadStrings(absl::string_view bytes, const Descriptor& type, const std::string& path, int depth,
+                    std::vector<FieldViolation>& violations) {
+  CodedInputStream input(reinterpret_cast<const uint8_t*>(bytes.data()), static_cast<int>(bytes.size()));
+  std::vector<int> counts(static_cast<size_t>(type.field_count()));  // elements seen of each field
+  while (const uint32_t tag = input.ReadTag()) {
+    const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
+    if (WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED ||
+        field == nullptr) {
+      if (!WireFormatLite::SkipField(&input, tag)) return;
+      continue;
+    }
+    uint32_t length = 0;
+    if (!input.ReadVarint32(&length)) return;
+    const auto begin = static_cast<size_t>(input.CurrentPosition());
+    if (length > bytes.size() - begin || !input.Skip(static_cast<int>(length))) return;
+    const absl::string_view value = bytes.substr(begin, length);
+
+    const int index = counts[static_cast<size_t>(field->index())]++;
+    std::string name = absl::StrCat(path, path.empty() ? "" : ".", field->name());
+    if (field->is_repeated()) absl::StrAppend(&name, "[", index, "]");
+    if (field->type() == FieldDescriptor::TYPE_MESSAGE) {
+      if (depth < kDepthMax) FindBadStrings(value, *field->message_type(), name, depth + 1, violations);
+    } else if (field->type() == FieldDescriptor::TYPE_STRING) {
+      const std::optional<size_t> offset = text::FindInvalidUtf8(value);
+      if (!offset.has_value()) continue;
+      if (violations.size() >= kViolationsMax) return;
+      violations.push_back({std::move(name), absl::StrCat("not valid UTF-8 at byte ", *offset)});
+    }
+  }
+}
+
+absl::Status ParseError(const grpc::ByteBuffer& bytes, const Descriptor& type) {
+  grpc::Slice flat;
+  std::vector<FieldViolation> violations;
+  if (bytes.DumpToSingleSlice(&flat).ok()) {
+    FindBadStrings({reinterpret_cast<const char*>(flat.begin()), flat.size()}, type, "", 0, violations);
+  }
+  if (violations.empty()) {
+    violations.push_back({"", absl::StrCat("the bytes are not a message of type ", type.full_name())});
+  }
+  return MakeFieldError(violations);
+}
+
+}  // namespace
+
+absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
+  // An empty message may come as a buffer without slices.
+  if (!bytes.Valid() || bytes.Length() == 0) {
+    message->Clear();
+    return absl::OkStatus();
+  }
+  grpc::ByteBuffer shared = bytes;  // counts a reference; the reader wants a pointer to a mutable buffer
+  grpc::ProtoBufferReader reader(&shared);
+  if (reader.status().ok() && message->ParseFromZeroCopyStream(&reader)) return absl::OkStatus();
+  return ParseError(bytes, *message->GetDescriptor());
+}
+
+grpc::ByteBuffer SerializeMessage(const google::protobuf::MessageLite& message) {
+  const size_t size = message.ByteSizeLong();
+  SPILLWAY_CHECK_MSG(size < (size_t{1} << 31), "a message beyond protobuf's limit");
+  grpc_slice slice = grpc_slice_malloc(size);
+  message.SerializeWithCachedSizesToArray(GRPC_SLICE_START_PTR(slice));
+  const grpc::Slice owner(slice, grpc::Slice::STEAL_REF);
+  return grpc::ByteBuffer(&owner, 1);
+}
+
+}  // namespace spillway::server

@@ -1,0 +1,252 @@
+#include "server/metrics.h"
+
+#include <array>
+#include <cmath>
+#include <map>
+#include <sstream>
+
+#include "absl/status/status.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "grpc/grpc.h"
+#include "prometheus/counter.h"
+#include "prometheus/family.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+#include "prometheus/text_serializer.h"
+#include "server/metric_table.h"
+#include "server/process_stats.h"
+
+namespace spillway::server {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Gauge;
+using prometheus::Histogram;
+
+constexpr int kFinishReasons = 3;
+
+absl::string_view FinishName(scheduler::FinishReason reason) {
+  switch (reason) {
+    case scheduler::FinishReason::kStopToken:
+      return "STOP_TOKEN";
+    case scheduler::FinishReason::kStopString:
+      return "STOP_STRING";
+    case scheduler::FinishReason::kLength:
+      return "LENGTH";
+  }
+  return "";
+}
+
+// A counter that follows a total kept elsewhere.
+void Follow(Counter& counter, double total) {
+  if (total > counter.Value()) counter.Increment(total - counter.Value());
+}
+
+}  // namespace
+
+absl::string_view EndName(const scheduler::RequestRecord& record) {
+  if (record.reason != Reason::kNone) return InfoOf(record.reason).name;
+  return record.finishes.empty() ? "LENGTH" : FinishName(record.finishes.front());
+}
+
+struct Metrics::Impl {
+  Impl() {
+    for (const MetricInfo& info : AllMetrics()) Register(info);
+    for (size_t reason = 1; reason < kReasons; ++reason) {
+      const ReasonInfo& info = InfoOf(static_cast<Reason>(reason));
+      rejected[reason] = &CounterOf(MetricId::kRequestsRejected, {{"reason", std::string(info.name)}});
+      failed[reason] = &CounterOf(MetricId::kRequestsFinished, {{"code", absl::StatusCodeToString(info.code)},
+                                                                {"reason", std::string(info.name)}});
+    }
+    for (size_t finish = 0; finish < kFinishReasons; ++finish) {
+      const auto reason = static_cast<scheduler::FinishReason>(finish);
+      ended[finish] = &CounterOf(MetricId::kRequestsFinished,
+                                 {{"code", "OK"}, {"reason", std::string(FinishName(reason))}});
+    }
+    for (const exec::Phase phase : {exec::Phase::kDecode, exec::Phase::kPrefill}) {
+      const std::string name = phase == exec::Phase::kDecode ? "decode" : "prefill";
+      step_time[static_cast<size_t>(phase)] = &HistogramOf(MetricId::kStepTime, {{"phase", name}});
+      step_tokens[static_cast<size_t>(phase)] = &CounterOf(MetricId::kStepTokens, {{"phase", name}});
+    }
+    GaugeOf(
+        MetricId::kBuildInfo,
+        {{"version", SPILLWAY_VERSION}, {"compiler", "gcc " __VERSION__}, {"grpc", grpc_version_string()}})
+        .Set(1);
+  }
+
+  void Register(const MetricInfo& info) {
+    const std::string name(info.name);
+    const std::string help(info.help);
+    switch (info.type) {
+      case MetricType::kCounter:
+        counters[info.id] = &prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+        if (info.labels.empty()) plain_counters[Index(info.id)] = &counters[info.id]->Add({});
+        break;
+      case MetricType::kGauge:
+        gauges[info.id] = &prometheus::BuildGauge().Name(name).Help(help).Register(registry);
+        if (info.labels.empty()) plain_gauges[Index(info.id)] = &gauges[info.id]->Add({});
+        break;
+      case MetricType::kHistogram:
+        histograms[info.id] = &prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
+        if (info.labels.empty())
+          plain_histograms[Index(info.id)] = &histograms[info.id]->Add({}, info.buckets);
+        break;
+    }
+    // One closed label: every value is there from the start, so that a rate over it has a beginning.
+    if (info.type == MetricType::kGauge && info.labels.size() == 1) {
+      for (const std::string& value : info.labels[0].values) {
+        GaugeOf(info.id, {{std::string(info.labels[0].name), value}});
+      }
+    }
+  }
+
+  static size_t Index(MetricId id) { return static_cast<size_t>(id); }
+
+  // Children with labels; not for hot paths.
+  Counter& CounterOf(MetricId id, const prometheus::Labels& labels) { return counters.at(id)->Add(labels); }
+  Gauge& GaugeOf(MetricId id, const prometheus::Labels& labels) { return gauges.at(id)->Add(labels); }
+  Histogram& HistogramOf(MetricId id, const prometheus::Labels& labels) {
+    return histograms.at(id)->Add(labels, InfoOf(id).buckets);
+  }
+
+  void Count(MetricId id, double amount = 1) {
+    if (amount > 0) plain_counters[Index(id)]->Increment(amount);
+  }
+  void Set(MetricId id, double value) { plain_gauges[Index(id)]->Set(value); }
+  void Observe(MetricId id, double seconds) { ObserveIn(*plain_histograms[Index(id)], seconds); }
+  // One NaN would poison a histogram's sum for ever.
+  static void ObserveIn(Histogram& histogram, double seconds) {
+    if (std::isfinite(seconds) && seconds >= 0) histogram.Observe(seconds);
+  }
+
+  void CollectScheduler(const scheduler::SchedulerSnapshot& now) {
+    const auto state = [this](MetricId id, const char* value) -> Gauge& {
+      return GaugeOf(id, {{"state", value}});
+    };
+    state(MetricId::kSequences, "decode").Set(now.running_sequences);
+    state(MetricId::kSequences, "prefill").Set(now.prefilling_sequences);
+    state(MetricId::kSequences, "paused").Set(now.paused_sequences);
+    Set(MetricId::kRequestsWaiting, now.waiting_requests);
+    Set(MetricId::kWaitingTokens, static_cast<double>(now.waiting_tokens));
+    state(MetricId::kKvBlocks, "free").Set(static_cast<double>(now.blocks.free_blocks));
+    state(MetricId::kKvBlocks, "in_use").Set(static_cast<double>(now.blocks.in_use_blocks));
+    state(MetricId::kKvBlocks, "cached").Set(static_cast<double>(now.blocks.cached_blocks));
+    Set(MetricId::kKvPoolUsage,
+        now.blocks.total_blocks == 0
+            ? 0
+            : static_cast<double>(now.blocks.in_use_blocks) / static_cast<double>(now.blocks.total_blocks));
+    Follow(*plain_counters[Index(MetricId::kPrefixQueriedTokens)],
+           static_cast<double>(now.prefix_queried_tokens));
+    Follow(*plain_counters[Index(MetricId::kPrefixHitTokens)], static_cast<double>(now.prefix_hit_tokens));
+    Follow(*plain_counters[Index(MetricId::kVisits)], static_cast<double>(now.visits));
+  }
+
+  void CollectProcess() {
+    const ProcessStats now = ReadProcessStats();
+    if (now.cpu_seconds >= 0) Follow(*plain_counters[Index(MetricId::kProcessCpu)], now.cpu_seconds);
+    Set(MetricId::kProcessResident, static_cast<double>(now.resident_bytes));
+    Set(MetricId::kProcessVirtual, static_cast<double>(now.virtual_bytes));
+    Set(MetricId::kProcessOpenFds, static_cast<double>(now.open_fds));
+    Set(MetricId::kProcessMaxFds, static_cast<double>(now.max_fds));
+    Set(MetricId::kProcessStart, now.start_unix_seconds);
+  }
+
+  prometheus::Registry registry;
+  std::map<MetricId, prometheus::Family<Counter>*> counters;
+  std::map<MetricId, prometheus::Family<Gauge>*> gauges;
+  std::map<MetricId, prometheus::Family<Histogram>*> histograms;
+  // Children of metrics without labels, by MetricId.
+  std::array<Counter*, kMetrics> plain_counters{};
+  std::array<Gauge*, kMetrics> plain_gauges{};
+  std::array<Histogram*, kMetrics> plain_histograms{};
+  std::array<Counter*, kReasons> rejected{};
+  std::array<Counter*, kReasons> failed{};
+  std::array<Counter*, kFinishReasons> ended{};
+  std::array<Histogram*, 2> step_time{};
+  std::array<Counter*, 2> step_tokens{};
+
+  Mutex mutex;  // one scrape at a time
+  std::function<scheduler::SchedulerSnapshot()> snapshot ABSL_GUARDED_BY(mutex);
+  std::function<bool()> ready ABSL_GUARDED_BY(mutex);
+};
+
+Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
+Metrics::~Metrics() = default;
+
+void Metrics::SetModelInfo(absl::string_view model, absl::string_view architecture, absl::string_view dtype,
+                           absl::string_view device, absl::string_view fingerprint) {
+  impl_
+      ->GaugeOf(MetricId::kModelInfo, {{"model", std::string(model)},
+                                       {"architecture", std::string(architecture)},
+                                       {"dtype", std::string(dtype)},
+                                       {"device", std::string(device)},
+                                       {"fingerprint", std::string(fingerprint)}})
+      .Set(1);
+}
+
+void Metrics::SetMemory(absl::string_view place, absl::string_view use, int64_t bytes) {
+  impl_->GaugeOf(MetricId::kMemory, {{"place", std::string(place)}, {"use", std::string(use)}})
+      .Set(static_cast<double>(bytes));
+}
+
+void Metrics::SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot,
+                         std::function<bool()> ready) {
+  MutexLock lock(impl_->mutex);
+  impl_->snapshot = std::move(snapshot);
+  impl_->ready = std::move(ready);
+}
+
+void Metrics::OnStep(const exec::StepStats& stats) {
+  const auto phase = static_cast<size_t>(stats.phase);
+  Impl::ObserveIn(*impl_->step_time[phase], ToSeconds(stats.active_ns));
+  if (stats.rows > 0) impl_->step_tokens[phase]->Increment(stats.rows);
+  impl_->Count(MetricId::kGeneratedTokens, stats.sampled_rows);
+}
+
+void Metrics::OnFirstToken(double seconds_since_arrival) {
+  impl_->Observe(MetricId::kTimeToFirstToken, seconds_since_arrival);
+}
+
+void Metrics::OnScheduled(double queue_seconds) { impl_->Observe(MetricId::kQueueTime, queue_seconds); }
+
+void Metrics::OnPrefilled(double prefill_seconds, int32_t prompt_tokens, int32_t cached_tokens) {
+  impl_->Observe(MetricId::kPrefillTime, prefill_seconds);
+  impl_->Count(MetricId::kPromptTokens, prompt_tokens);
+  impl_->Count(MetricId::kCachedTokens, cached_tokens);
+}
+
+void Metrics::OnTokens(int32_t tokens, double gap_seconds) {
+  for (int32_t i = 0; i < tokens; ++i) impl_->Observe(MetricId::kInterToken, gap_seconds / tokens);
+}
+
+void Metrics::OnPreempted() { impl_->Count(MetricId::kPreemptions); }
+
+void Metrics::OnFinished(const scheduler::RequestRecord& record) {
+  if (record.reason != Reason::kNone) {
+    impl_->failed[static_cast<size_t>(record.reason)]->Increment();
+  } else {
+    const auto finish = record.finishes.empty() ? scheduler::FinishReason::kLength : record.finishes.front();
+    impl_->ended[static_cast<size_t>(finish)]->Increment();
+  }
+  impl_->Observe(MetricId::kRequestTime, record.usage.timings.total_ms / 1e3);
+}
+
+void Metrics::OnRejected(Reason reason) {
+  SPILLWAY_CHECK(reason != Reason::kNone);
+  impl_->rejected[static_cast<size_t>(reason)]->Increment();
+}
+
+std::string Metrics::Scrape() {
+  MutexLock lock(impl_->mutex);
+  if (impl_->snapshot != nullptr) impl_->CollectScheduler(impl_->snapshot());
+  impl_->Set(MetricId::kReady, impl_->ready != nullptr && impl_->ready() ? 1 : 0);
+  impl_->CollectProcess();
+  std::ostringstream out;
+  prometheus::TextSerializer().Serialize(out, impl_->registry.Collect());
+  return out.str();
+}
+
+}  // namespace spillway::server

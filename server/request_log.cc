@@ -1,0 +1,81 @@
+#include "server/request_log.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "base/log.h"
+#include "base/reason.h"
+#include "server/metrics.h"
+
+namespace spillway::server {
+namespace {
+
+constexpr size_t kMaxWaiting = 4096;
+
+void WriteLine(const scheduler::RequestRecord& record) {
+  // A defect of ours is an error; what clients and load cause is not.
+  const LogLevel level = record.reason == Reason::kInternal || record.reason == Reason::kEngineFailed
+                             ? LogLevel::kError
+                             : LogLevel::kInfo;
+  const scheduler::UsageEvent& usage = record.usage;
+  Log(level, "request finished",
+      {{"request_id", record.label},
+       {"code", absl::StatusCodeToString(InfoOf(record.reason).code)},
+       {"reason", EndName(record)},
+       {"prompt_tokens", usage.prompt_tokens},
+       {"cached_tokens", usage.cached_tokens},
+       {"generated_tokens", usage.generated_tokens},
+       {"choices", static_cast<int64_t>(record.finishes.size())},
+       {"preemptions", usage.preemptions},
+       {"priority", record.priority},
+       {"queue_ms", usage.timings.queue_ms},
+       {"prefill_ms", usage.timings.prefill_ms},
+       {"decode_ms", usage.timings.decode_ms},
+       {"total_ms", usage.timings.total_ms}});
+}
+
+}  // namespace
+
+RequestLog::RequestLog() : RequestLog(&WriteLine, kMaxWaiting) {}
+
+RequestLog::RequestLog(Write write, size_t max_waiting)
+    : write_(std::move(write)), max_waiting_(max_waiting), thread_([this] { Work(); }) {}
+
+RequestLog::~RequestLog() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.NotifyOne();
+  thread_.join();
+}
+
+void RequestLog::Add(const scheduler::RequestRecord& record) {
+  {
+    MutexLock lock(mutex_);
+    if (waiting_.size() >= max_waiting_) {
+      ++dropped_;
+      return;
+    }
+    waiting_.push_back(record);
+  }
+  changed_.NotifyOne();
+}
+
+void RequestLog::Work() {
+  while (true) {
+    std::vector<scheduler::RequestRecord> batch;
+    int64_t dropped = 0;
+    {
+      MutexLock lock(mutex_);
+      while (waiting_.empty() && !stopping_) changed_.Wait(mutex_);
+      if (waiting_.empty()) return;
+      batch.swap(waiting_);
+      dropped = std::exchange(dropped_, 0);
+    }
+    for (const scheduler::RequestRecord& record : batch) write_(record);
+    if (dropped > 0) Log(LogLevel::kWarning, "lines of finished requests were dropped", {{"lines", dropped}});
+  }
+}
+
+}  // namespace spillway::server

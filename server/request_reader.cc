@@ -1,0 +1,198 @@
+#include "server/request_reader.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "server/options_reader.h"
+
+namespace spillway::server {
+namespace {
+
+using TokenIdField = google::protobuf::RepeatedField<int32_t>;
+
+// One violation for all ids out of range: the first, and how many more.
+void CheckTokenIds(absl::string_view field, const TokenIdField& ids, const text::Tokenizer& tokenizer,
+                   Violations* violations) {
+  int first = -1;
+  int bad = 0;
+  for (int i = 0; i < ids.size(); ++i) {
+    if (tokenizer.InRange(ids[i])) continue;
+    if (bad++ == 0) first = i;
+  }
+  if (bad == 0) return;
+  std::string description = absl::StrCat(ids[first], " is not in 0..", tokenizer.vocab_size() - 1);
+  if (bad > 1) absl::StrAppend(&description, " (and ", bad - 1, " more)");
+  violations->Add(absl::StrCat(field, "[", first, "]"), std::move(description));
+}
+
+// Text that the tokenizer refuses although the message parsed: a limit of its own.
+void AddTextError(absl::string_view field, const absl::Status& status, Violations* violations) {
+  violations->Add(field, std::string(status.message()));
+}
+
+}  // namespace
+
+absl::Status RequestReader::CheckModel(absl::string_view name) const {
+  if (model_.Answers(name)) return absl::OkStatus();
+  return MakeError(
+      Reason::kModelNotFound,
+      absl::StrCat("model \"", name, "\" is not served here; served: ", absl::StrJoin(model_.names, ", ")),
+      {{"value", std::string(name)}, {"served", absl::StrJoin(model_.names, ",")}});
+}
+
+absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::CompleteRequest& in) const {
+  SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  scheduler::Request request;
+  Violations violations;
+  ReadOptions(in.options(), model_, &request, &violations);
+  switch (in.prompt_case()) {
+    case v1::CompleteRequest::kText: {
+      if (in.text().empty()) {
+        violations.Add("text", "must not be empty");
+        break;
+      }
+      absl::StatusOr<std::vector<text::TokenId>> ids = model_.tokenizer->Encode(in.text());
+      if (!ids.ok()) {
+        AddTextError("text", ids.status(), &violations);
+        break;
+      }
+      request.prompt = std::move(*ids);
+      break;
+    }
+    case v1::CompleteRequest::kTokens:
+      if (in.tokens().ids().empty()) violations.Add("tokens.ids", "must not be empty");
+      CheckTokenIds("tokens.ids", in.tokens().ids(), *model_.tokenizer, &violations);
+      request.prompt.assign(in.tokens().ids().begin(), in.tokens().ids().end());
+      break;
+    case v1::CompleteRequest::PROMPT_NOT_SET:
+      violations.Add("prompt", "one of text and tokens must be set");
+      break;
+  }
+  if (!request.prompt.empty()) SettleMaxTokens(in.options(), model_, &request, &violations);
+  // A text of nothing but characters that the vocabulary leaves out.
+  if (request.prompt.empty() && violations.empty()) violations.Add("text", "gives no tokens");
+  SPILLWAY_RETURN_IF_ERROR(violations.ToStatus());
+  return request;
+}
+
+absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::ChatRequest& in) const {
+  SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  scheduler::Request request;
+  Violations violations;
+  ReadOptions(in.options(), model_, &request, &violations);
+  if (!in.tools().empty()) violations.AddUnsupported("tools");
+  if (CheckMessages(in.messages(), "messages", &violations)) {
+    const bool generate = !in.has_add_generation_prompt() || in.add_generation_prompt();
+    absl::StatusOr<std::vector<text::TokenId>> ids =
+        Render(in.messages(), generate, /*add_bos=*/true, "messages");
+    // Without a template nothing of the request can be served, whatever else is wrong with it.
+    if (ReasonOf(ids.status()) == Reason::kNoChatTemplate) return std::move(ids).status();
+    if (ids.ok()) {
+      request.prompt = std::move(*ids);
+      SettleMaxTokens(in.options(), model_, &request, &violations);
+    } else {
+      for (FieldViolation& violation : ViolationsOf(ids.status())) {
+        violations.Add(violation.field, std::move(violation.description), ReasonOf(ids.status()));
+      }
+    }
+  }
+  SPILLWAY_RETURN_IF_ERROR(violations.ToStatus());
+  return request;
+}
+
+bool RequestReader::CheckMessages(const Messages& messages, absl::string_view path,
+                                  Violations* violations) const {
+  bool good = true;
+  if (messages.empty()) {
+    violations->Add(path, "at least one message is needed");
+    good = false;
+  }
+  for (int i = 0; i < messages.size(); ++i) {
+    if (!messages[i].role().empty()) continue;
+    violations->Add(absl::StrCat(path, "[", i, "].role"), "must not be empty");
+    good = false;
+  }
+  return good;
+}
+
+absl::StatusOr<std::vector<text::TokenId>> RequestReader::Render(const Messages& messages,
+                                                                 bool add_generation_prompt, bool add_bos,
+                                                                 absl::string_view path) const {
+  if (!model_.chat_template.has_value()) {
+    return MakeError(Reason::kNoChatTemplate, "the model file carries no chat template; use Complete");
+  }
+  std::vector<text::ChatMessage> rendered;
+  rendered.reserve(static_cast<size_t>(messages.size()));
+  for (const v1::ChatMessage& message : messages) rendered.push_back({message.role(), message.content()});
+  text::RenderOptions options;
+  options.bos_token = model_.bos_token;
+  options.eos_token = model_.eos_token;
+  options.add_generation_prompt = add_generation_prompt;
+  options.unix_seconds =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
+  absl::StatusOr<std::vector<text::Piece>> pieces = model_.chat_template->Render(rendered, options);
+  if (!pieces.ok()) {
+    return MakeFieldError({{std::string(path), std::string(pieces.status().message())}},
+                          Reason::kChatTemplateRejected);
+  }
+  absl::StatusOr<std::vector<text::TokenId>> ids = model_.tokenizer->EncodePieces(*pieces, add_bos);
+  if (!ids.ok()) return MakeFieldError({{std::string(path), std::string(ids.status().message())}});
+  if (ids->empty()) return MakeFieldError({{std::string(path), "the template renders to no tokens"}});
+  return ids;
+}
+
+absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeRequest& in) const {
+  SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  const bool add_bos = !in.has_add_special() || in.add_special();
+  Violations violations;
+  std::vector<text::TokenId> ids;
+  switch (in.input_case()) {
+    case v1::TokenizeRequest::kText: {
+      absl::StatusOr<std::vector<text::TokenId>> encoded =
+          model_.tokenizer->Encode(in.text(), {add_bos, in.parse_special()});
+      if (encoded.ok()) {
+        ids = std::move(*encoded);
+      } else {
+        AddTextError("text", encoded.status(), &violations);
+      }
+      break;
+    }
+    case v1::TokenizeRequest::kChat: {
+      if (in.parse_special()) violations.Add("parse_special", "is for text, not for a conversation");
+      if (!CheckMessages(in.chat().messages(), "chat.messages", &violations)) break;
+      const bool generate = !in.chat().has_add_generation_prompt() || in.chat().add_generation_prompt();
+      SPILLWAY_ASSIGN_OR_RETURN(ids, Render(in.chat().messages(), generate, add_bos, "chat.messages"));
+      break;
+    }
+    case v1::TokenizeRequest::INPUT_NOT_SET:
+      violations.Add("input", "one of text and chat must be set");
+      break;
+  }
+  SPILLWAY_RETURN_IF_ERROR(violations.ToStatus());
+  v1::TokenizeResponse out;
+  for (const text::TokenId id : ids) {
+    out.add_token_ids(id);
+    out.add_pieces(std::string(model_.tokenizer->TokenBytes(id)));
+  }
+  return out;
+}
+
+absl::StatusOr<v1::DetokenizeResponse> RequestReader::Detokenize(const v1::DetokenizeRequest& in) const {
+  SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  Violations violations;
+  CheckTokenIds("token_ids", in.token_ids(), *model_.tokenizer, &violations);
+  SPILLWAY_RETURN_IF_ERROR(violations.ToStatus());
+  SPILLWAY_ASSIGN_OR_RETURN(
+      std::string text,
+      model_.tokenizer->Decode({in.token_ids().data(), static_cast<size_t>(in.token_ids().size())},
+                               /*skip_special=*/!in.keep_special_tokens()));
+  v1::DetokenizeResponse out;
+  out.set_text(std::move(text));
+  return out;
+}
+
+}  // namespace spillway::server
