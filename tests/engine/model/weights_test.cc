@@ -1,0 +1,231 @@
+#include "engine/model/weights.h"
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/device/cpu/cpu_device.h"
+#include "engine/model/model.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/forwarding_device.h"
+#include "tests/fakes/gguf_writer.h"
+
+namespace spillway::model {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::unique_ptr<device::Device> MakeDevice(device::DType dtype, int64_t memory_bytes = 0) {
+  device::CpuDeviceOptions options;
+  options.dtype = dtype;
+  options.memory_bytes = memory_bytes;
+  options.threads = 2;
+  return std::move(device::CreateCpuDevice(options).value());
+}
+
+// A parsed tiny model; the bytes stay beside it.
+struct TinyFile {
+  explicit TinyFile(const fakes::TinyLlamaOptions& options)
+      : bytes(fakes::TinyLlamaBytes(options)),
+        file(GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny").value()),
+        config(ConfigFromGguf(file).value()) {}
+
+  std::string bytes;
+  GgufFile file;
+  ModelConfig config;
+};
+
+const void* HostOf(device::DevicePtr ptr) { return reinterpret_cast<const void*>(ptr.address); }
+
+int64_t BytesOf(const ModelWeights& weights, absl::string_view use) {
+  for (const MemoryUse& entry : weights.memory()) {
+    if (entry.use == use) return entry.bytes;
+  }
+  return 0;
+}
+
+TEST(ModelWeightsTest, MemoryTableAddsUpAndNamesTheTiedHead) {
+  const TinyFile tiny({});
+  const auto device = MakeDevice(device::DType::kF32);
+  const auto weights = ModelWeights::Load(*device, tiny.file, tiny.config, {});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  int64_t sum = 0;
+  for (const MemoryUse& entry : (*weights)->memory()) sum += entry.bytes;
+  EXPECT_EQ(sum, (*weights)->allocated_bytes());
+  EXPECT_EQ(BytesOf(**weights, "weights: embedding"), 320 * 64 * 4);
+  EXPECT_GE(BytesOf(**weights, "weights: head (the tied embedding, packed for products)"), 320 * 64 * 4);
+  EXPECT_EQ(BytesOf(**weights, "weights: head"), 0);
+  EXPECT_EQ((*weights)->read_bytes_per_step(), sum - 320 * 64 * 4);
+  EXPECT_GE(device->allocated_bytes(), sum);
+}
+
+TEST(ModelWeightsTest, MemoryGoesBackWithTheWeights) {
+  const TinyFile tiny({});
+  const auto device = MakeDevice(device::DType::kBF16);
+  const int64_t before = device->allocated_bytes();
+  { ASSERT_TRUE(ModelWeights::Load(*device, tiny.file, tiny.config, {}).ok()); }
+  EXPECT_EQ(device->allocated_bytes(), before);
+}
+
+TEST(ModelWeightsTest, UntiedHeadIsTheOutputMatrix) {
+  fakes::TinyLlamaOptions options;
+  options.has_tied_embedding = false;
+  const TinyFile tiny(options);
+  const auto device = MakeDevice(device::DType::kF32);
+  const auto weights = ModelWeights::Load(*device, tiny.file, tiny.config, {});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_GT(BytesOf(**weights, "weights: head"), 0);
+  EXPECT_EQ((*weights)->head().n, 320);
+  EXPECT_EQ((*weights)->head().k, 64);
+  EXPECT_EQ((*weights)->layers()[0].qkv.n, 64 + 2 * 32);
+  EXPECT_EQ((*weights)->layers()[0].up.n, 2 * 128);
+}
+
+TEST(ModelWeightsTest, EmbeddingRowsAreTheFilesInTheComputeType) {
+  fakes::TinyLlamaOptions options;
+  options.vocab_size = 5000;  // more rows than one loading job
+  options.encoding = device::Encoding::kQ8_0;
+  const TinyFile tiny(options);
+  const device::TensorView& tensor = *tiny.file.FindTensor("token_embd.weight");
+  std::vector<float> values(static_cast<size_t>(tensor.elements()));
+  device::DecodeToF32(tensor.encoding, tensor.data, tensor.elements(), values.data());
+  const auto device = MakeDevice(device::DType::kF32);
+  const auto weights = ModelWeights::Load(*device, tiny.file, tiny.config, {});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(std::memcmp(HostOf((*weights)->embedding()), values.data(), values.size() * 4), 0);
+}
+
+TEST(ModelWeightsTest, InverseFrequenciesFollowThetaScalingAndFactors) {
+  fakes::TinyLlamaOptions options;
+  options.has_rope_factors = true;
+  options.rope_theta = 500000;
+  options.amend = [](fakes::GgufWriter& writer) {
+    writer.String("llama.rope.scaling.type", "linear").Float32("llama.rope.scaling.factor", 4);
+  };
+  const TinyFile tiny(options);
+  ASSERT_FALSE(tiny.config.rope.freq_factors.empty());
+  const auto device = MakeDevice(device::DType::kBF16);
+  const auto weights = ModelWeights::Load(*device, tiny.file, tiny.config, {});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const float* frequencies = static_cast<const float*>(HostOf((*weights)->inverse_frequency()));
+  for (int i = 0; i < 8; ++i) {
+    const double factor = tiny.config.rope.freq_factors[static_cast<size_t>(i)];
+    EXPECT_NEAR(frequencies[i] * 4 * factor * std::pow(500000.0, 2.0 * i / 16), 1, 1e-6) << i;
+  }
+}
+
+TEST(ModelWeightsTest, ProgressRisesToTheWhole) {
+  const TinyFile tiny({});
+  const auto device = MakeDevice(device::DType::kF32);
+  std::vector<int64_t> done;
+  int64_t total = 0;
+  WeightOptions options;
+  options.threads = 3;
+  options.progress = [&](int64_t done_bytes, int64_t total_bytes) {
+    done.push_back(done_bytes);
+    total = total_bytes;
+  };
+  ASSERT_TRUE(ModelWeights::Load(*device, tiny.file, tiny.config, options).ok());
+  ASSERT_FALSE(done.empty());
+  for (size_t i = 1; i < done.size(); ++i) EXPECT_GT(done[i], done[i - 1]);
+  EXPECT_EQ(done.back(), total);
+}
+
+// Says that the host cannot reach its memory, so that weights have to be copied to it.
+class RemoteDevice : public device::ForwardingDevice {
+ public:
+  explicit RemoteDevice(device::Device& target) : ForwardingDevice(target), info_(target.info()) {
+    info_.host_addressable = false;
+  }
+  const device::DeviceInfo& info() const override { return info_; }
+  void CopyIn(device::StreamId stream, device::DevicePtr destination, const void* source,
+              int64_t size_bytes) override {
+    copied_bytes += size_bytes;
+    ForwardingDevice::CopyIn(stream, destination, source, size_bytes);
+  }
+
+  int64_t copied_bytes = 0;
+
+ private:
+  device::DeviceInfo info_;
+};
+
+TEST(ModelWeightsTest, RemoteDeviceGetsTheSameBytesByCopies) {
+  const TinyFile tiny({});
+  for (const int32_t threads : {1, 4}) {
+    const auto near_device = MakeDevice(device::DType::kBF16);
+    const auto target = MakeDevice(device::DType::kBF16);
+    RemoteDevice far_device(*target);
+    WeightOptions options;
+    options.threads = threads;
+    const auto near = ModelWeights::Load(*near_device, tiny.file, tiny.config, options);
+    const auto far = ModelWeights::Load(far_device, tiny.file, tiny.config, options);
+    ASSERT_TRUE(near.ok() && far.ok());
+    ASSERT_EQ((*near)->allocated_bytes(), (*far)->allocated_bytes());
+    EXPECT_GT(far_device.copied_bytes, 0);
+    EXPECT_EQ(std::memcmp(HostOf((*near)->layers()[1].down.data), HostOf((*far)->layers()[1].down.data),
+                          static_cast<size_t>((*near)->layers()[1].down.size_bytes)),
+              0);
+    EXPECT_EQ(std::memcmp(HostOf((*near)->head().data), HostOf((*far)->head().data),
+                          static_cast<size_t>((*near)->head().size_bytes)),
+              0);
+  }
+}
+
+TEST(ModelWeightsTest, TooLittleDeviceMemoryIsRefused) {
+  const TinyFile tiny({});
+  const auto device = MakeDevice(device::DType::kF32, 64 * 1024);
+  const auto weights = ModelWeights::Load(*device, tiny.file, tiny.config, {});
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(weights.status().message()), HasSubstr("model weights"));
+}
+
+class DeviceThatCannotPack : public device::ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+  absl::Status PackMatrix(absl::Span<const device::TensorView> parts, const device::PackedMatrix&,
+                          void*) const override {
+    return absl::InternalError(parts[0].name);
+  }
+};
+
+TEST(ModelWeightsTest, ErrorOfALoadingThreadIsReturnedAndMemoryFreed) {
+  const TinyFile tiny({});
+  const auto target = MakeDevice(device::DType::kF32);
+  DeviceThatCannotPack device(*target);
+  WeightOptions options;
+  options.threads = 3;
+  const auto weights = ModelWeights::Load(device, tiny.file, tiny.config, options);
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(target->allocated_bytes(), 0);
+}
+
+TEST(LoadModelTest, GivesEverythingOfAFile) {
+  const std::string path = ::testing::TempDir() + "load_model_test.gguf";
+  fakes::TinyLlamaOptions options;
+  options.name = "Tiny One";
+  ASSERT_TRUE(fakes::WriteTinyLlama(path, options).ok());
+  const auto device = MakeDevice(device::DType::kF32);
+  const auto model = LoadModel(path, *device, {});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->path, path);
+  EXPECT_EQ(model->file_bytes, static_cast<int64_t>(fakes::TinyLlamaBytes(options).size()));
+  EXPECT_EQ(model->config.name, "Tiny One");
+  EXPECT_EQ(model->vocabulary.tokens.size(), 320u);
+  EXPECT_EQ(model->weights->layers().size(), 2u);
+  EXPECT_NE(model->fingerprint, ModelFingerprint{});
+}
+
+TEST(LoadModelTest, MissingFileIsRefusedByName) {
+  const auto device = MakeDevice(device::DType::kF32);
+  const auto model = LoadModel("/nowhere/model.gguf", *device, {});
+  EXPECT_FALSE(model.ok());
+  EXPECT_THAT(std::string(model.status().message()), HasSubstr("/nowhere/model.gguf"));
+}
+
+}  // namespace
+}  // namespace spillway::model
