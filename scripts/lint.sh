@@ -4,7 +4,7 @@
 # Usage: scripts/lint.sh [--all] [--fix] [CHECK...]
 #
 # Checks: format   clang-format over all C++ sources
-#         tidy     clang-tidy (.clang-tidy) over changed C++ sources; needs a configured release preset
+#         tidy     clang-tidy (.clang-tidy) over changed C++ sources outside of tests/; needs a built release preset
 #         proto    buf: style of the .proto files, and that spillway.v1 only grows
 #         shell    shellcheck over all scripts
 # Without a CHECK: all of them.
@@ -75,10 +75,12 @@ check_tidy() {
   else
     mapfile -t files < <(sources '*.cc')
   fi
-  # Only what the release preset compiles: a fuzz target has no entry.
+  # Only what the release preset compiles. Tests are left out: half of the time for little.
   local compiled=() file
   for file in "${files[@]}"; do
-    grep -qF "\"file\": \"$SPILLWAY_ROOT/$file\"" "$database" && compiled+=("$file")
+    if [[ $file != tests/* ]] && grep -qF "\"file\": \"$SPILLWAY_ROOT/$file\"" "$database"; then
+      compiled+=("$file")
+    fi
   done
   if ((${#compiled[@]} > 0)); then
     printf '%s\0' "${compiled[@]}" |
