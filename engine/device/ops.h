@@ -42,6 +42,7 @@ struct AddNormArgs {
   DevicePtr out;        // T [rows, d]
 };
 
+// kGelu is the tanh form.
 enum class Activation : uint8_t { kNone, kRelu, kSilu, kGelu };
 
 // out = activation(in * weight^T + bias), or with `accumulate`: out += in * weight^T + bias (out f32).
@@ -192,9 +193,10 @@ struct TokenLogprob {
 constexpr int32_t kMaxTopLogprobs = 20;
 
 struct SampleResult {
-  int32_t token;
-  float logprob;
-  int32_t rank;  // 1: the most likely token
+  int32_t token;      // -1: no token may be drawn (all are forbidden or invalid)
+  float logprob;      // this, rank and top are 0 where n_logprobs is -1
+  int32_t rank;       // 1: the most likely token; 1 + how many are more likely
+  int32_t n_invalid;  // logits that were NaN or +inf: never drawn, and a sign of a broken model or device
   int32_t n_top;
   TokenLogprob top[kMaxTopLogprobs];  // most likely first; ties by id
 };

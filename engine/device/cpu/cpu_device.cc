@@ -1,89 +1,92 @@
 #include "engine/device/cpu/cpu_device.h"
 
-#include <omp.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
+#include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/bytes.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "engine/device/cpu/simple_ops.h"
+#include "engine/device/cpu/address.h"
+#include "engine/device/cpu/attention.h"
+#include "engine/device/cpu/host_memory.h"
+#include "engine/device/cpu/kernels.h"
+#include "engine/device/cpu/onednn_products.h"
+#include "engine/device/cpu/parallel.h"
+#include "engine/device/cpu/processor.h"
+#include "engine/device/cpu/sampler.h"
+#include "engine/device/cpu/weight_layout.h"
 
 namespace spillway::device {
 namespace {
 
+// Elements below which an elementwise operation, and multiplications below which a product, is done by the
+// calling thread alone.
+constexpr int64_t kSerialElements = 32768;
+constexpr int64_t kSerialActivations = 8192;
+constexpr int64_t kSerialMultiplications = 65536;
+
+const Kernels& KernelsFor(CpuIsa isa, DType type) {
+  if (type == DType::kBF16) return kAvx512KernelsBf16;
+  switch (isa) {
+    case CpuIsa::kBaseline:
+      return kSse4KernelsF32;
+    case CpuIsa::kAvx2:
+      return kAvx2KernelsF32;
+    case CpuIsa::kAvx512:
+    case CpuIsa::kAvx512Bf16:
+      return kAvx512KernelsF32;
+  }
+  return kSse4KernelsF32;
+}
+
 class CpuDevice final : public Device {
  public:
-  explicit CpuDevice(DeviceInfo info) : info_(std::move(info)) {}
-  ~CpuDevice() override {
-    for (auto& [address, size] : allocations_) std::free(reinterpret_cast<void*>(address));
+  CpuDevice(DeviceInfo info, CpuIsa isa)
+      : info_(std::move(info)),
+        kernels_(KernelsFor(isa, info_.compute_dtype)),
+        element_bytes_(SizeOf(info_.compute_dtype)),
+        memory_(info_.memory_bytes),
+        attention_(kernels_, info_.compute_dtype, info_.threads),
+        sampler_(kernels_, info_.threads) {
+    // Without AVX-512 oneDNN has no product that reads our panels.
+    if (isa >= CpuIsa::kAvx512)
+      onednn_ = std::make_unique<OneDnnProducts>(info_.compute_dtype, info_.threads);
   }
+
   const DeviceInfo& info() const override { return info_; }
-  absl::Status status() const override { return absl::OkStatus(); }
+  absl::Status status() const override { return onednn_ == nullptr ? absl::OkStatus() : onednn_->status(); }
 
   absl::StatusOr<DevicePtr> Allocate(int64_t size_bytes, absl::string_view what) override {
-    SPILLWAY_CHECK(size_bytes >= 0);
-    if (size_bytes > info_.memory_bytes - allocated_bytes_) {
-      return absl::ResourceExhaustedError(absl::StrCat(what, " needs ", FormatBytes(size_bytes),
-                                                       " of device memory, ",
-                                                       FormatBytes(info_.memory_bytes - allocated_bytes_),
-                                                       " of ", FormatBytes(info_.memory_bytes), " is left"));
-    }
-    const size_t rounded = (static_cast<size_t>(size_bytes) + 255) / 256 * 256 + 256;
-    void* memory = std::aligned_alloc(256, rounded);
-    if (memory == nullptr) return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
-    allocations_[reinterpret_cast<uint64_t>(memory)] = size_bytes;
-    allocated_bytes_ += size_bytes;
-    return DevicePtr{reinterpret_cast<uint64_t>(memory)};
+    SPILLWAY_RETURN_IF_ERROR(status());
+    return memory_.Allocate(size_bytes, what);
   }
-  void Free(DevicePtr ptr) override {
-    if (!ptr) return;
-    const auto it = allocations_.find(ptr.address);
-    SPILLWAY_CHECK_MSG(it != allocations_.end(), "freeing what was not allocated");
-    allocated_bytes_ -= it->second;
-    allocations_.erase(it);
-    std::free(reinterpret_cast<void*>(ptr.address));
-  }
-  int64_t allocated_bytes() const override { return allocated_bytes_; }
-  absl::Status RegisterHost(void*, int64_t) override { return absl::OkStatus(); }
+  void Free(DevicePtr ptr) override { memory_.Free(ptr); }
+  int64_t allocated_bytes() const override { return memory_.allocated_bytes(); }
+  // All host memory is as good as any.
+  absl::Status RegisterHost(void*, int64_t) override { return status(); }
   void UnregisterHost(void*) override {}
-  DevicePtr HostAddress(const void* data) const override { return {reinterpret_cast<uint64_t>(data)}; }
+  DevicePtr HostAddress(const void* data) const override { return AddressOf(data); }
 
   StreamId CreateStream(absl::string_view) override { return static_cast<StreamId>(n_streams_++); }
-  EventId CreateEvent() override {
-    events_.push_back(-1);
-    return static_cast<EventId>(events_.size() - 1);
-  }
-  void Record(EventId event, StreamId) override {
-    events_[static_cast<size_t>(event)] = std::chrono::steady_clock::now().time_since_epoch().count();
-  }
-  void Wait(StreamId, EventId event) override {
-    SPILLWAY_CHECK_MSG(events_[static_cast<size_t>(event)] >= 0, "waiting for an event never recorded");
-  }
-  bool IsComplete(EventId event) override { return events_[static_cast<size_t>(event)] >= 0; }
-  absl::Status Synchronize(EventId) override { return absl::OkStatus(); }
-  int64_t ElapsedNs(EventId begin, EventId end) override {
-    return events_[static_cast<size_t>(end)] - events_[static_cast<size_t>(begin)];
-  }
+  EventId CreateEvent() override;
+  void Record(EventId event, StreamId stream) override;
+  void Wait(StreamId stream, EventId event) override;
+  bool IsComplete(EventId event) override { return RecordedNs(event) != kNeverRecorded; }
+  absl::Status Synchronize(EventId event) override;
+  int64_t ElapsedNs(EventId begin, EventId end) override;
 
-  void CopyIn(StreamId, DevicePtr destination, const void* source, int64_t n) override {
-    std::memcpy(reinterpret_cast<void*>(destination.address), source, static_cast<size_t>(n));
+  void CopyIn(StreamId, DevicePtr destination, const void* source, int64_t size_bytes) override {
+    Copy(At<void>(destination), source, size_bytes);
   }
-  void CopyOut(StreamId, void* destination, DevicePtr source, int64_t n) override {
-    std::memcpy(destination, reinterpret_cast<const void*>(source.address), static_cast<size_t>(n));
+  void CopyOut(StreamId, void* destination, DevicePtr source, int64_t size_bytes) override {
+    Copy(destination, At<const void>(source), size_bytes);
   }
-  void CopyWithin(StreamId, DevicePtr destination, DevicePtr source, int64_t n) override {
-    std::memmove(reinterpret_cast<void*>(destination.address), reinterpret_cast<const void*>(source.address),
-                 static_cast<size_t>(n));
+  void CopyWithin(StreamId, DevicePtr destination, DevicePtr source, int64_t size_bytes) override {
+    Copy(At<void>(destination), At<const void>(source), size_bytes);
   }
   void CopyInBatch(StreamId stream, absl::Span<const CopyRun> runs) override {
     for (const CopyRun& run : runs) CopyIn(stream, run.device, run.host, run.size_bytes);
@@ -91,102 +94,252 @@ class CpuDevice final : public Device {
   void CopyOutBatch(StreamId stream, absl::Span<const CopyRun> runs) override {
     for (const CopyRun& run : runs) CopyOut(stream, run.host, run.device, run.size_bytes);
   }
-  void Fill(StreamId, DevicePtr destination, uint8_t value, int64_t n) override {
-    std::memset(reinterpret_cast<void*>(destination.address), value, static_cast<size_t>(n));
+  void Fill(StreamId, DevicePtr destination, uint8_t value, int64_t size_bytes) override {
+    if (Failed() || size_bytes == 0) return;
+    std::memset(At<void>(destination), value, static_cast<size_t>(size_bytes));
   }
 
-  absl::StatusOr<PackedMatrix> PlanMatrix(absl::Span<const TensorView> parts, WeightMode) const override {
-    PackedMatrix plan;
-    for (const TensorView& part : parts) {
-      if (part.shape.size() != 2)
-        return absl::InvalidArgumentError(absl::StrCat(part.name, " is not a matrix"));
-      plan.n += part.shape[0];
-      plan.k = part.shape[1];
-    }
-    plan.encoding = info_.compute_dtype == DType::kF32 ? Encoding::kF32 : Encoding::kBF16;
-    plan.size_bytes = plan.n * plan.k * SizeOf(info_.compute_dtype);
-    return plan;
+  absl::StatusOr<PackedMatrix> PlanMatrix(absl::Span<const TensorView> parts,
+                                          WeightMode mode) const override {
+    return PlanPanels(parts, mode, info_.compute_dtype);
   }
   absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
                           void* packed) const override {
-    std::vector<float> row(plan.k);
-    int64_t at = 0;
-    for (const TensorView& source : parts) {
-      const int64_t row_bytes = EncodedBytes(source.encoding, plan.k);
-      for (int64_t i = 0; i < source.shape[0]; ++i) {
-        DecodeToF32(source.encoding, source.data + i * row_bytes, plan.k, row.data());
-        for (int64_t j = 0; j < plan.k; ++j, ++at) {
-          if (plan.encoding == Encoding::kF32) {
-            static_cast<float*>(packed)[at] = row[j];
-          } else {
-            uint32_t bits;
-            std::memcpy(&bits, &row[j], 4);
-            static_cast<uint16_t*>(packed)[at] =
-                static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-          }
-        }
-      }
-    }
+    PackPanels(parts, plan, info_.threads, packed);
     return absl::OkStatus();
   }
 
-#define SPILLWAY_SIMPLE_OP(call)            \
-  if (info_.compute_dtype == DType::kF32) { \
-    SimpleOps<float>::call;                 \
-  } else {                                  \
-    SimpleOps<BFloat16>::call;              \
-  }
-  void Embed(StreamId, const EmbedArgs& args) override { SPILLWAY_SIMPLE_OP(Embed(args)) }
-  void AddNorm(StreamId, const AddNormArgs& args) override { SPILLWAY_SIMPLE_OP(AddNorm(args)) }
-  void Gemm(StreamId, const PackedMatrix& w, const GemmArgs& args) override {
-    SPILLWAY_SIMPLE_OP(Gemm(w, args))
-  }
-  void RopeAppend(StreamId, const RopeAppendArgs& args) override { SPILLWAY_SIMPLE_OP(RopeAppend(args)) }
+  void Embed(StreamId stream, const EmbedArgs& args) override;
+  void AddNorm(StreamId stream, const AddNormArgs& args) override;
+  void Gemm(StreamId stream, const PackedMatrix& weight, const GemmArgs& args) override;
+  void RopeAppend(StreamId stream, const RopeAppendArgs& args) override;
+  void GatedActivation(StreamId stream, const GatedActivationArgs& args) override;
   void PartialAttention(StreamId, const PartialAttentionArgs& args) override {
-    SPILLWAY_SIMPLE_OP(PartialAttention(args))
+    if (!Failed()) attention_.Partial(args);
   }
   void MergeAttention(StreamId, const MergeAttentionArgs& args) override {
-    SPILLWAY_SIMPLE_OP(MergeAttention(args))
+    if (!Failed()) attention_.Merge(args);
   }
-  void GatedActivation(StreamId, const GatedActivationArgs& args) override {
-    SPILLWAY_SIMPLE_OP(GatedActivation(args))
+  void Sample(StreamId, const SampleArgs& args) override {
+    if (!Failed()) sampler_.Sample(args);
   }
-  void Sample(StreamId, const SampleArgs& args) override { SimpleSample(args); }
-  absl::Status WarmUp(absl::Span<const PackedMatrix>, absl::Span<const int32_t>) override {
-    return absl::OkStatus();
-  }
+  absl::Status WarmUp(absl::Span<const PackedMatrix> weights, absl::Span<const int32_t> rows) override;
 
  private:
-  DeviceInfo info_;
-  std::map<uint64_t, int64_t> allocations_;
-  int64_t allocated_bytes_ = 0;
+  static constexpr int64_t kNeverRecorded = -1;
+
+  bool Failed() const { return onednn_ != nullptr && !onednn_->status().ok(); }
+  int64_t RecordedNs(EventId event) const {
+    const size_t index = static_cast<size_t>(event);
+    SPILLWAY_CHECK_MSG(index < events_.size(), "no such event");
+    return events_[index];
+  }
+  void Copy(void* destination, const void* source, int64_t size_bytes) {
+    SPILLWAY_CHECK(size_bytes >= 0);
+    if (Failed() || size_bytes == 0) return;
+    std::memmove(destination, source, static_cast<size_t>(size_bytes));
+  }
+  // Threads for an operation on `elements` elements.
+  int32_t Threads(int64_t elements, int64_t serial) const { return elements < serial ? 1 : info_.threads; }
+  // Row `row` of a matrix of T with `width` columns.
+  uint8_t* RowOf(DevicePtr matrix, int64_t row, int64_t width) const {
+    return At<uint8_t>(matrix) + row * width * element_bytes_;
+  }
+
+  const DeviceInfo info_;
+  const Kernels& kernels_;
+  const int64_t element_bytes_;
+  HostMemory memory_;
   int32_t n_streams_ = 0;
-  std::vector<int64_t> events_;
+  std::vector<int64_t> events_;             // when each was last recorded
+  std::unique_ptr<OneDnnProducts> onednn_;  // or null
+  CpuAttention attention_;
+  CpuSampler sampler_;
 };
+
+EventId CpuDevice::CreateEvent() {
+  events_.push_back(kNeverRecorded);
+  return static_cast<EventId>(events_.size() - 1);
+}
+
+void CpuDevice::Record(EventId event, StreamId) {
+  (void)RecordedNs(event);
+  events_[static_cast<size_t>(event)] = std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                            std::chrono::steady_clock::now().time_since_epoch())
+                                            .count();
+}
+
+void CpuDevice::Wait(StreamId, EventId event) {
+  SPILLWAY_CHECK_MSG(RecordedNs(event) != kNeverRecorded, "a wait on an event that was never recorded");
+}
+
+absl::Status CpuDevice::Synchronize(EventId event) {
+  SPILLWAY_CHECK_MSG(RecordedNs(event) != kNeverRecorded, "a wait on an event that was never recorded");
+  return status();
+}
+
+int64_t CpuDevice::ElapsedNs(EventId begin, EventId end) {
+  SPILLWAY_CHECK(IsComplete(begin) && IsComplete(end));
+  return RecordedNs(end) - RecordedNs(begin);
+}
+
+void CpuDevice::Embed(StreamId, const EmbedArgs& args) {
+  if (Failed()) return;
+  const int32_t* ids = At<const int32_t>(args.ids);
+  ParallelRanges(Threads(int64_t{args.rows} * args.d, kSerialElements), args.rows,
+                 [&](int64_t begin, int64_t end, int32_t) {
+                   for (int64_t r = begin; r < end; ++r) {
+                     kernels_.embed(RowOf(args.table, ids[r], args.d), args.scale, args.d,
+                                    At<float>(args.hidden) + r * args.d);
+                   }
+                 });
+}
+
+void CpuDevice::AddNorm(StreamId, const AddNormArgs& args) {
+  SPILLWAY_CHECK_MSG(!args.addend || !args.row_index, "rows are added in place or chosen, not both");
+  if (Failed()) return;
+  const int32_t* row_index = At<const int32_t>(args.row_index);
+  ParallelRanges(Threads(int64_t{args.rows} * args.d, kSerialElements), args.rows,
+                 [&](int64_t begin, int64_t end, int32_t) {
+                   for (int64_t r = begin; r < end; ++r) {
+                     const int64_t source = row_index == nullptr ? r : row_index[r];
+                     NormRow row;
+                     row.kind = args.kind;
+                     row.d = args.d;
+                     row.epsilon = args.epsilon;
+                     row.hidden = At<float>(args.hidden) + source * args.d;
+                     row.addend = args.addend ? RowOf(args.addend, r, args.d) : nullptr;
+                     row.gain = At<const float>(args.gain);
+                     row.bias = At<const float>(args.bias);
+                     row.out = RowOf(args.out, r, args.d);
+                     kernels_.add_norm(row);
+                   }
+                 });
+}
+
+void CpuDevice::Gemm(StreamId, const PackedMatrix& weight, const GemmArgs& args) {
+  SPILLWAY_CHECK_MSG(
+      weight.encoding == (info_.compute_dtype == DType::kF32 ? Encoding::kF32 : Encoding::kBF16),
+      "the matrix was not packed by this device");
+  SPILLWAY_CHECK(args.out_dtype == DType::kF32 || args.out_dtype == info_.compute_dtype);
+  SPILLWAY_CHECK(!args.accumulate || (args.out_dtype == DType::kF32 && args.activation == Activation::kNone));
+  if (Failed()) return;
+  ProductArgs product;
+  product.rows = args.rows;
+  product.n = weight.n;
+  product.k = weight.k;
+  product.panel_stride = PanelStride(info_.compute_dtype, weight.k);
+  product.in = At<const void>(args.in);
+  product.weight = At<const void>(weight.data);
+  product.out = At<void>(args.out);
+  product.bias = At<const float>(args.bias);
+  product.activation = args.activation;
+  product.out_is_f32 = args.out_dtype == DType::kF32;
+  product.accumulate = args.accumulate;
+  while (onednn_ != nullptr && product.rows > 0) {
+    const int64_t done = onednn_->Multiply(product);
+    if (done == 0) break;
+    product.rows -= done;
+    product.in = static_cast<const uint8_t*>(product.in) + done * weight.k * element_bytes_;
+    product.out = static_cast<uint8_t*>(product.out) + done * weight.n * SizeOf(args.out_dtype);
+  }
+  if (product.rows == 0 || Failed()) return;
+  const int64_t strips = (weight.n + kStripColumns - 1) / kStripColumns;
+  ParallelRanges(Threads(product.rows * weight.n * weight.k, kSerialMultiplications), strips,
+                 [&](int64_t begin, int64_t end, int32_t) { kernels_.product(product, begin, end); });
+}
+
+void CpuDevice::RopeAppend(StreamId, const RopeAppendArgs& args) {
+  SPILLWAY_CHECK(args.d_head > 0 && args.d_head <= kMaxHeadDim);
+  SPILLWAY_CHECK(args.rope_dims >= 0 && args.rope_dims <= args.d_head && args.rope_dims % 2 == 0);
+  if (Failed()) return;
+  const AppendRow* append = At<const AppendRow>(args.append);
+  const int64_t width = int64_t{args.n_heads + 2 * args.n_kv_heads} * args.d_head;
+  const int64_t head_bytes = args.d_head * element_bytes_;
+  const bool rotate = args.style != RopeStyle::kNone && args.rope_dims > 0;
+  const auto plane = [&](int32_t slot) {
+    return At<uint8_t>(args.arena.base) + slot * args.arena.slot_bytes;
+  };
+  ParallelRanges(
+      Threads(args.rows * width, kSerialActivations), args.rows, [&](int64_t begin, int64_t end, int32_t) {
+        alignas(64) float cosine[kMaxHeadDim];
+        alignas(64) float sine[kMaxHeadDim];
+        const RopeTable table{args.style, rotate ? args.rope_dims : 0, cosine, sine};
+        for (int64_t r = begin; r < end; ++r) {
+          const AppendRow& target = append[r];
+          uint8_t* head = RowOf(args.qkv, r, width);
+          if (rotate) {
+            kernels_.fill_rope_table(args.style, args.rope_dims, At<const float>(args.inverse_frequency),
+                                     target.position, cosine, sine);
+            for (int32_t h = 0; h < args.n_heads; ++h)
+              kernels_.rope(table, args.d_head, head + h * head_bytes, head + h * head_bytes);
+          }
+          head += args.n_heads * head_bytes;
+          for (int32_t h = 0; h < args.n_kv_heads; ++h, head += head_bytes) {
+            const int64_t at = (int64_t{h} * args.block_tokens + target.offset_tokens) * head_bytes;
+            kernels_.rope(table, args.d_head, head, plane(target.k_slot) + at);
+            std::memcpy(plane(target.v_slot) + at, head + args.n_kv_heads * head_bytes,
+                        static_cast<size_t>(head_bytes));
+          }
+          if (args.x && target.x_slot >= 0) {
+            const int64_t x_bytes = args.d * element_bytes_;
+            std::memcpy(plane(target.x_slot) + target.offset_tokens * x_bytes, RowOf(args.x, r, args.d),
+                        static_cast<size_t>(x_bytes));
+          }
+        }
+      });
+}
+
+void CpuDevice::GatedActivation(StreamId, const GatedActivationArgs& args) {
+  if (Failed()) return;
+  ParallelRanges(Threads(int64_t{args.rows} * args.d_ff, kSerialActivations), args.rows,
+                 [&](int64_t begin, int64_t end, int32_t) {
+                   for (int64_t r = begin; r < end; ++r) {
+                     kernels_.gate(args.activation, args.d_ff, RowOf(args.gate_up, r, 2 * int64_t{args.d_ff}),
+                                   RowOf(args.out, r, args.d_ff));
+                   }
+                 });
+}
+
+absl::Status CpuDevice::WarmUp(absl::Span<const PackedMatrix> weights, absl::Span<const int32_t> rows) {
+  if (onednn_ == nullptr || rows.empty()) return status();
+  const int32_t most = *std::max_element(rows.begin(), rows.end());
+  for (const PackedMatrix& weight : weights)
+    SPILLWAY_RETURN_IF_ERROR(onednn_->Prepare(weight.n, weight.k, most));
+  return status();
+}
 
 }  // namespace
 
-CpuIsa DetectCpuIsa() {
-  if (__builtin_cpu_supports("avx512bf16")) return CpuIsa::kAvx512Bf16;
-  if (__builtin_cpu_supports("avx512bw")) return CpuIsa::kAvx512;
-  if (__builtin_cpu_supports("avx2")) return CpuIsa::kAvx2;
-  return CpuIsa::kBaseline;
-}
-
 absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& options) {
-  const CpuIsa isa = options.isa.value_or(DetectCpuIsa());
-  if (isa > DetectCpuIsa())
-    return absl::InvalidArgumentError("this processor lacks the asked instruction set");
+  const CpuIsa best = DetectCpuIsa();
+  const CpuIsa isa = options.isa.value_or(best);
+  if (isa > best) {
+    return absl::InvalidArgumentError(absl::StrCat("this processor (", ProcessorName(), ") has no ",
+                                                   std::string(NameOf(isa)), "; its best is ",
+                                                   std::string(NameOf(best))));
+  }
+  const bool has_bf16 = isa == CpuIsa::kAvx512Bf16;
+  const DType dtype = options.dtype.value_or(has_bf16 ? DType::kBF16 : DType::kF32);
+  if (dtype == DType::kF16 || (dtype == DType::kBF16 && !has_bf16)) {
+    return absl::InvalidArgumentError(absl::StrCat("the CPU device does not compute in ", NameOf(dtype),
+                                                   " with ", std::string(NameOf(isa)),
+                                                   " instructions; use f32"));
+  }
+  if (options.threads < 0 || options.memory_bytes < 0) {
+    return absl::InvalidArgumentError("the CPU device's threads and memory cannot be negative");
+  }
+  const CpuIsa used = dtype == DType::kF32 ? std::min(isa, CpuIsa::kAvx512) : isa;
   DeviceInfo info;
   info.kind = "cpu";
-  info.name = "CPU";
-  info.isa = "scalar";
-  info.threads = options.threads > 0 ? options.threads : omp_get_max_threads();
+  info.isa = std::string(NameOf(used));
+  info.threads = options.threads > 0 ? options.threads : UsableThreads();
+  info.name = absl::StrCat(ProcessorName(), " (", info.threads,
+                           info.threads == 1 ? " thread, " : " threads, ", info.isa, ")");
   info.host_addressable = true;
-  info.memory_bytes = options.memory_bytes > 0 ? options.memory_bytes
-                                               : int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-  info.compute_dtype = options.dtype.value_or(isa == CpuIsa::kAvx512Bf16 ? DType::kBF16 : DType::kF32);
-  return std::make_unique<CpuDevice>(std::move(info));
+  info.memory_bytes = options.memory_bytes > 0 ? options.memory_bytes : HostMemoryBytes();
+  info.compute_dtype = dtype;
+  return std::make_unique<CpuDevice>(std::move(info), isa);
 }
 
 }  // namespace spillway::device

@@ -1,0 +1,198 @@
+// Softmax attention of one tile of queries over a run of keys, in the manner of FlashAttention (Dao et al.
+// 2022): keys in tiles of kKeyTile, the maximum, the sum and the weighted values carried from tile to tile. K
+// and V of a key tile are laid out as panels and multiplied by the products' own blocks. Over any simd_*.h
+// and element_*.h.
+#ifndef SPILLWAY_ENGINE_DEVICE_CPU_KERNEL_ATTENTION_H_
+#define SPILLWAY_ENGINE_DEVICE_CPU_KERNEL_ATTENTION_H_
+
+namespace spillway::device {
+namespace {
+
+constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// The rows of K and V of one key tile: where each key's d_head values lie.
+struct KeyTile {
+  const T* k[kKeyTile];
+  const T* v[kKeyTile];
+  int64_t keys;
+};
+
+void LocateKeys(const AttentionTile& tile, int64_t begin, int64_t end, KeyTile* out) {
+  out->keys = end - begin;
+  int64_t block = (begin - tile.table_position) / tile.block_tokens;
+  int64_t offset = (begin - tile.table_position) % tile.block_tokens;
+  for (int64_t i = 0; i < out->keys; ++block, offset = 0) {
+    const uint8_t* k = tile.arena + tile.blocks[block].k_slot * tile.slot_bytes;
+    const uint8_t* v = tile.arena + tile.blocks[block].v_slot * tile.slot_bytes;
+    for (; offset < tile.block_tokens && i < out->keys; ++offset, ++i) {
+      out->k[i] = reinterpret_cast<const T*>(k) + offset * tile.d_head;
+      out->v[i] = reinterpret_cast<const T*>(v) + offset * tile.d_head;
+    }
+  }
+}
+
+void PrefetchKeys(const KeyTile& keys, int64_t d_head) {
+  const int64_t row_bytes = d_head * static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < keys.keys; ++i) {
+    for (int64_t at = 0; at < row_bytes; at += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(keys.k[i]) + at);
+      __builtin_prefetch(reinterpret_cast<const char*>(keys.v[i]) + at);
+    }
+  }
+}
+
+// panel[group of d][key][kGroup], up to a whole strip of keys; keys beyond the tile's are zeros.
+// A group is 4 bytes, so that the panel is the transpose of 4-byte words.
+void PackKeys(const KeyTile& keys, int64_t d_head, T* panel) {
+  const int64_t words = (d_head + kGroup - 1) / kGroup;
+  for (int64_t first = 0; first < RoundUp(keys.keys, kStripColumns); first += kLanes) {
+    for (int64_t word = 0; word < words; word += kLanes) {
+      F square[kLanes];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) {
+        square[i] = first + i < keys.keys
+                        ? LoadWords(keys.k[first + i] + word * kGroup, d_head - word * kGroup)
+                        : Zero();
+      }
+      Transpose(square);
+      const int64_t rows = words - word < kLanes ? words - word : kLanes;
+      float* out = reinterpret_cast<float*>(panel) + word * kKeyTile + first;
+      if (rows == kLanes) {
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kLanes; ++i) Store(out + i * kKeyTile, square[i]);
+      } else {
+        for (int64_t i = 0; i < rows; ++i) Store(out + i * kKeyTile, square[i]);
+      }
+    }
+  }
+}
+
+// panel[group of keys][d rounded up to 16][kGroup]; what lies beyond the keys and beyond d is zeros.
+void PackValues(const KeyTile& keys, int64_t d_head, T* panel) {
+  const int64_t width = RoundUp(d_head, kStripColumns);
+  for (int64_t key = 0; key < RoundUp(keys.keys, kGroup); key += kGroup) {
+    T* out = panel + key * width;
+    for (int64_t d = 0; d < width; d += kStripColumns)
+      PackValueStrip(keys.v + key, keys.keys - key, d, d_head - d, out);
+  }
+}
+
+// Turns one row's scores into weights, relative to the row's new maximum, and returns the factor by which
+// what was summed so far shrinks.
+float Soften(float* scores, int64_t keys, float scale, float* row_max, float* row_sum, T* weights) {
+  const F minus_infinity = Splat(-kInfinity);
+  F highest = minus_infinity;
+  for (int64_t i = 0; i < kKeyTile; i += kLanes) {
+    if (i >= keys) break;
+    highest = Max(highest, Select(First(keys - i), Load(scores + i), minus_infinity));
+  }
+  const float tile_max = ReduceMax(highest) * scale;
+  const float max = tile_max > *row_max ? tile_max : *row_max;
+  const F f_scale = Splat(scale);
+  const F f_max = Splat(-max);
+  F sum = Zero();
+  for (int64_t i = 0; i < kKeyTile; i += kLanes) {
+    F weight = Zero();
+    if (i < keys) {
+      weight = Select(First(keys - i), Exp(Fma(Load(scores + i), f_scale, f_max)), Zero());
+      sum = Add(sum, weight);
+    }
+    StoreT(weights + i, weight);
+  }
+  F shrink = Exp(Splat(*row_max - max));
+  alignas(64) float first[kLanes];
+  Store(first, shrink);
+  *row_sum = *row_sum * first[0] + ReduceAdd(sum);
+  *row_max = max;
+  return first[0];
+}
+
+void PackQueries(const AttentionTile& tile, T* out) {
+  const int64_t width = RoundUp(tile.d_head, kGroup);
+  for (int64_t i = 0; i < tile.n_queries; ++i) {
+    const int64_t query = tile.first_query + i;
+    const T* q =
+        static_cast<const T*>(tile.q) + query / tile.group * tile.q_stride + query % tile.group * tile.d_head;
+    if (width != tile.d_head) out[i * width + width - 1] = 0;
+    CopyElements(q, out + i * width, tile.d_head);
+  }
+}
+
+void AttendKeys(const AttentionTile& tile, const AttentionBuffers& buffers, const KeyTile& keys,
+                int64_t position) {
+  const int64_t query_width = RoundUp(tile.d_head, kGroup);
+  const int64_t value_width = RoundUp(tile.d_head, kStripColumns);
+  const T* queries = static_cast<const T*>(buffers.queries);
+  T* k_panel = static_cast<T*>(buffers.k_panel);
+  T* v_panel = static_cast<T*>(buffers.v_panel);
+  T* weights = static_cast<T*>(buffers.weights);
+
+  // Rows are in order of position: those that see none of these keys come first.
+  const int64_t tokens_before = position > tile.first_position ? position - tile.first_position : 0;
+  int64_t first = tokens_before * tile.group - tile.first_query;
+  first = first < 0 ? 0 : first;
+  const int64_t rows = tile.n_queries - first;
+  if (rows <= 0) return;
+
+  PackKeys(keys, tile.d_head, k_panel);
+  PackValues(keys, tile.d_head, v_panel);
+  const int64_t key_strips = (keys.keys + kStripColumns - 1) / kStripColumns;
+  MultiplyAllRows(rows,
+                  Block{queries + first * query_width, query_width, k_panel, kKeyTile * kGroup,
+                        query_width / kGroup, buffers.scores + first * kKeyTile, kKeyTile, false},
+                  key_strips, false);
+  for (int64_t i = first; i < tile.n_queries; ++i) {
+    const int64_t row_position = tile.first_position + (tile.first_query + i) / tile.group;
+    const int64_t visible = row_position + 1 - position;
+    const float shrink = Soften(buffers.scores + i * kKeyTile, visible < keys.keys ? visible : keys.keys,
+                                tile.scale, buffers.max + i, buffers.sum + i, weights + i * kKeyTile);
+    if (shrink != 1.0F) {
+      float* acc = buffers.acc + i * value_width;
+      for (int64_t d = 0; d < value_width; d += kLanes) Store(acc + d, Mul(Load(acc + d), Splat(shrink)));
+    }
+  }
+  for (int64_t d = 0; d < value_width; d += kPanelColumns) {
+    const int64_t strips =
+        (value_width - d < kPanelColumns ? value_width - d : kPanelColumns) / kStripColumns;
+    MultiplyAllRows(
+        rows,
+        Block{weights + first * kKeyTile, kKeyTile, v_panel + d * kGroup, value_width * kGroup,
+              (keys.keys + kGroup - 1) / kGroup, buffers.acc + first * value_width + d, value_width, true},
+        strips, false);
+  }
+}
+
+// Few rows: K and V come from memory faster than they are used only if they are fetched ahead.
+constexpr int64_t kFetchAheadRows = 16;
+
+void Attend(const AttentionTile& tile, const AttentionBuffers& buffers) {
+  const int64_t value_width = RoundUp(tile.d_head, kStripColumns);
+  PackQueries(tile, static_cast<T*>(buffers.queries));
+  for (int64_t i = 0; i < tile.n_queries; ++i) {
+    buffers.max[i] = -kInfinity;
+    buffers.sum[i] = 0;
+  }
+  for (int64_t i = 0; i < tile.n_queries * value_width; i += kLanes) Store(buffers.acc + i, Zero());
+
+  // No key beyond the last row's position is read.
+  const int64_t last = tile.first_position + (tile.first_query + tile.n_queries - 1) / tile.group;
+  const int64_t end = last + 1 < tile.key_end ? last + 1 : tile.key_end;
+  KeyTile tiles[2];
+  const auto locate = [&](int64_t begin, KeyTile* out) {
+    LocateKeys(tile, begin, begin + kKeyTile < end ? begin + kKeyTile : end, out);
+  };
+  int current = 0;
+  if (tile.key_begin < end) locate(tile.key_begin, &tiles[0]);
+  for (int64_t position = tile.key_begin; position < end; position += kKeyTile, current ^= 1) {
+    if (position + kKeyTile < end) {
+      locate(position + kKeyTile, &tiles[current ^ 1]);
+      if (tile.n_queries <= kFetchAheadRows) PrefetchKeys(tiles[current ^ 1], tile.d_head);
+    }
+    AttendKeys(tile, buffers, tiles[current], position);
+  }
+}
+
+}  // namespace
+}  // namespace spillway::device
+
+#endif  // SPILLWAY_ENGINE_DEVICE_CPU_KERNEL_ATTENTION_H_

@@ -1,0 +1,20 @@
+// Kernels for T = bf16 on AVX-512 with BF16. Compiled with that instruction set's flags.
+#include "engine/device/cpu/kernels.h"
+
+// Each of these is written in the terms of those before it.
+// clang-format off
+#include "engine/device/cpu/simd_avx512.h"
+#include "engine/device/cpu/element_bf16.h"
+#include "engine/device/cpu/kernel_math.h"
+#include "engine/device/cpu/kernel_elementwise.h"
+#include "engine/device/cpu/kernel_product.h"
+#include "engine/device/cpu/kernel_attention.h"
+#include "engine/device/cpu/kernel_sampling.h"
+#include "engine/device/cpu/kernel_table.h"
+// clang-format on
+
+namespace spillway::device {
+
+const Kernels kAvx512KernelsBf16 = kTable;
+
+}  // namespace spillway::device

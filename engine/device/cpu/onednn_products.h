@@ -1,0 +1,49 @@
+// oneDNN's matrix products over our packed weights, as a table of primitives made beforehand: making one
+// takes some 0.3 ms, so nothing is made while a step runs. oneDNN brings what our own kernels do not have
+// (AMX); where both run on AVX-512 they are equally fast and give the same bits.
+//
+// Thread-compatible. Execution uses the OpenMP team of parallel.h.
+#ifndef SPILLWAY_ENGINE_DEVICE_CPU_ONEDNN_PRODUCTS_H_
+#define SPILLWAY_ENGINE_DEVICE_CPU_ONEDNN_PRODUCTS_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "engine/device/cpu/kernels.h"
+#include "engine/device/types.h"
+
+namespace spillway::device {
+
+class OneDnnProducts {
+ public:
+  // For products of `type` (f32 or bf16) on `threads` threads.
+  OneDnnProducts(DType type, int32_t threads);
+  ~OneDnnProducts();
+
+  // Heights for which primitives are made: fewer rows are left to our own kernels.
+  static constexpr int64_t kHeights[] = {256, 128, 64};
+
+  // Makes the primitives of [n, k] weights for products of up to `rows` rows with every epilogue. Shapes
+  // whose panels hold padding, and processors for which oneDNN would not read panels as they are, get none.
+  absl::Status Prepare(int64_t n, int64_t k, int64_t rows);
+
+  // Multiplies as many of the first rows of `args` as there is a primitive for and returns how many: 0, or
+  // one of kHeights.
+  int64_t Multiply(const ProductArgs& args);
+
+  // The first failed execution, or OK.
+  const absl::Status& status() const { return status_; }
+
+ private:
+  struct Table;
+
+  const DType type_;
+  const int32_t threads_;
+  absl::Status status_;
+  std::unique_ptr<Table> table_;
+};
+
+}  // namespace spillway::device
+
+#endif  // SPILLWAY_ENGINE_DEVICE_CPU_ONEDNN_PRODUCTS_H_
