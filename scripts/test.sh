@@ -74,14 +74,15 @@ export SPILLWAY_DEMO_MODEL
 
 # ------------------------------------------------------------------------------------------- the stages
 
-# Builds a preset. Test binaries run while building, to list their tests: `under` is what they run under.
+# Builds a preset (all of it, or $targets). Test binaries run while building, to list their tests: `under` is what they run under.
 under=()
+targets=()
 build() {
   local preset=$1
   shift
   cmake --preset "$preset" "$@" >"$logs/$preset-configure.log" 2>&1 ||
     { tail -n 20 "$logs/$preset-configure.log"; say "cmake could not configure"; return 1; }
-  "${under[@]}" cmake --build "build/$preset" --parallel "$jobs"
+  "${under[@]}" cmake --build "build/$preset" --parallel "$jobs" ${targets[0]+--target "${targets[@]}"}
 }
 
 # The preset's test environment is in CMakePresets.json.
@@ -106,7 +107,7 @@ stage_tsan() {
 }
 
 stage_fuzz() {
-  local seconds=${SPILLWAY_FUZZ_SECONDS:-30} target name options found
+  local seconds=${SPILLWAY_FUZZ_SECONDS:-30} target name options found targets=(fuzzers)
   build fuzz || return 1
   for target in build/fuzz/bin/*_fuzz; do
     name=$(basename "$target")
@@ -117,7 +118,7 @@ stage_fuzz() {
     mkdir -p "$found/corpus"
     say "$name for $seconds s"
     "$target" -max_total_time="$seconds" -max_len=16384 -timeout=10 -malloc_limit_mb=64 -rss_limit_mb=2048 \
-      -print_final_stats=1 -artifact_prefix="$found/" "$found/corpus" "${options[@]}" 2>&1 | tail -n 25 ||
+      -print_final_stats=1 -artifact_prefix="$found/" "$found/corpus" "${options[@]}" 2>&1 | grep -v '# Uses: ' | tail -n 12 ||
       { say "the input that $name fails on is in $found"; return 1; }
   done
 }
