@@ -122,7 +122,30 @@ absl::StatusOr<std::unique_ptr<RowExecutor>> RowExecutor::Create(
   for (int32_t layer = 0; layer < config.n_layers; ++layer) {
     executor->arenas_.push_back({device.HostAddress(pool.LayerArena(layer)), geometry.slot_bytes()});
   }
+  SPILLWAY_RETURN_IF_ERROR(executor->WarmUpOutputs());
   return executor;
+}
+
+absl::Status RowExecutor::WarmUpOutputs() {
+  const int64_t hidden_bytes = int64_t{transformer_->config().d_model} * 4;
+  SPILLWAY_ASSIGN_OR_RETURN(const DevicePtr hidden, device_.Allocate(hidden_bytes, "warm-up"));
+  device_.Fill(compute_, hidden, 0, hidden_bytes);
+  device::SampleRow greedy{};
+  greedy.repetition_penalty = greedy.top_p = 1;
+  greedy.n_logprobs = -1;
+  device::SampleResult result;
+  device::SampleArgs args;
+  args.rows = 1;
+  args.vocab = vocab_size();
+  args.logits = transformer_->Head(compute_, 1, hidden, DevicePtr{});
+  args.sample = &greedy;
+  args.results = &result;
+  device_.Sample(compute_, args);
+  const device::EventId done = device_.CreateEvent();
+  device_.Record(done, compute_);
+  const absl::Status status = device_.Synchronize(done);
+  device_.Free(hidden);
+  return status;
 }
 
 RowExecutor::RowExecutor(device::Device& device, kv::HostPool& pool, const RowExecutorOptions& options,
