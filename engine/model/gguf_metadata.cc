@@ -145,14 +145,14 @@ absl::StatusOr<GgufMetadata> GgufMetadata::Parse(GgufCursor& cursor, int64_t cou
   metadata.file_ = cursor.file();
   for (int64_t i = 0; i < count; ++i) {
     const int64_t start = cursor.offset();
-    SPILLWAY_ASSIGN_OR_RETURN(Entry entry, ParseEntry(cursor));
+    SPILLWAY_ASSIGN_OR_RETURN(const Entry entry, ParseEntry(cursor));
     const auto [position, inserted] = metadata.index_.try_emplace(entry.key, metadata.entries_.size());
     if (!inserted) {
       return cursor.Error(start, absl::StrCat("metadata ", Quoted(entry.key)),
                           absl::StrCat("the key appears twice, first at byte ",
                                        metadata.entries_[position->second].offset, "; ", kDamagedFile));
     }
-    metadata.entries_.push_back(std::move(entry));
+    metadata.entries_.push_back(entry);
   }
   return metadata;
 }

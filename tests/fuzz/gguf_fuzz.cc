@@ -80,16 +80,19 @@ void ReadModel(const GgufFile& file) {
   SPILLWAY_CHECK(Fingerprint(file, 1).ok());
 }
 
+void ReadEverything(absl::Span<const uint8_t> bytes) {
+  const auto file = GgufFile::Parse(bytes, "fuzz.gguf");
+  CheckMessage(file.status());
+  if (!file.ok()) return;
+  ReadMetadata(file->metadata());
+  ReadTensors(*file);
+  ReadModel(*file);
+}
+
 }  // namespace
 }  // namespace spillway::model
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace spillway::model;
-  const auto file = GgufFile::Parse({data, size}, "fuzz.gguf");
-  CheckMessage(file.status());
-  if (!file.ok()) return 0;
-  ReadMetadata(file->metadata());
-  ReadTensors(*file);
-  ReadModel(*file);
+  spillway::model::ReadEverything({data, size});
   return 0;
 }
