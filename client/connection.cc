@@ -34,7 +34,7 @@ void AddConnectionFlags(FlagTable& flags, ConnectionOptions* options) {
             "Give the call up after this long, e.g. 500ms, 30s, 5m. The daemon knows it and stops working.");
 }
 
-std::shared_ptr<grpc::Channel> OpenChannel(absl::string_view server) {
+grpc::ChannelArguments DefaultChannelArguments(absl::string_view server) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   if (IsOnThisMachine(server)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
@@ -44,7 +44,12 @@ std::shared_ptr<grpc::Channel> OpenChannel(absl::string_view server) {
   // A person who starts the daemon and repeats the command should not wait out a minute of back-off.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  return grpc::CreateCustomChannel(std::string(server), grpc::InsecureChannelCredentials(), arguments);
+  return arguments;
+}
+
+std::shared_ptr<grpc::Channel> OpenChannel(absl::string_view server) {
+  return grpc::CreateCustomChannel(std::string(server), grpc::InsecureChannelCredentials(),
+                                   DefaultChannelArguments(server));
 }
 
 void SetDeadline(grpc::ClientContext& context, FlagDuration timeout, int64_t default_timeout_ms) {

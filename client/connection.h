@@ -11,6 +11,7 @@
 #include "client/flags.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/support/channel_arguments.h"
 
 namespace spillway::client {
 
@@ -24,6 +25,9 @@ struct ConnectionOptions {
 
 ConnectionOptions DefaultConnectionOptions();
 void AddConnectionFlags(FlagTable& flags, ConnectionOptions* options);
+
+// What OpenChannel sets; for channels that need more.
+grpc::ChannelArguments DefaultChannelArguments(absl::string_view server);
 
 // A channel without limits on what it receives (a reply with log probabilities of a long completion is
 // large) and without an HTTP proxy to a daemon on this machine. Connects with the first call.

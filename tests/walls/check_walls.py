@@ -39,7 +39,7 @@ LIBRARIES = [
     ("protobuf", r"google/(protobuf|rpc)/|.*\.pb\.h$", r"(server|client|bench|tests)/", None),
     ("gRPC", r"grpc(pp)?/|grpc\+\+/", r"(server|client|bench|tests)/", None),
     ("CUDA", r"cuda|cublas|nvtx|nvml", r"engine/device/cuda/", None),
-    ("oneDNN", r"(oneapi/dnnl/)?dnnl", r"engine/device/cpu/", None),
+    ("oneDNN", r"(oneapi/dnnl/)?dnnl", r"(engine/device/cpu|bench)/", None),
     ("PCRE2", r"pcre2", r"engine/text/", None),
 ]
 
