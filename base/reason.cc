@@ -27,8 +27,10 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "The prompt leaves no room for a generated token in the context.",
      "Shorten the prompt to the limit in the metadata, or serve with a larger --context."},
     {Reason::kRequestTooLarge, "REQUEST_TOO_LARGE", StatusCode::kInvalidArgument, false,
-     "The request could not run even alone: its cache does not fit the host pool.",
-     "Lower max_tokens or the prompt to the limit in the metadata, or serve with a larger --host_pool."},
+     "Prompt and max_tokens together are more than one sequence can hold: the context, clamped to the host "
+     "pool. Or the answer is too large for a unary call.",
+     "Lower max_tokens or the prompt to the limit in the metadata, or serve with a larger --context and "
+     "--host_pool."},
     {Reason::kModelNotFound, "MODEL_NOT_FOUND", StatusCode::kNotFound, false,
      "The model named in the request is not served here.",
      "Leave `model` empty or use a name that ListModels returns."},

@@ -84,7 +84,8 @@ absl::Status GenerationCall::Submit(scheduler::Request request) {
       return MakeError(Reason::kCancelled, "cancelled before it was queued");
     }
     stream_ = stream;
-    event_writer_.emplace(*backend_->model.tokenizer, backend_->model.name(), request.label, request.sampling.seed);
+    event_writer_.emplace(*backend_->model.tokenizer, backend_->model.name(), request.label,
+                          request.sampling.seed);
   }
   return backend_->scheduler.Submit(std::move(request), std::move(stream));
 }

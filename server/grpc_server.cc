@@ -7,6 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
+#include "base/log.h"
+#include "grpc/support/log.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "server/network_address.h"
@@ -29,7 +31,17 @@ int ReceiveLimitBytes(int64_t context_tokens) {
   return static_cast<int>(std::min<int64_t>(std::max<int64_t>(16 * kMiB, 8 * context_tokens), INT_MAX));
 }
 
+void LogForGrpc(gpr_log_func_args* arguments) {
+  Log(LogLevel::kDebug, "grpc",
+      {{"message", arguments->message}, {"severity", gpr_log_severity_string(arguments->severity)}});
+}
+
 }  // namespace
+
+void RouteGrpcLog() {
+  gpr_set_log_function(&LogForGrpc);
+  gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
+}
 
 GrpcServer::GrpcServer(const CallParts& parts)
     : inference_(parts),
@@ -72,11 +84,16 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   return out;
 }
 
-GrpcServer::~GrpcServer() {
-  self_call_.reset();
+GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds(0)); }
+
+void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   if (server_ == nullptr) return;
-  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
+  self_call_.reset();
+  // They would stay until they are cancelled.
+  health_.EndWatches();
+  server_->Shutdown(std::chrono::system_clock::now() + grace);
   server_->Wait();
+  server_ = nullptr;
 }
 
 std::shared_ptr<grpc::Channel> GrpcServer::InProcessChannel() { return server_->InProcessChannel({}); }

@@ -3,6 +3,7 @@
 #ifndef SPILLWAY_SERVER_GRPC_SERVER_H_
 #define SPILLWAY_SERVER_GRPC_SERVER_H_
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,6 +19,10 @@ namespace spillway::server {
 
 class SelfCall;
 
+// gRPC's own log goes to ours, at debug level: it calls errors what clients do, and bind failures are
+// reported by Start. Once, before any other use of gRPC.
+void RouteGrpcLog();
+
 struct GrpcServerOptions {
   std::string listen;          // HOST:PORT, port 0 picks one
   int64_t context_tokens = 0;  // bounds the size of a request
@@ -32,10 +37,13 @@ class GrpcServer {
   // outlive the server.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
                                                            const CallParts& parts);
-  // Ends every call within a moment. Drain first: this closes the port at once.
-  ~GrpcServer();
+  ~GrpcServer();  // Shutdown(0)
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
+
+  // Closes the port at once, so drain first. Calls may finish for so long; then they are cancelled. Returns
+  // when all have ended. Idempotent.
+  void Shutdown(std::chrono::milliseconds grace);
 
   // HOST:PORT as bound.
   const std::string& address() const { return address_; }

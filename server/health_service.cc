@@ -13,11 +13,17 @@ using grpc::health::v1::HealthCheckResponse;
 // Sends the state now and every change, the latest one where several come during a write. Deletes itself.
 class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
  public:
-  Watcher(HealthService& service, HealthCheckResponse::ServingStatus status) : service_(service) {
-    Update(status);
+  // `known`: whether updates concern it.
+  Watcher(HealthService& service, HealthCheckResponse::ServingStatus status, bool known)
+      : service_(service), known_(known) {
+    Set(status);
   }
 
   void Update(HealthCheckResponse::ServingStatus status) {
+    if (known_) Set(status);
+  }
+
+  void Set(HealthCheckResponse::ServingStatus status) {
     Step step = Step::kNothing;
     {
       MutexLock lock(mutex_);
@@ -38,7 +44,9 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
     Take(step);
   }
 
-  void OnCancel() override {
+  void OnCancel() override { End(); }
+
+  void End() {
     Step step = Step::kNothing;
     {
       MutexLock lock(mutex_);
@@ -78,6 +86,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
   }
 
   HealthService& service_;
+  const bool known_;
   HealthCheckResponse message_;  // belongs to the write in flight
   Mutex mutex_;
   HealthCheckResponse::ServingStatus latest_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
@@ -105,6 +114,12 @@ void HealthService::SetServing(bool serving) {
   for (Watcher* watcher : watchers_) watcher->Update(StatusLocked());
 }
 
+void HealthService::EndWatches() {
+  MutexLock lock(mutex_);
+  ended_ = true;
+  for (Watcher* watcher : watchers_) watcher->End();
+}
+
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,
                                                const HealthCheckRequest* request,
                                                HealthCheckResponse* response) {
@@ -125,10 +140,11 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(grpc::CallbackServerContext* /*context*/,
                                                                     const HealthCheckRequest* request) {
   // An unknown service is watched too, as the protocol wants it: its state never changes here.
-  if (!Knows(request->service())) return new Watcher(*this, HealthCheckResponse::SERVICE_UNKNOWN);
+  const bool known = Knows(request->service());
   MutexLock lock(mutex_);
-  auto* watcher = new Watcher(*this, StatusLocked());
+  auto* watcher = new Watcher(*this, known ? StatusLocked() : HealthCheckResponse::SERVICE_UNKNOWN, known);
   watchers_.insert(watcher);
+  if (ended_) watcher->End();
   return watcher;
 }
 

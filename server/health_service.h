@@ -22,6 +22,9 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   // One state for all names; watchers hear of a change.
   void SetServing(bool serving);
 
+  // Before shutdown: ends every watch, present and future.
+  void EndWatches();
+
   grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,
                                   const grpc::health::v1::HealthCheckRequest* request,
                                   grpc::health::v1::HealthCheckResponse* response) override;
@@ -37,6 +40,7 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
 
   const std::vector<std::string> names_;
   mutable Mutex mutex_;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<Watcher*> watchers_ ABSL_GUARDED_BY(mutex_);
 };

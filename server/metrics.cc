@@ -1,5 +1,6 @@
 #include "server/metrics.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
@@ -126,7 +127,9 @@ struct Metrics::Impl {
     const auto state = [this](MetricId id, const char* value) -> Gauge& {
       return GaugeOf(id, {{"state", value}});
     };
-    state(MetricId::kSequences, "decode").Set(now.running_sequences);
+    // The snapshot's running ones include the others.
+    state(MetricId::kSequences, "decode")
+        .Set(std::max(0, now.running_sequences - now.prefilling_sequences - now.paused_sequences));
     state(MetricId::kSequences, "prefill").Set(now.prefilling_sequences);
     state(MetricId::kSequences, "paused").Set(now.paused_sequences);
     Set(MetricId::kRequestsWaiting, now.waiting_requests);

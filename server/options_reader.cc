@@ -167,7 +167,7 @@ void SettleMaxTokens(const v1::GenerationOptions& options, const ServedModel& mo
           "options.max_tokens",
           absl::StrCat(options.max_tokens(), " is more than the ", room, " tokens that a prompt of ", prompt,
                        " leaves of the context of ", model.context_tokens),
-          Reason::kInvalidField,
+          Reason::kRequestTooLarge,
           {{"limit", absl::StrCat(room)}, {"value", absl::StrCat(options.max_tokens())}});
     }
     request->max_tokens = options.max_tokens();

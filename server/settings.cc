@@ -1,5 +1,7 @@
 #include "server/settings.h"
 
+#include <utility>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -17,124 +19,111 @@ constexpr absl::string_view kRequests = "Requests";
 constexpr absl::string_view kNetwork = "Network";
 constexpr absl::string_view kOperation = "Operation";
 
+using Text = std::string Settings::*;
+using Number = int64_t Settings::*;
+
+Flag TextFlag(absl::string_view group, absl::string_view name, Text target, absl::string_view help) {
+  return {group, name, FlagType::kString, "", help, target};
+}
+
+Flag AddressFlag(absl::string_view group, absl::string_view name, absl::string_view fallback, Text target,
+                 absl::string_view help) {
+  return {group, name, FlagType::kAddress, fallback, help, target};
+}
+
+Flag ChoiceFlag(absl::string_view group, absl::string_view name, std::vector<absl::string_view> choices,
+                absl::string_view fallback, Text target, absl::string_view help) {
+  return {group, name, FlagType::kChoice, fallback, help, target, 0, 0, std::move(choices)};
+}
+
+Flag IntFlag(absl::string_view group, absl::string_view name, int64_t min, int64_t max,
+             absl::string_view fallback, Number target, absl::string_view help) {
+  return {group, name, FlagType::kInt, fallback, help, target, min, max};
+}
+
+Flag SizeFlag(absl::string_view group, absl::string_view name, absl::string_view fallback, Number target,
+              absl::string_view help) {
+  return {group, name, FlagType::kSize, fallback, help, target, 0, int64_t{1} << 50};
+}
+
 std::vector<Flag> MakeFlags() {
   using S = Settings;
-  using enum FlagType;
   return {
-      {kModel, "model", kString, "", "The GGUF file to serve. Required.", &S::model},
-      {kModel, "served_model_name", kString, "",
-       "Names that requests may use, separated by commas: the first is the model's name in answers, the "
-       "others "
-       "are aliases. Empty: the name in the file, else the file's name.",
-       &S::served_model_name},
-      {kModel,
-       "device",
-       kChoice,
-       "auto",
-       "What computes. auto: the best device that this build can use, said in the log.",
-       &S::device,
-       0,
-       0,
-       {"auto", "cpu", "cuda"}},
-      {kModel,
-       "dtype",
-       kChoice,
-       "auto",
-       "Precision of activations and of the cache. auto: bf16 where the device multiplies it, else f32.",
-       &S::dtype,
-       0,
-       0,
-       {"auto", "bf16", "f32"}},
-      {kModel,
-       "weights",
-       kChoice,
-       "expanded",
-       "expanded: decoded to --dtype at load, fastest. packed: kept as the file encodes them (not served "
-       "yet).",
-       &S::weights,
-       0,
-       0,
-       {"expanded", "packed"}},
-      {kModel, "threads", kInt, "0", "CPU threads that compute. 0: the cores this process may use.",
-       &S::threads, 0, 1024},
+      TextFlag(kModel, "model", &S::model, "The GGUF file to serve. Required."),
+      TextFlag(
+          kModel, "served_model_name", &S::served_model_name,
+          "Names that requests may use, separated by commas: the first is the model's name in answers, the "
+          "others are aliases. Empty: the name in the file, else the file's name."),
+      TextFlag(kModel, "chat_template", &S::chat_template,
+               "Jinja file in place of the model's own chat template, or none to serve without chat."),
+      ChoiceFlag(kModel, "device", {"auto", "cpu", "cuda"}, "auto", &S::device,
+                 "What computes. auto: the best device that this build can use, said in the log."),
+      ChoiceFlag(
+          kModel, "dtype", {"auto", "bf16", "f32"}, "auto", &S::dtype,
+          "Precision of activations and of the cache. auto: bf16 where the device multiplies it, else f32."),
+      ChoiceFlag(kModel, "weights", {"expanded", "packed"}, "expanded", &S::weights,
+                 "expanded: decoded to --dtype at load, fastest. packed: kept as the file encodes them (not "
+                 "served yet)."),
+      IntFlag(kModel, "threads", 0, 1024, "0", &S::threads,
+              "CPU threads that compute. 0: the cores this process may use."),
 
-      {kMemory, "context", kInt, "0",
-       "Prompt and generated tokens of one sequence at most. 0: what the model was made for. Clamped to what "
-       "--host_pool holds.",
-       &S::context_tokens, 0, kTokensMax},
-      {kMemory, "host_pool", kSize, "0",
-       "Memory for the KV cache. 0: what is available less max(4 GiB, 10 %), and never more than "
-       "--max_sequences of --context can fill.",
-       &S::host_pool_bytes, 0, int64_t{1} << 50},
-      {kMemory, "max_sequences", kInt, "64", "Sequences that run at once.", &S::max_sequences, 1, 4096},
-      {kMemory, "max_queue", kInt, "512", "Requests that may wait; further ones are refused (QUEUE_FULL).",
-       &S::max_queue, 0, 1'000'000},
-      {kMemory, "max_gap_ms", kInt, "100",
-       "Prefill of new prompts leaves running streams no longer than this without a token, where one pass "
-       "allows it.",
-       &S::max_gap_ms, 1, kMsMax},
-      {kMemory, "prefill_chunk_tokens", kInt, "256",
-       "Prompt tokens that one visit of a layer computes. Smaller: shorter gaps. Larger: faster prefill.",
-       &S::prefill_chunk_tokens, 16, 8192},
-      {kMemory, "prefill_rows", kInt, "1024",
-       "Prompt tokens under way at once over all prompts; their hidden states take memory.", &S::prefill_rows,
-       16, kTokensMax},
-      {kMemory, "reserve_output_tokens", kInt, "64",
-       "A waiting request starts when its prompt and this many tokens of output fit the pool. Preemption "
-       "backs "
-       "what comes after.",
-       &S::reserve_output_tokens, 1, kTokensMax},
+      IntFlag(
+          kMemory, "context", 0, kTokensMax, "0", &S::context_tokens,
+          "Prompt and generated tokens of one sequence at most. 0: what the model was made for. Clamped to "
+          "what --host_pool holds."),
+      SizeFlag(kMemory, "host_pool", "0", &S::host_pool_bytes,
+               "Memory for the KV cache. 0: what is available less max(4 GiB, 10 %), and never more than "
+               "--max_sequences of --context can fill."),
+      IntFlag(kMemory, "max_sequences", 1, 4096, "64", &S::max_sequences, "Sequences that run at once."),
+      IntFlag(kMemory, "max_queue", 1, 1'000'000, "512", &S::max_queue,
+              "Requests that may wait; further ones are refused (QUEUE_FULL)."),
+      IntFlag(
+          kMemory, "max_gap_ms", 1, kMsMax, "100", &S::max_gap_ms,
+          "Prefill of new prompts leaves running streams no longer than this without a token, where one pass "
+          "allows it."),
+      IntFlag(
+          kMemory, "prefill_chunk_tokens", 16, 8192, "256", &S::prefill_chunk_tokens,
+          "Prompt tokens that one visit of a layer computes. Smaller: shorter gaps. Larger: faster prefill."),
+      IntFlag(kMemory, "prefill_rows", 16, kTokensMax, "1024", &S::prefill_rows,
+              "Prompt tokens under way at once over all prompts; their hidden states take memory."),
+      IntFlag(
+          kMemory, "reserve_output_tokens", 1, kTokensMax, "64", &S::reserve_output_tokens,
+          "A waiting request starts when its prompt and this many tokens of output fit the pool. Preemption "
+          "backs what comes after."),
 
-      {kRequests, "default_max_tokens", kInt, "1024",
-       "Tokens generated for a request without max_tokens, at most. 0: what the context leaves.",
-       &S::default_max_tokens, 0, kTokensMax},
-      {kRequests, "slow_reader_timeout_ms", kInt, "30000",
-       "A stream that is not read pauses its own sequence, and ends ABORTED after this time.",
-       &S::slow_reader_timeout_ms, 1, kMsMax},
-      {kRequests, "tokenizer_threads", kInt, "2", "Threads that tokenise long text.", &S::tokenizer_threads,
-       1, 256},
+      IntFlag(kRequests, "default_max_tokens", 0, kTokensMax, "1024", &S::default_max_tokens,
+              "Tokens generated for a request without max_tokens, at most. 0: what the context leaves."),
+      IntFlag(kRequests, "slow_reader_timeout_ms", 1, kMsMax, "30000", &S::slow_reader_timeout_ms,
+              "A stream that is not read pauses its own sequence, and ends ABORTED after this time."),
+      IntFlag(kRequests, "tokenizer_threads", 1, 256, "2", &S::tokenizer_threads,
+              "Threads that tokenise long text."),
 
-      {kNetwork, "listen", kAddress, "127.0.0.1:8090",
-       "Address of the gRPC services. Port 0 picks a free one. There is no TLS and no authentication: keep "
-       "it "
-       "behind a proxy that has them.",
-       &S::listen},
-      {kNetwork, "metrics_listen", kAddress, "127.0.0.1:8091",
-       "Address of /metrics, /livez and /readyz (HTTP). Port 0 picks a free one.", &S::metrics_listen},
-      {kNetwork, "address_file", kString, "",
-       "Written once both ports are bound: JSON with grpc, metrics and schema_version.", &S::address_file},
-      {kNetwork, "max_streams_per_connection", kInt, "1024", "Concurrent calls of one connection.",
-       &S::max_streams_per_connection, 1, 1'000'000},
+      AddressFlag(
+          kNetwork, "listen", "127.0.0.1:8090", &S::listen,
+          "Address of the gRPC services. Port 0 picks a free one. There is no TLS and no authentication: "
+          "keep it behind a proxy that has them."),
+      AddressFlag(kNetwork, "metrics_listen", "127.0.0.1:8091", &S::metrics_listen,
+                  "Address of /metrics, /livez and /readyz (HTTP). Port 0 picks a free one."),
+      TextFlag(kNetwork, "address_file", &S::address_file,
+               "Written once both ports are bound: JSON with grpc, metrics and schema_version. Removed at "
+               "the end."),
+      IntFlag(kNetwork, "max_streams_per_connection", 1, 1'000'000, "1024", &S::max_streams_per_connection,
+              "Concurrent calls of one connection."),
 
-      {kOperation, "stall_timeout_ms", kInt, "120000",
-       "Work exists and no visit finished for this long: /livez fails, the state goes to the log and the "
-       "daemon "
-       "exits 1.",
-       &S::stall_timeout_ms, 100, kMsMax},
-      {kOperation, "lame_duck_ms", kInt, "0",
-       "After SIGTERM, say NOT_SERVING but go on accepting calls for this long, so that load balancers "
-       "notice.",
-       &S::lame_duck_ms, 0, kMsMax},
-      {kOperation, "drain_timeout_ms", kInt, "30000",
-       "After SIGTERM, running streams may finish for this long.", &S::drain_timeout_ms, 0, kMsMax},
-      {kOperation,
-       "log_format",
-       kChoice,
-       "text",
-       "Form of the log on stderr: text, or one JSON object a line.",
-       &S::log_format,
-       0,
-       0,
-       {"text", "json"}},
-      {kOperation,
-       "log_level",
-       kChoice,
-       "info",
-       "What to log at least.",
-       &S::log_level,
-       0,
-       0,
-       {"debug", "info", "warning", "error"}},
+      IntFlag(
+          kOperation, "stall_timeout_ms", 100, kMsMax, "120000", &S::stall_timeout_ms,
+          "Work exists and no visit finished for this long: /livez fails, the state goes to the log and the "
+          "daemon exits 1."),
+      IntFlag(
+          kOperation, "lame_duck_ms", 0, kMsMax, "0", &S::lame_duck_ms,
+          "After SIGTERM, say NOT_SERVING but go on accepting calls for this long, so that load balancers "
+          "notice."),
+      IntFlag(kOperation, "drain_timeout_ms", 0, kMsMax, "30000", &S::drain_timeout_ms,
+              "After SIGTERM, running streams may finish for this long."),
+      ChoiceFlag(kOperation, "log_format", {"text", "json"}, "text", &S::log_format,
+                 "Form of the log on stderr: text, or one JSON object a line."),
+      ChoiceFlag(kOperation, "log_level", {"debug", "info", "warning", "error"}, "info", &S::log_level,
+                 "What to log at least."),
   };
 }
 
@@ -186,7 +175,7 @@ absl::Span<const Flag> Flags() {
 std::string ValueHint(const Flag& flag) {
   switch (flag.type) {
     case FlagType::kString:
-      return flag.name == "model" || flag.name == "address_file" ? "FILE" : "TEXT";
+      return flag.name == "served_model_name" ? "NAMES" : "FILE";
     case FlagType::kInt:
       return "N";
     case FlagType::kSize:

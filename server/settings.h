@@ -18,6 +18,7 @@ namespace spillway::server {
 struct Settings {
   std::string model;
   std::string served_model_name;
+  std::string chat_template;
   std::string device;
   std::string dtype;
   std::string weights;

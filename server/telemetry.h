@@ -1,22 +1,58 @@
-// What the scheduler's observer is in the daemon: metrics, and a log line for every finished request.
+// The scheduler's observer in the daemon: metrics, and a log line for every finished request. Deaf until told
+// to listen, so that the warm-up at start counts nowhere.
+//
+// Thread-safe.
 #ifndef SPILLWAY_SERVER_TELEMETRY_H_
 #define SPILLWAY_SERVER_TELEMETRY_H_
 
+#include <atomic>
+
+#include "scheduler/scheduler.h"
 #include "server/metrics.h"
 #include "server/request_log.h"
 
 namespace spillway::server {
 
-// Thread-safe.
-class Telemetry final : public Metrics {
+class Telemetry final : public scheduler::Observer {
  public:
+  // `metrics` must outlive this.
+  explicit Telemetry(Metrics& metrics) : metrics_(metrics) {}
+
+  void Listen() { listening_.store(true, std::memory_order_release); }
+
+  void OnStep(const exec::StepStats& stats) override {
+    if (listening()) metrics_.OnStep(stats);
+  }
+  void OnFirstToken(double seconds_since_arrival) override {
+    if (listening()) metrics_.OnFirstToken(seconds_since_arrival);
+  }
+  void OnScheduled(double queue_seconds) override {
+    if (listening()) metrics_.OnScheduled(queue_seconds);
+  }
+  void OnPrefilled(double prefill_seconds, int32_t prompt_tokens, int32_t cached_tokens) override {
+    if (listening()) metrics_.OnPrefilled(prefill_seconds, prompt_tokens, cached_tokens);
+  }
+  void OnTokens(int32_t tokens, double gap_seconds) override {
+    if (listening()) metrics_.OnTokens(tokens, gap_seconds);
+  }
+  void OnPreempted() override {
+    if (listening()) metrics_.OnPreempted();
+  }
   void OnFinished(const scheduler::RequestRecord& record) override {
-    Metrics::OnFinished(record);
+    if (!listening()) return;
+    metrics_.OnFinished(record);
     log_.Add(record);
+  }
+  void OnRejected(Reason reason) override {
+    if (listening()) metrics_.OnRejected(reason);
   }
 
  private:
+  bool listening() const { return listening_.load(std::memory_order_acquire); }
+
+  Metrics& metrics_;
   RequestLog log_;
+  std::atomic<bool> listening_{false};
 };
 
 }  // namespace spillway::server

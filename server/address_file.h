@@ -1,0 +1,17 @@
+// --address_file: what the daemon bound, for scripts.
+#ifndef SPILLWAY_SERVER_ADDRESS_FILE_H_
+#define SPILLWAY_SERVER_ADDRESS_FILE_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace spillway::server {
+
+// {"grpc": "127.0.0.1:8090", "metrics": "127.0.0.1:8091", "schema_version": 1}. Written to a file beside it
+// and renamed, so that a reader sees all of it or nothing.
+absl::Status WriteAddressFile(const std::string& path, const std::string& grpc, const std::string& metrics);
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_ADDRESS_FILE_H_

@@ -1,0 +1,236 @@
+#include "server/daemon.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "server/address_file.h"
+#include "server/delivery.h"
+#include "server/engine.h"
+#include "server/grpc_server.h"
+#include "server/http_server.h"
+#include "server/metrics.h"
+#include "server/serving_state.h"
+#include "server/signal_watch.h"
+#include "server/telemetry.h"
+#include "server/text_pool.h"
+
+namespace spillway::server {
+namespace {
+
+constexpr std::chrono::milliseconds kWatchPeriod(200);
+// After the last stream ended, its end may still be on the way to the client.
+constexpr std::chrono::milliseconds kLastBytes(2000);
+// Time for a probe to see that /livez fails, and for the log to get out.
+constexpr std::chrono::milliseconds kBeforeStallExit(1000);
+
+class Daemon {
+ public:
+  Daemon(const Settings& settings, const Clock& clock)
+      : settings_(settings),
+        clock_(clock),
+        telemetry_(metrics_),
+        text_pool_({.threads = static_cast<int>(settings.tokenizer_threads)}) {}
+
+  absl::Status Bind(int64_t context_tokens);
+  absl::Status Load(const ModelHeader& header, device::Device& device);
+  // Until a signal, a failure or a stall.
+  absl::Status Watch(SignalWatch& signals);
+  void Drain();
+  // Closes the ports.
+  void Close();
+
+ private:
+  bool Stalled() const;
+  std::map<std::string, HttpServer::Handler> HttpHandlers();
+  void LogState() const;
+  absl::Status FailEngine();
+
+  const Settings& settings_;
+  const Clock& clock_;
+  ServingState state_;
+  Metrics metrics_;
+  Telemetry telemetry_;
+  // Calls use everything above and the engine's parts: they end when grpc_ does.
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Backend> backend_;
+  TextPool text_pool_;
+  Delivery delivery_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<GrpcServer> grpc_;
+};
+
+absl::Status Daemon::Bind(int64_t context_tokens) {
+  absl::StatusOr<std::unique_ptr<HttpServer>> http =
+      HttpServer::Start(settings_.metrics_listen, HttpHandlers());
+  if (!http.ok()) {
+    return absl::UnavailableError(absl::StrCat("--metrics_listen: ", http.status().message(),
+                                               "; choose another port, or 0 for a free one"));
+  }
+  http_ = *std::move(http);
+  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
+      GrpcServer::Start({.listen = settings_.listen,
+                         .context_tokens = context_tokens,
+                         .max_streams_per_connection = settings_.max_streams_per_connection},
+                        {state_, text_pool_, delivery_, metrics_, clock_});
+  if (!grpc.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("--listen: ", grpc.status().message(), "; choose another port, or 0 for a free one"));
+  }
+  grpc_ = *std::move(grpc);
+  Log(LogLevel::kInfo, "listening", {{"grpc", grpc_->address()}, {"metrics", http_->address()}});
+  if (settings_.address_file.empty()) return absl::OkStatus();
+  return WriteAddressFile(settings_.address_file, grpc_->address(), http_->address());
+}
+
+std::map<std::string, HttpServer::Handler> Daemon::HttpHandlers() {
+  return {{"/",
+           [] {
+             return HttpReply{200, "spillwayd " SPILLWAY_VERSION "\n/metrics  /livez  /readyz\n"};
+           }},
+          {"/metrics",
+           [this] {
+             return HttpReply{200, metrics_.Scrape(), "text/plain; version=0.0.4; charset=utf-8"};
+           }},
+          {"/livez",
+           [this] {
+             return Stalled() ? HttpReply{503, "stalled\n"} : HttpReply{200, "ok\n"};
+           }},
+          {"/readyz", [this] {
+             return state_.ready() ? HttpReply{200, "ok\n"} : HttpReply{503, "not ready\n"};
+           }}};
+}
+
+absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
+  const MonotonicNs begin_ns = clock_.NowNs();
+  SPILLWAY_ASSIGN_OR_RETURN(engine_, Engine::Load(settings_, header, device, telemetry_));
+  const ServedModel& model = engine_->model();
+  if (settings_.log_format == "text") {
+    std::fputs(MemoryTable(engine_->memory()).c_str(), stderr);
+  }
+  for (const MemoryUse& use : engine_->memory()) {
+    metrics_.SetMemory(use.place, use.use, use.bytes);
+    if (settings_.log_format == "text") continue;
+    Log(LogLevel::kInfo, "memory", {{"place", use.place}, {"use", use.use}, {"bytes", use.bytes}});
+  }
+  Log(LogLevel::kInfo, "warming up");
+  SPILLWAY_RETURN_IF_ERROR(engine_->WarmUp(settings_.stall_timeout_ms));
+
+  metrics_.SetModelInfo(model.name(), model.architecture, model.compute_dtype, device.info().kind,
+                        model.fingerprint);
+  grpc_->admin().SetStatic(
+      {absl::StrCat(device.info().kind, ": ", device.info().name), engine_->geometry(), engine_->memory()});
+  backend_ = std::make_unique<Backend>(model, engine_->scheduler());
+  metrics_.SetSources([this] { return engine_->scheduler().Snapshot(); }, [this] { return state_.ready(); });
+  telemetry_.Listen();
+  state_.Publish(backend_.get());
+  state_.Enter(ServerPhase::kServing);
+  grpc_->health().SetServing(true);
+  Log(LogLevel::kInfo, "serving",
+      {{"model", model.name()},
+       {"grpc", grpc_->address()},
+       {"device", device.info().name},
+       {"dtype", model.compute_dtype},
+       {"context_tokens", model.context_tokens},
+       {"chat", model.chat_template.has_value()},
+       {"start_s", ToSeconds(clock_.NowNs() - begin_ns)}});
+  return absl::OkStatus();
+}
+
+bool Daemon::Stalled() const {
+  const Backend* backend = state_.backend();
+  if (backend == nullptr) return false;
+  const scheduler::SchedulerSnapshot now = backend->scheduler.Snapshot();
+  return now.has_work && clock_.NowNs() - now.last_visit_ns > settings_.stall_timeout_ms * kNsPerMs;
+}
+
+void Daemon::LogState() const {
+  const scheduler::SchedulerSnapshot now = backend_->scheduler.Snapshot();
+  Log(LogLevel::kError, "state",
+      {{"visits", now.visits},
+       {"ms_since_visit", ToMs(clock_.NowNs() - now.last_visit_ns)},
+       {"running_sequences", now.running_sequences},
+       {"prefilling_sequences", now.prefilling_sequences},
+       {"paused_sequences", now.paused_sequences},
+       {"waiting_requests", now.waiting_requests},
+       {"waiting_tokens", now.waiting_tokens},
+       {"free_blocks", now.blocks.free_blocks},
+       {"in_use_blocks", now.blocks.in_use_blocks},
+       {"cached_blocks", now.blocks.cached_blocks},
+       {"preemptions", now.preemptions}});
+}
+
+absl::Status Daemon::FailEngine() {
+  grpc_->health().SetServing(false);
+  state_.Enter(ServerPhase::kFailed);
+  LogState();
+  Close();
+  return absl::UnavailableError("the device failed; the log has the cause");
+}
+
+absl::Status Daemon::Watch(SignalWatch& signals) {
+  while (!signals.WaitFor(kWatchPeriod)) {
+    if (engine_->scheduler().Snapshot().failed) return FailEngine();
+    if (!Stalled()) continue;
+    grpc_->health().SetServing(false);
+    state_.Enter(ServerPhase::kFailed);
+    LogState();
+    Log(LogLevel::kError, "no visit finished within --stall_timeout_ms although there is work: exiting",
+        {{"stall_timeout_ms", settings_.stall_timeout_ms}});
+    std::this_thread::sleep_for(kBeforeStallExit);
+    // The step thread hangs: nothing that waits for it can be taken down in order.
+    _exit(1);
+  }
+  return absl::OkStatus();
+}
+
+void Daemon::Drain() {
+  grpc_->health().SetServing(false);
+  state_.Enter(ServerPhase::kLameDuck);
+  if (settings_.lame_duck_ms > 0) {
+    Log(LogLevel::kInfo, "lame duck: still accepting", {{"lame_duck_ms", settings_.lame_duck_ms}});
+    std::this_thread::sleep_for(std::chrono::milliseconds(settings_.lame_duck_ms));
+  }
+  state_.Enter(ServerPhase::kDraining);
+  Log(LogLevel::kInfo, "draining", {{"drain_timeout_ms", settings_.drain_timeout_ms}});
+  engine_->scheduler().Drain(settings_.drain_timeout_ms);
+}
+
+void Daemon::Close() {
+  grpc_->Shutdown(kLastBytes);
+  grpc_.reset();
+  // Probes are answered until the last call has ended.
+  http_.reset();
+}
+
+}  // namespace
+
+absl::Status Serve(const Settings& settings, const DeviceFactory& create_device) {
+  // A file of an earlier run would send scripts to a port that nobody, or somebody else, listens on.
+  if (!settings.address_file.empty()) std::remove(settings.address_file.c_str());
+  SignalWatch signals;
+  SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings.model));
+  SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
+  SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
+  Daemon daemon(settings, Clock::Real());
+  SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));
+  SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device));
+  signals.Arm();
+  SPILLWAY_RETURN_IF_ERROR(daemon.Watch(signals));
+  daemon.Drain();
+  daemon.Close();
+  if (!settings.address_file.empty()) std::remove(settings.address_file.c_str());
+  Log(LogLevel::kInfo, "stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace spillway::server

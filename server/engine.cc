@@ -1,0 +1,310 @@
+#include "server/engine.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "engine/kv/memory_budget.h"
+#include "engine/model/gguf.h"
+
+namespace spillway::server {
+namespace {
+
+// Prompt and answer of the warm-up: a prefill, and a few decode steps.
+constexpr int32_t kWarmUpPromptTokens = 12;
+constexpr int32_t kWarmUpTokens = 4;
+// Without a link blocks need not be large, and small ones waste less of a sequence's last block.
+constexpr int32_t kBlockTokensWithoutLink = 16;
+constexpr int64_t kLinkBlockBytes = 256 * kKiB;
+
+// A generation default of the file, where it is one that a request could ask for as well.
+void ReadDefault(const model::GgufMetadata& metadata, absl::string_view key, float min, float max,
+                 float* target) {
+  if (!metadata.Has(key)) return;
+  const absl::StatusOr<double> value = metadata.Float(key);
+  if (value.ok() && *value >= min && *value <= max) {
+    *target = static_cast<float>(*value);
+  } else {
+    Log(LogLevel::kWarning, "generation default of the model file is out of range and passed over",
+        {{"key", key}, {"allowed", absl::StrCat(min, "..", max)}});
+  }
+}
+
+scheduler::SamplingParams ReadSampling(const model::GgufMetadata& metadata) {
+  scheduler::SamplingParams out;
+  float top_k = static_cast<float>(out.top_k);
+  if (const absl::StatusOr<int64_t> value = metadata.IntOr("general.sampling.top_k", 0); value.ok()) {
+    top_k = static_cast<float>(std::clamp<int64_t>(*value, 0, 1 << 20));
+  }
+  out.top_k = static_cast<int32_t>(top_k);
+  ReadDefault(metadata, "general.sampling.temp", 0, 100, &out.temperature);
+  ReadDefault(metadata, "general.sampling.top_p", 1e-6F, 1, &out.top_p);
+  ReadDefault(metadata, "general.sampling.min_p", 0, 0.999F, &out.min_p);
+  ReadDefault(metadata, "general.sampling.penalty_repeat", 1e-6F, 10, &out.repetition_penalty);
+  return out;
+}
+
+int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry) {
+  if (info.host_addressable) return kBlockTokensWithoutLink;
+  const int64_t tokens = kLinkBlockBytes / std::max<int64_t>(1, geometry.beta_bytes());
+  return static_cast<int32_t>(std::clamp<int64_t>(
+      static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(tokens, 1)))), 16, 128));
+}
+
+// Says how far loading is, at most once a second. Called one at a time, from several threads.
+class LoadProgress {
+ public:
+  void Report(int64_t done_bytes, int64_t total_bytes) {
+    const MonotonicNs now_ns = Clock::Real().NowNs();
+    if (done_bytes < total_bytes && now_ns - last_ns_ < kNsPerSecond) return;
+    last_ns_ = now_ns;
+    const int64_t percent = total_bytes > 0 ? done_bytes * 100 / total_bytes : 100;
+    Log(LogLevel::kInfo, "loading weights",
+        {{"percent", percent}, {"done", FormatBytes(done_bytes)}, {"total", FormatBytes(total_bytes)}});
+  }
+
+ private:
+  MonotonicNs last_ns_ = Clock::Real().NowNs();
+};
+
+// The model's own template, or what --chat_template puts in its place.
+absl::StatusOr<std::optional<text::ChatTemplate>> ReadChatTemplate(const Settings& settings,
+                                                                   std::string source) {
+  std::string origin = absl::StrCat(settings.model, ": tokenizer.chat_template");
+  if (settings.chat_template == "none") return std::nullopt;
+  if (!settings.chat_template.empty()) {
+    origin = absl::StrCat("--chat_template=", settings.chat_template);
+    std::ifstream file(settings.chat_template);
+    std::stringstream text;
+    text << file.rdbuf();
+    if (!file)
+      return absl::InvalidArgumentError(absl::StrCat(origin, ": cannot be read; give a readable file"));
+    source = text.str();
+  }
+  if (source.empty()) return std::nullopt;
+  absl::StatusOr<text::ChatTemplate> parsed = text::ChatTemplate::Parse(source);
+  if (parsed.ok()) return *std::move(parsed);
+  return absl::Status(
+      parsed.status().code(),
+      absl::StrCat(origin, ": ", parsed.status().message(),
+                   "; give another template with --chat_template=FILE, or none to serve without chat"));
+}
+
+// Wakes the thread that waits for the warm-up. Shared with the stream, which may outlive a wait that timed
+// out.
+class WakeUp {
+ public:
+  void Notify() {
+    MutexLock lock(mutex_);
+    notified_ = true;
+    changed_.NotifyOne();
+  }
+  // False when `timeout` passed.
+  bool Wait(std::chrono::nanoseconds timeout) {
+    MutexLock lock(mutex_);
+    if (!notified_) changed_.WaitFor(mutex_, timeout);
+    return std::exchange(notified_, false);
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool notified_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+absl::StatusOr<ModelHeader> ReadModelHeader(const std::string& path) {
+  SPILLWAY_ASSIGN_OR_RETURN(const model::GgufFile file, model::GgufFile::Open(path));
+  ModelHeader header;
+  SPILLWAY_ASSIGN_OR_RETURN(header.config, model::ConfigFromGguf(file));
+  SPILLWAY_ASSIGN_OR_RETURN(const absl::string_view architecture,
+                            file.metadata().String("general.architecture"));
+  header.architecture = std::string(architecture);
+  header.sampling = ReadSampling(file.metadata());
+  return header;
+}
+
+absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeader& header) {
+  const int32_t trained = header.config.context_length;
+  if (settings.context_tokens > trained) {
+    return absl::InvalidArgumentError(absl::StrCat("--context=", settings.context_tokens, ": ",
+                                                   settings.model, " was made for ", trained,
+                                                   " tokens; use at most that, or 0"));
+  }
+  const auto tokens = static_cast<int32_t>(settings.context_tokens > 0 ? settings.context_tokens : trained);
+  if (tokens < 2) {
+    return absl::InvalidArgumentError(absl::StrCat("--context=", tokens, ": at least 2 tokens are needed"));
+  }
+  return tokens;
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, const ModelHeader& header,
+                                                     device::Device& device, scheduler::Observer& observer) {
+  auto engine = std::unique_ptr<Engine>(new Engine());
+  SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
+  SPILLWAY_RETURN_IF_ERROR(engine->LoadWeights(settings, device));
+  const std::vector<uint8_t> fingerprint(engine->loaded_.fingerprint.begin(),
+                                         engine->loaded_.fingerprint.end());
+  SPILLWAY_RETURN_IF_ERROR(engine->DescribeModel(settings, header, device));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->model_.tokenizer,
+                            text::Tokenizer::Create(std::move(engine->loaded_.vocabulary)));
+  SPILLWAY_RETURN_IF_ERROR(engine->CreatePool(settings, context_tokens, device));
+  engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_);
+  const int64_t weights_bytes = device.allocated_bytes();
+
+  exec::RowExecutorOptions executor_options;
+  executor_options.chunk_rows = static_cast<int32_t>(settings.prefill_chunk_tokens);
+  SPILLWAY_ASSIGN_OR_RETURN(
+      engine->executor_, exec::RowExecutor::Create(device, engine->loaded_.config, *engine->loaded_.weights,
+                                                   *engine->pool_, executor_options));
+  scheduler::SchedulerOptions options;
+  options.context_tokens = context_tokens;
+  options.max_sequences = static_cast<int32_t>(settings.max_sequences);
+  options.max_queue = static_cast<int32_t>(settings.max_queue);
+  options.prefill_rows = static_cast<int32_t>(settings.prefill_rows);
+  options.max_gap_ms = static_cast<double>(settings.max_gap_ms);
+  options.reserve_output_tokens = static_cast<int32_t>(settings.reserve_output_tokens);
+  options.slow_reader_timeout_ms = settings.slow_reader_timeout_ms;
+  options.model_fingerprint = fingerprint;
+  SPILLWAY_ASSIGN_OR_RETURN(
+      engine->scheduler_,
+      scheduler::Scheduler::Create({*engine->executor_, *engine->blocks_, engine->pool_->geometry(),
+                                    *engine->model_.tokenizer, Clock::Real(), observer},
+                                   options));
+
+  engine->model_.context_tokens = engine->scheduler_->max_sequence_tokens();
+  if (engine->model_.context_tokens < context_tokens) {
+    Log(LogLevel::kWarning,
+        "context clamped to what the KV pool holds for one sequence; --host_pool raises it",
+        {{"context_tokens", engine->model_.context_tokens}, {"asked_tokens", context_tokens}});
+  }
+  const std::string place = device.info().host_addressable ? "host" : "device";
+  engine->memory_ = {{place, "weights", weights_bytes},
+                     {"host", "kv_pool", engine->pool_->size_bytes()},
+                     {place, "scratch", device.allocated_bytes() - weights_bytes}};
+  return engine;
+}
+
+Engine::~Engine() = default;
+
+absl::Status Engine::LoadWeights(const Settings& settings, device::Device& device) {
+  LoadProgress progress;
+  model::WeightOptions options;
+  options.mode = device::WeightMode::kExpanded;
+  options.progress = [&progress](int64_t done, int64_t total) { progress.Report(done, total); };
+  SPILLWAY_ASSIGN_OR_RETURN(loaded_, model::LoadModel(settings.model, device, options));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& header,
+                                   const device::Device& device) {
+  const text::Vocabulary& vocabulary = loaded_.vocabulary;
+  const auto spelling = [&vocabulary](const std::optional<text::TokenId>& id) {
+    return id.has_value() ? vocabulary.tokens[static_cast<size_t>(*id)] : std::string();
+  };
+  model_.names = ModelNames(settings.served_model_name, loaded_.config.name, settings.model);
+  model_.architecture = header.architecture;
+  model_.parameters = loaded_.config.parameter_count();
+  model_.trained_context_tokens = loaded_.config.context_length;
+  model_.compute_dtype = device::NameOf(device.info().compute_dtype);
+  model_.fingerprint = model::ToHex(loaded_.fingerprint);
+  model_.default_max_tokens = static_cast<int32_t>(settings.default_max_tokens);
+  model_.defaults = header.sampling;
+  model_.bos_token = spelling(vocabulary.bos);
+  model_.eos_token = spelling(vocabulary.eos);
+  SPILLWAY_ASSIGN_OR_RETURN(model_.chat_template, ReadChatTemplate(settings, vocabulary.chat_template));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::CreatePool(const Settings& settings, int32_t context_tokens, device::Device& device) {
+  const model::ModelConfig& config = loaded_.config;
+  kv::Geometry geometry;
+  geometry.n_layers = config.n_layers;
+  geometry.n_kv_heads = config.n_kv_heads;
+  geometry.d_head = config.d_head;
+  geometry.d = config.d_model;
+  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(device.info().compute_dtype));
+  geometry.block_tokens = 1;  // for the bytes of one token
+  geometry.block_tokens = BlockTokens(device.info(), geometry);
+
+  // More than all sequences can fill is of no use, unless prefixes are to be kept: then a flag asks for it.
+  const int64_t pool_bytes = settings.host_pool_bytes > 0
+                                 ? settings.host_pool_bytes
+                                 : kv::SuggestedPoolBytes(kv::ReadMemoryBudget("/"), geometry, context_tokens,
+                                                          settings.max_sequences);
+  Log(LogLevel::kInfo, "allocating the KV pool",
+      {{"pool", FormatBytes(pool_bytes)}, {"block_tokens", geometry.block_tokens}});
+  absl::StatusOr<std::unique_ptr<kv::HostPool>> pool = kv::HostPool::Create(device, geometry, pool_bytes);
+  if (!pool.ok()) {
+    return absl::Status(pool.status().code(), absl::StrCat("--host_pool: ", pool.status().message()));
+  }
+  pool_ = *std::move(pool);
+  return absl::OkStatus();
+}
+
+absl::Status Engine::WarmUp(int64_t timeout_ms) {
+  scheduler_->Start();
+  scheduler::Request request;
+  request.label = "warm-up";
+  const int32_t prompt_tokens = std::min(kWarmUpPromptTokens, model_.context_tokens - 1);
+  // Any token will do: the answer is thrown away.
+  request.prompt.assign(static_cast<size_t>(prompt_tokens), model_.tokenizer->bos().value_or(0));
+  request.max_tokens = std::min(kWarmUpTokens, model_.context_tokens - prompt_tokens);
+  request.sampling.temperature = 0;
+  request.ignore_eos = true;
+  request.arrival_ns = Clock::Real().NowNs();
+
+  const auto wake_up = std::make_shared<WakeUp>();
+  const auto stream =
+      std::make_shared<scheduler::TokenStream>(/*max_events=*/64, [wake_up] { wake_up->Notify(); });
+  SPILLWAY_RETURN_IF_ERROR(scheduler_->Submit(std::move(request), stream));
+  const MonotonicNs until_ns = Clock::Real().NowNs() + timeout_ms * kNsPerMs;
+  std::vector<scheduler::Event> events;
+  absl::Status status;
+  while (!stream->Take(&events, &status)) {
+    events.clear();
+    const int64_t left_ns = until_ns - Clock::Real().NowNs();
+    if (left_ns <= 0) {
+      return absl::DeadlineExceededError(absl::StrCat("the device did not answer the warm-up within ",
+                                                      timeout_ms,
+                                                      " ms; raise --stall_timeout_ms if it is only slow"));
+    }
+    wake_up->Wait(std::chrono::nanoseconds(left_ns));
+  }
+  return status;
+}
+
+std::string MemoryTable(const std::vector<MemoryUse>& memory) {
+  std::map<std::string, std::map<std::string, int64_t>> rows;  // use -> place -> bytes
+  std::map<std::string, int64_t> totals;
+  for (const MemoryUse& use : memory) {
+    rows[use.use][use.place] += use.bytes;
+    totals[use.place] += use.bytes;
+  }
+  const auto line = [](absl::string_view name, std::map<std::string, int64_t>& places) {
+    const auto cell = [&places](const char* place) {
+      const auto found = places.find(place);
+      return found == places.end() ? std::string("-") : FormatBytes(found->second);
+    };
+    return absl::StrFormat("  %-10s %12s %12s\n", name, cell("host"), cell("device"));
+  };
+  std::string out = absl::StrFormat("  %-10s %12s %12s\n", "memory", "host", "device");
+  for (auto& [use, places] : rows) absl::StrAppend(&out, line(use, places));
+  absl::StrAppend(&out, line("total", totals));
+  return out;
+}
+
+}  // namespace spillway::server

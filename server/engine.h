@@ -1,0 +1,79 @@
+// Engine: a model on a device, ready to generate: weights, pool, executor and scheduler in the order in which
+// they need each other, sized from settings and from the machine's memory. Knows no concrete device.
+#ifndef SPILLWAY_SERVER_ENGINE_H_
+#define SPILLWAY_SERVER_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/exec/row_executor.h"
+#include "engine/kv/block_store.h"
+#include "engine/kv/host_pool.h"
+#include "engine/model/model.h"
+#include "scheduler/scheduler.h"
+#include "server/admin_service.h"
+#include "server/served_model.h"
+#include "server/settings.h"
+
+namespace spillway::server {
+
+// What a model file says before anything of it is loaded.
+struct ModelHeader {
+  model::ModelConfig config;
+  std::string architecture;
+  scheduler::SamplingParams sampling;  // the file's generation defaults, else neutral
+};
+
+// Errors are one line with file, offset and remedy.
+absl::StatusOr<ModelHeader> ReadModelHeader(const std::string& path);
+
+// --context, else what the model was made for. InvalidArgument where it is more than that.
+absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeader& header);
+
+class Engine {
+ public:
+  // Says what it does in the log as it goes. `device` and `observer` must outlive the engine. Errors are one
+  // line that names the file or flag and the remedy.
+  static absl::StatusOr<std::unique_ptr<Engine>> Load(const Settings& settings, const ModelHeader& header,
+                                                      device::Device& device, scheduler::Observer& observer);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Starts the step thread and generates a few tokens, so that the first client pays for nothing that is done
+  // once. Fails where the engine does not answer within `timeout_ms`.
+  absl::Status WarmUp(int64_t timeout_ms);
+
+  const ServedModel& model() const { return model_; }
+  scheduler::Scheduler& scheduler() { return *scheduler_; }
+  const kv::Geometry& geometry() const { return pool_->geometry(); }
+  const std::vector<MemoryUse>& memory() const { return memory_; }
+
+ private:
+  Engine() = default;
+
+  absl::Status LoadWeights(const Settings& settings, device::Device& device);
+  absl::Status CreatePool(const Settings& settings, int32_t context_tokens, device::Device& device);
+  absl::Status DescribeModel(const Settings& settings, const ModelHeader& header,
+                             const device::Device& device);
+
+  model::Model loaded_;
+  ServedModel model_;
+  std::unique_ptr<kv::HostPool> pool_;
+  std::unique_ptr<kv::BlockStore> blocks_;
+  std::unique_ptr<exec::RowExecutor> executor_;
+  std::unique_ptr<scheduler::Scheduler> scheduler_;  // stops before the others go
+  std::vector<MemoryUse> memory_;
+};
+
+// The memory table, a line a row: use, bytes on the host and on the device.
+std::string MemoryTable(const std::vector<MemoryUse>& memory);
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_ENGINE_H_

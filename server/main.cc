@@ -1,0 +1,94 @@
+// spillwayd: reads the configuration, chooses the device and serves. The only place that names a device.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "base/log.h"
+#include "engine/device/cpu/cpu_device.h"
+#include "google/protobuf/stubs/logging.h"
+#include "server/configuration.h"
+#include "server/daemon.h"
+#include "server/grpc_server.h"
+#include "server/settings.h"
+#include "server/signal_watch.h"
+
+extern char** environ;
+
+namespace spillway::server {
+namespace {
+
+bool HasNvidiaGpu() { return access("/dev/nvidia0", F_OK) == 0 || access("/proc/driver/nvidia", F_OK) == 0; }
+
+absl::StatusOr<std::unique_ptr<device::Device>> CreateDevice(const Settings& settings) {
+  if (settings.device == "cuda") {
+    return absl::UnimplementedError("--device=cuda: this build has no CUDA device; use --device=cpu");
+  }
+  if (settings.weights == "packed") {
+    return absl::UnimplementedError("--weights=packed: not served yet; use --weights=expanded");
+  }
+  if (settings.device == "auto" && HasNvidiaGpu()) {
+    Log(LogLevel::kWarning,
+        "AN NVIDIA GPU IS PRESENT BUT NOT USED: this build has no CUDA device, the CPU computes; "
+        "--device=cpu "
+        "silences this");
+  }
+  device::CpuDeviceOptions options;
+  options.threads = static_cast<int32_t>(settings.threads);
+  if (settings.dtype == "bf16") options.dtype = device::DType::kBF16;
+  if (settings.dtype == "f32") options.dtype = device::DType::kF32;
+  return device::CreateCpuDevice(options);
+}
+
+void StartLogging(const Settings& settings) {
+  LogLevel level = LogLevel::kInfo;
+  if (settings.log_level == "debug") level = LogLevel::kDebug;
+  if (settings.log_level == "warning") level = LogLevel::kWarning;
+  if (settings.log_level == "error") level = LogLevel::kError;
+  SetLogging(level, settings.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
+  RouteGrpcLog();
+  // Messages that do not parse are the client's to hear of, not the log's.
+  google::protobuf::SetLogHandler(nullptr);
+}
+
+// One line, whatever libraries put into their messages.
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "spillwayd: %s\n", absl::StrReplaceAll(status.message(), {{"\n", " "}}).c_str());
+  return EXIT_FAILURE;
+}
+
+int Main(int argc, char** argv) {
+  BlockSignals();
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
+  const absl::StatusOr<Configuration> configuration = ReadConfiguration(arguments, environment);
+  if (!configuration.ok()) return Fail(configuration.status());
+  switch (configuration->action) {
+    case Action::kHelp:
+      std::fputs(HelpText().c_str(), stdout);
+      return EXIT_SUCCESS;
+    case Action::kVersion:
+      std::puts("spillwayd " SPILLWAY_VERSION);
+      return EXIT_SUCCESS;
+    case Action::kPrintConfig:
+      std::fputs(PrintedConfiguration(*configuration).c_str(), stdout);
+      return EXIT_SUCCESS;
+    case Action::kServe:
+      break;
+  }
+  StartLogging(configuration->settings);
+  const absl::Status status = Serve(configuration->settings, &CreateDevice);
+  return status.ok() ? EXIT_SUCCESS : Fail(status);
+}
+
+}  // namespace
+}  // namespace spillway::server
+
+int main(int argc, char** argv) { return spillway::server::Main(argc, argv); }

@@ -1,0 +1,44 @@
+// SIGTERM and SIGINT as something to wait for. A thread takes them; the second one ends the process at once,
+// so that a drain can always be cut short.
+#ifndef SPILLWAY_SERVER_SIGNAL_WATCH_H_
+#define SPILLWAY_SERVER_SIGNAL_WATCH_H_
+
+#include <chrono>
+#include <thread>
+
+#include "base/mutex.h"
+
+namespace spillway::server {
+
+// One per process. Thread-safe.
+class SignalWatch {
+ public:
+  // REQUIRES: the signals are blocked in every thread (BlockSignals).
+  SignalWatch();
+  ~SignalWatch();
+  SignalWatch(const SignalWatch&) = delete;
+  SignalWatch& operator=(const SignalWatch&) = delete;
+
+  // From here on the first signal is waited for. Until then, while there is nothing to drain, it ends the
+  // process with exit code 0.
+  void Arm();
+  // True when the first signal has come.
+  bool WaitFor(std::chrono::milliseconds timeout);
+
+ private:
+  void Work();
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool armed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool signalled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+// Keeps SIGTERM and SIGINT from every thread made later, and ignores SIGPIPE. First thing in main.
+void BlockSignals();
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_SIGNAL_WATCH_H_
