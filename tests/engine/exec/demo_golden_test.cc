@@ -144,6 +144,7 @@ TEST_P(DemoGoldenTest, GreedyTokensAreThoseOfTransformersExceptAtNearTies) {
   std::vector<Sequence> sequences(n);
   for (size_t i = 0; i < n; ++i) sequences[i].tokens = golden_.prompts[i].ids;
   int32_t near_ties = 0;
+  double widest_tie = 0;
   int32_t n_new = golden_.tokens;  // first the prompts, then a token each
   for (int32_t step = 0; step < golden_.steps; ++step) {
     std::vector<Segment> segments;
@@ -155,18 +156,20 @@ TEST_P(DemoGoldenTest, GreedyTokensAreThoseOfTransformersExceptAtNearTies) {
       if (result.samples[i].token != expected) {
         EXPECT_LT(gap, GetParam().near_tie) << "prompt " << i << ", step " << step;
         ++near_ties;
+        widest_tie = std::max(widest_tie, gap);
       }
       sequences[i].tokens.push_back(expected);  // goes on along the golden text
     }
     n_new = 1;
   }
   std::cout << static_cast<int32_t>(n) * golden_.steps << " greedy tokens, " << near_ties
-            << " other ones at near ties (gap below " << GetParam().near_tie << ")\n";
+            << " other ones at near ties (gap below " << GetParam().near_tie << ", widest " << widest_tie
+            << ")\n";
 }
 
 INSTANTIATE_TEST_SUITE_P(DTypes, DemoGoldenTest,
-                         ::testing::Values(DTypeCase{device::DType::kF32, 2e-3, 2e-4, 2e-3},
-                                           DTypeCase{device::DType::kBF16, 1.5, 0.2, 0.5}),
+                         ::testing::Values(DTypeCase{device::DType::kF32, 1e-3, 1e-4, 1e-3},
+                                           DTypeCase{device::DType::kBF16, 2.5, 0.15, 0.25}),
                          [](const ::testing::TestParamInfo<DTypeCase>& test) {
                            return device::NameOf(test.param.dtype);
                          });

@@ -144,21 +144,32 @@ device::SampleRow GreedyRow(int32_t position) {
   return row;
 }
 
-double MaxDifference(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+LogitDifference Difference(const std::vector<std::vector<float>>& a,
+                           const std::vector<std::vector<float>>& b) {
   constexpr double kInfinite = std::numeric_limits<double>::infinity();
-  if (a.size() != b.size() || a.empty()) return kInfinite;
-  double largest = 0;
-  for (size_t row = 0; row < a.size(); ++row) {
-    if (a[row].size() != b[row].size()) return kInfinite;
-    for (size_t i = 0; i < a[row].size(); ++i) {
+  LogitDifference result;
+  double sum_of_squares = 0;
+  int64_t count = 0;
+  bool comparable = a.size() == b.size() && !a.empty();
+  for (size_t row = 0; comparable && row < a.size(); ++row) {
+    comparable = a[row].size() == b[row].size();
+    for (size_t i = 0; comparable && i < a[row].size(); ++i) {
       const double difference = std::abs(double{a[row][i]} - double{b[row][i]});
-      if (!(difference <= kInfinite)) return kInfinite;
-      largest = std::max(largest, difference);
+      comparable = !std::isnan(difference);
+      result.largest = std::max(result.largest, difference);
+      sum_of_squares += difference * difference;
+      ++count;
     }
   }
-  return largest;
+  if (!comparable) return {kInfinite, kInfinite};
+  result.rms = std::sqrt(sum_of_squares / static_cast<double>(count));
+  return result;
 }
 
-double LogitTolerance(device::DType dtype) { return dtype == device::DType::kF32 ? 2e-4 : 0.35; }
+double MaxDifference(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+  return Difference(a, b).largest;
+}
+
+double LogitTolerance(device::DType dtype) { return dtype == device::DType::kF32 ? 5e-5 : 0.1; }
 
 }  // namespace spillway::exec

@@ -82,10 +82,16 @@ std::vector<text::TokenId> RandomTokens(uint32_t seed, int32_t n_tokens, int32_t
 
 device::SampleRow GreedyRow(int32_t position);
 
-// The largest absolute difference; infinite where shapes differ or a value is NaN.
+struct LogitDifference {
+  double largest = 0;  // infinite where shapes differ or a value is NaN
+  double rms = 0;
+};
+LogitDifference Difference(const std::vector<std::vector<float>>& a,
+                           const std::vector<std::vector<float>>& b);
 double MaxDifference(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b);
 
-// How far logits of about +-15 may differ between two orders of the same sums.
+// How far logits of about +-15 may differ where the same sums are cut another way. (Products whose rows do
+// not depend on their number give no difference at all.)
 double LogitTolerance(device::DType dtype);
 
 }  // namespace spillway::exec
