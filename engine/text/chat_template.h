@@ -27,7 +27,9 @@
 namespace spillway::text {
 
 struct ChatMessage {
-  std::string role;  // "system", "user", "assistant", or what the template knows besides
+  // "system", "user", "assistant" or what the template knows besides. The roles in common use count as
+  // template text (templates build special tokens such as "<|user|>" of them), any other as content.
+  std::string role;
   std::string content;
 };
 
@@ -35,11 +37,14 @@ struct ChatMessage {
 using TemplateVariable = std::variant<bool, int64_t, double, std::string>;
 
 struct RenderOptions {
-  std::string bos_token;  // as the vocabulary spells them; empty where it has none
-  std::string eos_token;
+  std::string bos_token = {};  // as the vocabulary spells them; empty where it has none
+  std::string eos_token = {};
   bool add_generation_prompt = true;
-  std::map<std::string, TemplateVariable> extra;  // strings count as message content, not as template text
-  int64_t unix_seconds = 0;                       // the time that strftime_now sees, UTC
+  // Strings count as message content, not as template text. A name that templates have already (messages,
+  // tools,
+  // ...) is InvalidArgument.
+  std::map<std::string, TemplateVariable> extra = {};
+  int64_t unix_seconds = 0;  // the time that strftime_now sees, UTC
 };
 
 namespace jinja {
@@ -52,8 +57,9 @@ class ChatTemplate {
   // line.
   static absl::StatusOr<ChatTemplate> Parse(absl::string_view source);
 
-  // Adjacent pieces differ in parse_special. InvalidArgument: the template refused the messages
-  // (raise_exception, its words are the message) or does not fit them; ResourceExhausted: it passed a limit.
+  // Adjacent pieces differ in parse_special, none is empty. InvalidArgument: the template refused the
+  // messages (raise_exception, its words are the message) or does not fit them; ResourceExhausted: it passed
+  // a limit.
   absl::StatusOr<std::vector<Piece>> Render(absl::Span<const ChatMessage> messages,
                                             const RenderOptions& options) const;
 
