@@ -16,9 +16,6 @@ namespace {
 
 using client::ExitCode;
 
-// How long the daemon may take to give back the blocks of the last streams.
-constexpr int64_t kSettleMs = 10'000;
-
 // What the daemon spent on the run.
 struct ServerCost {
   double cpu_s = 0;
@@ -161,7 +158,7 @@ ExitCode RunLoadScenario(const ServeContext& context) {
       LoadRun(channels, slow_channel, *workload, options.load).Run(context.stop, progress);
   std::vector<MemorySample> memory;
   if (sampler.has_value()) memory = sampler->Stop();
-  const absl::StatusOr<ServerSnapshot> after = probe.SnapshotWhenIdle(kSettleMs);
+  const absl::StatusOr<ServerSnapshot> after = probe.SnapshotWhenIdle(options.settle.ms);
   ClearProgress(context.console);
   if (!after.ok()) return BenchFailed(after.status().message(), context.console);
 

@@ -61,6 +61,8 @@ void AddFlags(FlagTable& flags, ServeOptions* options) {
             "Goodput counts requests whose mean time per later token is within this.");
   flags.Add("json", &options->json, "FILE", "The report as JSON; - is stdout, and the table goes to stderr.");
   flags.Add("max_failed", &options->max_failed, "N", "More failed requests than this exit 1. Default: 0.");
+  flags.Add("settle", &options->settle, "TIME",
+            "The daemon may take this long to give back the blocks of the last streams. Default: 10s.");
   flags.Add("resident_skip", &options->resident_skip, "TIME",
             "The slope of resident memory is taken from here on. Default: 2m, or half of a shorter run.");
   flags.Add("max_resident_slope", &options->max_resident_slope_mib_per_min, "MIB_PER_MINUTE",

@@ -27,6 +27,7 @@ struct ServeOptions {
   int64_t sample_interval_ms = 5000;
   int64_t max_failed = 0;
   client::FlagDuration resident_skip{120'000};
+  client::FlagDuration settle{10'000};
   double max_resident_slope_mib_per_min = 0;  // 0: reported, not judged
 
   // --scenario=long_prompt

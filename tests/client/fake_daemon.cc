@@ -179,7 +179,7 @@ class FakeDaemon::Admin final : public v1::AdminService::Service {
     response->set_state(v1::SERVER_STATE_SERVING);
     response->set_uptime_s(7384);
     response->set_model("fake");
-    response->set_running_sequences(3);
+    response->set_running_sequences(daemon_.running_);
     response->mutable_blocks()->set_total(1024);
     response->mutable_blocks()->set_cached(24);
     response->mutable_blocks()->set_free(1000);
@@ -267,6 +267,11 @@ void FakeDaemon::Answer(const Script& script) {
 void FakeDaemon::FailUnary(const grpc::Status& status) {
   MutexLock lock(mutex_);
   unary_ = status;
+}
+
+void FakeDaemon::SetRunning(int32_t sequences) {
+  MutexLock lock(mutex_);
+  running_ = sequences;
 }
 
 void FakeDaemon::SetHealth(grpc::health::v1::HealthCheckResponse::ServingStatus status) {

@@ -52,6 +52,8 @@ class FakeDaemon {
   void Answer(const Script& script);
   // What every other call ends with.
   void FailUnary(const grpc::Status& status);
+  // Sequences that GetStatus says are running; 3 at first.
+  void SetRunning(int32_t sequences);
   void SetHealth(grpc::health::v1::HealthCheckResponse::ServingStatus status);
 
   // Requests seen so far.
@@ -79,6 +81,7 @@ class FakeDaemon {
   std::vector<v1::CompleteRequest> completes_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::ChatRequest> chats_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::TokenizeRequest> tokenizes_ ABSL_GUARDED_BY(mutex_);
+  int32_t running_ ABSL_GUARDED_BY(mutex_) = 3;
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int cancelled_ ABSL_GUARDED_BY(mutex_) = 0;
   bool endless_seen_ ABSL_GUARDED_BY(mutex_) = false;
