@@ -1,18 +1,12 @@
 #include "engine/kv/host_pool.h"
 
-#include <sched.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
 #include <limits>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
@@ -24,42 +18,9 @@ namespace spillway::kv {
 namespace {
 
 constexpr int64_t kArenaAlignmentBytes = 4 * kKiB;
-constexpr int64_t kHugePageBytes = 2 * kMiB;
 constexpr int64_t kMinBlocks = 2;
 
 int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-int64_t UsableCores() {
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
-  return std::max(1, CPU_COUNT(&cores));
-}
-
-// Makes the kernel back [begin, begin + size_bytes) with pages now, so that no step pays for a page fault.
-// The kernel zeroes pages in the thread that touches them, so many threads touch slabs of huge pages.
-void TouchInParallel(uint8_t* begin, int64_t size_bytes) {
-  constexpr int64_t kSlabBytes = 64 * kHugePageBytes;
-  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
-  std::atomic<int64_t> next{0};
-  const auto touch = [&] {
-    for (;;) {
-      const int64_t offset = next.fetch_add(kSlabBytes, std::memory_order_relaxed);
-      if (offset >= size_bytes) return;
-      const int64_t end = std::min(size_bytes, offset + kSlabBytes);
-      for (int64_t i = offset; i < end; i += page_bytes) static_cast<volatile uint8_t*>(begin)[i] = 0;
-    }
-  };
-  std::vector<std::thread> threads;
-  try {
-    for (int64_t i = 1; i < std::min(UsableCores(), 1 + size_bytes / kSlabBytes); ++i) {
-      threads.emplace_back(touch);
-    }
-  } catch (const std::system_error&) {
-    // No more threads to be had: those that started and this one do the work.
-  }
-  touch();
-  for (std::thread& thread : threads) thread.join();
-}
 
 void CheckGeometry(const Geometry& geometry) {
   SPILLWAY_CHECK(geometry.n_layers > 0 && geometry.d_kv() > 0);
@@ -102,10 +63,14 @@ absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& devic
   }
   // Advice only: where huge pages are off, small ones serve.
   (void)madvise(base, static_cast<size_t>(size_bytes), MADV_HUGEPAGE);
-  TouchInParallel(static_cast<uint8_t*>(base), size_bytes);
-
   std::unique_ptr<HostPool> pool(
       new HostPool(device, geometry, n_blocks, arena_bytes, static_cast<uint8_t*>(base)));
+  if (device.info().host_addressable) {
+    // Nothing is copied over a link, so nothing has to be page-locked: serving can begin at once.
+    pool->populator_.emplace(pool->base_, size_bytes);
+  } else {
+    PopulateInParallel(pool->base_, size_bytes);
+  }
   const absl::Status registered = device.RegisterHost(base, size_bytes);
   pool->registered_ = registered.ok();
   if (!registered.ok()) {
@@ -125,6 +90,7 @@ HostPool::HostPool(device::Device& device, const Geometry& geometry, int64_t n_b
       base_(base) {}
 
 HostPool::~HostPool() {
+  populator_.reset();
   if (registered_) device_.UnregisterHost(base_);
   munmap(base_, static_cast<size_t>(size_bytes_));
 }

@@ -9,10 +9,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
 #include "engine/kv/geometry.h"
+#include "engine/kv/page_populator.h"
 
 namespace spillway::kv {
 
@@ -31,6 +33,8 @@ class HostPool {
   int64_t size_bytes() const { return size_bytes_; }  // of the mapping: the blocks and alignment
   int64_t n_blocks() const { return n_blocks_; }
   bool registered() const { return registered_; }
+  // Every page has been handed out by the kernel.
+  bool populated() const { return !populator_.has_value() || populator_->done(); }
 
   // A layer's arena in host memory, and the slots of a block's planes in every layer's arena.
   uint8_t* LayerArena(int32_t layer) const;
@@ -52,6 +56,7 @@ class HostPool {
   const int64_t size_bytes_;
   uint8_t* const base_;  // [n_layers][arena_bytes_]
   bool registered_ = false;
+  std::optional<PagePopulator> populator_;
 };
 
 }  // namespace spillway::kv
