@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <sstream>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -284,7 +285,12 @@ absl::Status Engine::WarmUp(int64_t timeout_ms) {
     }
     wake_up->Wait(std::chrono::nanoseconds(left_ns));
   }
-  return status;
+  SPILLWAY_RETURN_IF_ERROR(status);
+  // The stream ends a moment before the step thread has told its observer.
+  while (scheduler_->Snapshot().has_work && Clock::Real().NowNs() < until_ns) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return absl::OkStatus();
 }
 
 std::string MemoryTable(const std::vector<MemoryUse>& memory) {

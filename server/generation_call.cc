@@ -135,7 +135,10 @@ StreamCall::Step StreamCall::Next() {
   const bool more = next_event_ < events_.size();
   if (ended_ && !more) return Step::kWriteAndAnswer;
   options_ = grpc::WriteOptions();
-  if (more) options_.set_buffer_hint();  // one system call for what waits together
+  // One system call for what waits together. Not with the first message: gRPC would hold back the headers
+  // with it and wait for somebody else's write.
+  if (more && headers_sent_) options_.set_buffer_hint();
+  headers_sent_ = true;
   return Step::kWrite;
 }
 

@@ -103,6 +103,7 @@ class StreamCall final : public GenerationCall, public grpc::ServerWriteReactor<
   Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool headers_sent_ ABSL_GUARDED_BY(mutex_) = false;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // the connection is gone: nothing is written any more
   std::vector<scheduler::Event> events_ ABSL_GUARDED_BY(mutex_);
   size_t next_event_ ABSL_GUARDED_BY(mutex_) = 0;
