@@ -1,6 +1,9 @@
 #include "server/http_server.h"
 
 #include <array>
+#include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -68,7 +71,18 @@ struct HttpServer::Impl {
 HttpServer::HttpServer() : impl_(std::make_unique<Impl>()) {}
 
 HttpServer::~HttpServer() {
-  if (impl_->context != nullptr) mg_stop(impl_->context);
+  if (impl_->context == nullptr) return;
+  // civetweb's accepting thread looks at its stop flag every two seconds, or when somebody connects.
+  std::atomic<bool> stopped{false};
+  std::thread caller([this, &stopped] {
+    while (!stopped.load()) {
+      Connect(address_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  });
+  mg_stop(impl_->context);
+  stopped.store(true);
+  caller.join();
 }
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,

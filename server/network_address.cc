@@ -12,6 +12,33 @@
 #include "absl/strings/strip.h"
 
 namespace spillway::server {
+namespace {
+
+// What getaddrinfo finds for HOST:PORT.
+class AddressList {
+ public:
+  AddressList(absl::string_view address, int flags) {
+    const HostPort parts = SplitHostPort(address);
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = flags;
+    error_ = getaddrinfo(parts.host.c_str(), parts.port.c_str(), &hints, &first_);
+  }
+  ~AddressList() {
+    if (error_ == 0) freeaddrinfo(first_);
+  }
+  AddressList(const AddressList&) = delete;
+  AddressList& operator=(const AddressList&) = delete;
+
+  int error() const { return error_; }  // 0, or for gai_strerror
+  const addrinfo* first() const { return error_ == 0 ? first_ : nullptr; }
+
+ private:
+  addrinfo* first_ = nullptr;
+  int error_ = 0;
+};
+
+}  // namespace
 
 HostPort SplitHostPort(absl::string_view address) {
   const size_t colon = address.rfind(':');
@@ -24,17 +51,21 @@ std::string WithPort(absl::string_view address, int port) {
   return absl::StrCat(address.substr(0, address.rfind(':') + 1), port);
 }
 
-std::string WhyNotBound(absl::string_view address) {
-  const HostPort parts = SplitHostPort(address);
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(parts.host.c_str(), parts.port.c_str(), &hints, &found); error != 0) {
-    return gai_strerror(error);
+void Connect(absl::string_view address) {
+  const AddressList found(address, /*flags=*/0);
+  for (const addrinfo* each = found.first(); each != nullptr; each = each->ai_next) {
+    const int fd = socket(each->ai_family, each->ai_socktype, each->ai_protocol);
+    if (fd < 0) continue;
+    (void)connect(fd, each->ai_addr, each->ai_addrlen);
+    close(fd);
   }
+}
+
+std::string WhyNotBound(absl::string_view address) {
+  const AddressList found(address, AI_PASSIVE);
+  if (found.error() != 0) return gai_strerror(found.error());
   std::string why = "no reason known";
-  for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
+  for (const addrinfo* each = found.first(); each != nullptr; each = each->ai_next) {
     const int fd = socket(each->ai_family, each->ai_socktype, each->ai_protocol);
     if (fd < 0) continue;
     const int on = 1;
@@ -44,7 +75,6 @@ std::string WhyNotBound(absl::string_view address) {
     }
     close(fd);
   }
-  freeaddrinfo(found);
   return why;
 }
 

@@ -18,6 +18,9 @@ HostPort SplitHostPort(absl::string_view address);
 // `address` with its port replaced by the one that was bound.
 std::string WithPort(absl::string_view address, int port);
 
+// Connects and closes again; whether it worked does not matter.
+void Connect(absl::string_view address);
+
 // What the system says when one tries: "address already in use", "no such host", ...; for libraries that do
 // not tell.
 std::string WhyNotBound(absl::string_view address);
