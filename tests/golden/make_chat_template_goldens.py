@@ -429,16 +429,10 @@ def render(template, conversation, add_generation_prompt, **extra):
         text = _compile_jinja_template(template).render(
             messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables)
         return {"text": text}
-    except jinja2.exceptions.TemplateSyntaxError as error:
-        return {"refused": "", "why": str(error)}
-    except jinja2.exceptions.UndefinedError as error:
-        return {"refused": "", "why": str(error)}
-    except jinja2.exceptions.SecurityError as error:
-        return {"refused": "", "why": str(error)}
-    except jinja2.exceptions.TemplateError as error:
-        return {"refused": str(error), "why": str(error)}
     except Exception as error:
-        return {"refused": "", "why": str(error)}
+        # What raise_exception raises is of this very class; its words are the template's.
+        raised = type(error) is jinja2.exceptions.TemplateError
+        return {"refused": str(error) if raised else "", "why": str(error)}
 
 
 def main():

@@ -47,7 +47,7 @@ absl::StatusOr<std::vector<Value>> Items(RenderState& state, const Value& value)
     }
     return items;
   }
-  return absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " has no items"));
+  return absl::InvalidArgumentError(absl::StrCat(value.AKind(), " has no items"));
 }
 
 absl::StatusOr<Value> GetAttribute(RenderState& state, const Value& value, absl::string_view name) {
@@ -68,7 +68,7 @@ absl::StatusOr<Value> GetAttribute(RenderState& state, const Value& value, absl:
 absl::StatusOr<bool> Contains(RenderState& state, const Value& haystack, const Value& needle) {
   if (const TaintedText* text = haystack.AsText()) {
     if (needle.AsText() == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("a ", needle.TypeName(), " cannot be in a string"));
+      return absl::InvalidArgumentError(absl::StrCat(needle.AKind(), " cannot be in a string"));
     }
     SPILLWAY_RETURN_IF_ERROR(state.ChargeText(text->size() + needle.AsText()->size()));
     return FindText(text->bytes(), needle.AsText()->bytes(), 0) != absl::string_view::npos;
@@ -83,7 +83,7 @@ absl::StatusOr<bool> Contains(RenderState& state, const Value& haystack, const V
     return dict->Find(needle) != nullptr;
   }
   if (haystack.IsUndefined()) return false;
-  return absl::InvalidArgumentError(absl::StrCat("nothing can be in a ", haystack.TypeName()));
+  return absl::InvalidArgumentError(absl::StrCat("nothing can be in ", haystack.AKind()));
 }
 
 }  // namespace spillway::text::jinja

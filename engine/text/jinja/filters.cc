@@ -53,7 +53,7 @@ absl::StatusOr<Value> Length(RenderState& state, Arguments arguments, Named) {
   if (value.AsSequence()) return Value(static_cast<int64_t>(value.AsSequence()->items.size()));
   if (value.AsDict()) return Value(static_cast<int64_t>(value.AsDict()->items.size()));
   if (value.IsUndefined()) return Value(int64_t{0});
-  return absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " has no length"));
+  return absl::InvalidArgumentError(absl::StrCat(value.AKind(), " has no length"));
 }
 
 absl::StatusOr<Value> Default(RenderState&, Arguments arguments, Named) {
@@ -79,7 +79,7 @@ absl::StatusOr<Value> Last(RenderState& state, Arguments arguments, Named) {
 absl::StatusOr<Value> DottedAttribute(RenderState& state, Value value, const Value& path) {
   if (path.AsInt()) return Item(state, value, path);
   if (path.AsText() == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("an attribute's name is a ", path.TypeName()));
+    return absl::InvalidArgumentError(absl::StrCat("an attribute's name is ", path.AKind()));
   }
   SPILLWAY_RETURN_IF_ERROR(state.ChargeText(path.AsText()->size()));
   const absl::string_view name = path.AsText()->bytes();
@@ -145,7 +145,7 @@ absl::StatusOr<Value> Reverse(RenderState& state, Arguments arguments, Named) {
 absl::StatusOr<Value> ItemsFilter(RenderState& state, Arguments arguments, Named) {
   if (arguments[0].IsUndefined()) return Value::List({});
   if (arguments[0].AsDict() == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("a ", arguments[0].TypeName(), " has no items"));
+    return absl::InvalidArgumentError(absl::StrCat(arguments[0].AKind(), " has no items"));
   }
   return DictItems(state, *arguments[0].AsDict(), true, true);
 }

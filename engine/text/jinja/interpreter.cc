@@ -187,8 +187,8 @@ absl::Status Interpreter::Assign(const Target& target, Value value, int line) {
   }
   absl::StatusOr<std::vector<Value>> items = Items(state_, value);
   if (!items.ok() || items->size() != target.names.size()) {
-    return Locate(absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " does not unpack into ",
-                                                          target.names.size(), " names")),
+    return Locate(absl::InvalidArgumentError(
+                      absl::StrCat(value.AKind(), " does not unpack into ", target.names.size(), " names")),
                   line);
   }
   for (size_t i = 0; i < items->size(); ++i) scope_->variables[target.names[i]] = std::move((*items)[i]);

@@ -21,7 +21,7 @@ absl::Status NoMethod(const Value& value, absl::string_view method) {
   if (const Undefined* undefined = value.AsUndefined()) {
     return absl::InvalidArgumentError(absl::StrCat("'", undefined->name, "' is undefined"));
   }
-  return absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " has no method '", method, "'"));
+  return absl::InvalidArgumentError(absl::StrCat(value.AKind(), " has no method '", method, "'"));
 }
 
 // The string that a method is applied to.
@@ -34,8 +34,7 @@ absl::StatusOr<const TaintedText*> Self(RenderState& state, Arguments arguments,
 
 absl::StatusOr<absl::string_view> TextArgument(const Value& value, absl::string_view method) {
   if (value.AsText() == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", method, "' takes a string, not a ", value.TypeName()));
+    return absl::InvalidArgumentError(absl::StrCat("'", method, "' takes a string, not ", value.AKind()));
   }
   return absl::string_view(value.AsText()->bytes());
 }
@@ -43,8 +42,7 @@ absl::StatusOr<absl::string_view> TextArgument(const Value& value, absl::string_
 absl::StatusOr<int64_t> IntegerArgument(const Value& value, int64_t missing, absl::string_view method) {
   if (value.IsUndefined()) return missing;
   if (value.AsInt() == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", method, "' takes an integer, not a ", value.TypeName()));
+    return absl::InvalidArgumentError(absl::StrCat("'", method, "' takes an integer, not ", value.AKind()));
   }
   return *value.AsInt();
 }

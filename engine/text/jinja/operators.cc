@@ -180,15 +180,15 @@ absl::StatusOr<Value> Arithmetic(RenderState& state, Operator op, const Value& l
   if (op == Operator::kModulo && left.AsText()) {
     return absl::UnimplementedError("formatting a string with \"%\" is not supported");
   }
-  return absl::InvalidArgumentError(absl::StrCat("\"", Sign(op), "\" does not go between a ", left.TypeName(),
-                                                 " and a ", right.TypeName()));
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", Sign(op), "\" does not go between ", left.AKind(), " and ", right.AKind()));
 }
 
 absl::StatusOr<Value> Negate(const Value& value) {
   if (value.AsUndefined()) return UndefinedError(*value.AsUndefined());
   if (const auto integer = ToInteger(value)) return IntegerArithmetic(Operator::kSubtract, 0, *integer);
   if (const double* number = value.AsDouble()) return Value(-*number);
-  return absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " has no negative"));
+  return absl::InvalidArgumentError(absl::StrCat(value.AKind(), " has no negative"));
 }
 
 absl::StatusOr<bool> CompareBy(RenderState& state, Operator op, const Value& left, const Value& right) {
@@ -246,13 +246,13 @@ absl::StatusOr<Value> Slice(RenderState& state, const Value& value, const Value&
   if (value.AsUndefined()) return UndefinedError(*value.AsUndefined());
   for (const Value* bound : {&start, &stop, &step}) {
     if (!bound->IsUndefined() && !bound->IsNone() && !ToInteger(*bound)) {
-      return absl::InvalidArgumentError(absl::StrCat("a ", bound->TypeName(), " cannot bound a slice"));
+      return absl::InvalidArgumentError(absl::StrCat(bound->AKind(), " cannot bound a slice"));
     }
   }
   const TaintedText* text = value.AsText();
   const Sequence* sequence = value.AsSequence();
   if (text == nullptr && sequence == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " cannot be sliced"));
+    return absl::InvalidArgumentError(absl::StrCat(value.AKind(), " cannot be sliced"));
   }
   const int64_t stride = step.IsUndefined() || step.IsNone() ? 1 : *ToInteger(step);
   if (stride == 0) return absl::InvalidArgumentError("a slice's step is zero");

@@ -27,7 +27,7 @@ absl::StatusOr<Value> TestBy(RenderState& state, Arguments arguments, Named) {
 
 absl::StatusOr<bool> IsDivisible(const Value& value, const Value& divisor) {
   if (!value.AsInt() || !divisor.AsInt()) {
-    return absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " is not an integer to divide"));
+    return absl::InvalidArgumentError(absl::StrCat(value.AKind(), " is not an integer to divide"));
   }
   if (*divisor.AsInt() == 0) return absl::InvalidArgumentError("division by zero");
   return *divisor.AsInt() == -1 || *value.AsInt() % *divisor.AsInt() == 0;

@@ -11,7 +11,7 @@ absl::StatusOr<Value> StripText(RenderState& state, const TaintedText& text, con
                                 bool right) {
   const bool spaces = chars.IsUndefined() || chars.IsNone();
   if (!spaces && chars.AsText() == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("the characters to strip are a ", chars.TypeName()));
+    return absl::InvalidArgumentError(absl::StrCat("the characters to strip are ", chars.AKind()));
   }
   SPILLWAY_RETURN_IF_ERROR(state.ChargeText(text.size()));
   if (!spaces) {

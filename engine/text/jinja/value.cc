@@ -66,7 +66,7 @@ absl::StatusOr<Value> Value::MakeDict(std::vector<std::pair<Value, Value>> items
   auto dict = std::make_shared<Dict>();
   for (auto& [key, item] : items) {
     if (key.AsText() == nullptr && !IsNumeric(key) && !key.IsNone()) {
-      return absl::InvalidArgumentError(absl::StrCat("a ", key.TypeName(), " cannot be a dictionary's key"));
+      return absl::InvalidArgumentError(absl::StrCat(key.AKind(), " cannot be a dictionary's key"));
     }
     dict->depth = std::max(dict->depth, item.depth() + 1);
     // Finding a key looks through all of them.
@@ -83,17 +83,17 @@ absl::StatusOr<Value> Value::MakeDict(std::vector<std::pair<Value, Value>> items
   return value;
 }
 
-const char* Value::TypeName() const {
-  if (IsUndefined()) return "undefined value";
+const char* Value::AKind() const {
+  if (IsUndefined()) return "an undefined value";
   if (IsNone()) return "none";
-  if (AsBool()) return "boolean";
-  if (AsInt()) return "integer";
-  if (AsDouble()) return "float";
-  if (AsText()) return "string";
-  if (AsSequence()) return AsSequence()->is_tuple ? "tuple" : "list";
-  if (AsDict()) return "dictionary";
-  if (AsNamespace()) return "namespace";
-  return "function";
+  if (AsBool()) return "a boolean";
+  if (AsInt()) return "an integer";
+  if (AsDouble()) return "a float";
+  if (AsText()) return "a string";
+  if (AsSequence()) return AsSequence()->is_tuple ? "a tuple" : "a list";
+  if (AsDict()) return "a dictionary";
+  if (AsNamespace()) return "a namespace";
+  return "a function";
 }
 
 bool Value::Truth() const {
@@ -166,8 +166,7 @@ absl::StatusOr<int> Compare(const Value& a, const Value& b) {
     }
     return Sign(static_cast<int64_t>(x->items.size()) - static_cast<int64_t>(y->items.size()));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("a ", a.TypeName(), " and a ", b.TypeName(), " have no order"));
+  return absl::InvalidArgumentError(absl::StrCat(a.AKind(), " and ", b.AKind(), " have no order"));
 }
 
 }  // namespace spillway::text::jinja

@@ -81,8 +81,8 @@ class Value {
   const Builtin* AsFunction() const { return Raw<const Builtin*>(); }
   const Undefined* AsUndefined() const { return std::get_if<Undefined>(&value_); }
 
-  // "string", "list", ... for messages.
-  const char* TypeName() const;
+  // "a string", "an integer", ... for messages.
+  const char* AKind() const;
   bool Truth() const;
   int depth() const;
   // Bounds the work of comparing or writing the value. A list that holds another one many times weighs as

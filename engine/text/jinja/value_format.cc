@@ -79,7 +79,7 @@ void AppendRepr(const Value& value, TaintedText& out) {
     }
     return AppendPlain("}", out);
   }
-  AppendPlain(absl::StrCat("<", value.TypeName(), ">"), out);
+  AppendPlain(value.AsNamespace() ? "<Namespace>" : "<Macro>", out);
 }
 
 std::string JsonEscape(char c) {
@@ -143,7 +143,7 @@ class JsonWriter {
         return Write(item, level + 1);
       });
     }
-    return absl::InvalidArgumentError(absl::StrCat("a ", value.TypeName(), " cannot be written as JSON"));
+    return absl::InvalidArgumentError(absl::StrCat(value.AKind(), " cannot be written as JSON"));
   }
 
   TaintedText Take() { return std::move(out_); }
