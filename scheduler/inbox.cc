@@ -83,15 +83,18 @@ int64_t Inbox::WaitingTokensFrom(int32_t priority) const {
   return tokens;
 }
 
-void Inbox::Take(int32_t returned, Mail* mail) {
+void Inbox::Take(Mail* mail) {
   mail->arrivals.clear();
   mail->moved.clear();
   MutexLock lock(mutex_);
-  returned_ = returned;
-  woken_ = false;
   mail->end_all = std::exchange(end_all_, false);
   std::swap(arrivals_, mail->arrivals);
   std::swap(moved_, mail->moved);
+}
+
+void Inbox::SetReturned(int32_t returned) {
+  MutexLock lock(mutex_);
+  returned_ = returned;
 }
 
 void Inbox::OnLeftQueue(const ActiveRequest& request) {
@@ -110,19 +113,13 @@ void Inbox::OnEnded() {
 
 void Inbox::WaitForMail(int64_t timeout_ns) {
   MutexLock lock(mutex_);
-  while (!woken_ && !end_all_ && arrivals_.empty() && moved_.empty()) {
+  while (!end_all_ && arrivals_.empty() && moved_.empty()) {
     if (timeout_ns < 0) {
       mail_came_.Wait(mutex_);
     } else if (!mail_came_.WaitFor(mutex_, std::chrono::nanoseconds(timeout_ns))) {
       return;
     }
   }
-}
-
-void Inbox::Wake() {
-  MutexLock lock(mutex_);
-  woken_ = true;
-  mail_came_.NotifyOne();
 }
 
 }  // namespace spillway::scheduler

@@ -52,15 +52,15 @@ class Inbox {
   int64_t WaitingTokensFrom(int32_t priority) const;
 
   // --- Step thread.
-  // Moves out what came in. `returned` is the number of sequences that wait again after having run.
-  void Take(int32_t returned, Mail* mail);
+  // Moves out what came in.
+  void Take(Mail* mail);
+  // Sequences that wait again after their request was scheduled.
+  void SetReturned(int32_t returned);
   // A request was scheduled for the first time, or ended before that.
   void OnLeftQueue(const ActiveRequest& request);
   void OnEnded();
   // Until something comes in or `timeout_ns` has passed (negative: no limit).
   void WaitForMail(int64_t timeout_ns);
-  // Makes the next WaitForMail return.
-  void Wake();
 
  private:
   Reason RefusalLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -72,7 +72,6 @@ class Inbox {
   std::vector<std::unique_ptr<ActiveRequest>> arrivals_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> moved_ ABSL_GUARDED_BY(mutex_);
   bool end_all_ ABSL_GUARDED_BY(mutex_) = false;
-  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   Reason closed_ ABSL_GUARDED_BY(mutex_) = Reason::kNone;
   int32_t live_requests_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t new_requests_ ABSL_GUARDED_BY(mutex_) = 0;  // not yet scheduled

@@ -37,7 +37,7 @@ PrefillPolicy::Choice PrefillPolicy::Choose(absl::Span<const PrefillCandidate> c
     return free_items > (first.has_item ? 0 : 1) + (candidate.is_long ? 1 : 0);
   };
   const auto choose = [&](int i) {
-    return Choice{i, rivals > 1, i == oldest, candidates[static_cast<size_t>(i)].visit_ns, first.visit_ns};
+    return Choice{i, i == oldest, candidates[static_cast<size_t>(i)].visit_ns, first.visit_ns};
   };
 
   if (rivals > 1 && startable(oldest) && oldest_credit_ns_ > 0 &&
@@ -60,15 +60,10 @@ PrefillPolicy::Choice PrefillPolicy::Choose(absl::Span<const PrefillCandidate> c
 }
 
 void PrefillPolicy::OnVisited(const Choice& choice) {
-  if (!choice.contested) {
-    oldest_credit_ns_ = 0;
-  } else if (choice.is_oldest) {
-    oldest_credit_ns_ = std::max(0.0, oldest_credit_ns_ - (1 - kOldestShare) * choice.visit_ns);
-  } else {
-    // Bounded, so that an oldest that could not start does not keep the others out once it can.
-    oldest_credit_ns_ =
-        std::min(oldest_credit_ns_ + kOldestShare * choice.visit_ns, 2 * choice.oldest_visit_ns);
-  }
+  const double due_ns = (choice.is_oldest ? kOldestShare - 1 : kOldestShare) * choice.visit_ns;
+  // Bounded above too: an oldest that could not start does not keep the others out once it can.
+  oldest_credit_ns_ = std::clamp(oldest_credit_ns_ + due_ns, -kMostDebtVisits * choice.oldest_visit_ns,
+                                 2 * choice.oldest_visit_ns);
 }
 
 }  // namespace spillway::scheduler

@@ -27,12 +27,14 @@ struct PrefillCandidate {
 class PrefillPolicy {
  public:
   static constexpr double kOldestShare = 0.25;
+  // What the oldest had beyond its share is held against it up to so many of its visits. In as much time as
+  // four times that, a short prompt is computed.
+  static constexpr double kMostDebtVisits = 16;
   // Fewer leave nothing for others beside the two that may be kept free.
   static constexpr int32_t kLeastItems = 3;
 
   struct Choice {
     int index = -1;
-    bool contested = false;  // others of its priority wanted the visit
     bool is_oldest = false;
     double visit_ns = 0;
     double oldest_visit_ns = 0;
@@ -43,7 +45,7 @@ class PrefillPolicy {
   void OnVisited(const Choice& choice);
 
  private:
-  double oldest_credit_ns_ = 0;  // what the oldest's share owes it
+  double oldest_credit_ns_ = 0;  // what its share owes the oldest; negative: it had more
 };
 
 }  // namespace spillway::scheduler

@@ -72,6 +72,12 @@ const Batch* PrefillQueue::TwinOf(const Sequence& sequence) const {
   return nullptr;
 }
 
+double PrefillQueue::VisitNs(const Sequence& sequence, int32_t rows) const {
+  // A long prompt's last piece says most: attention makes its rows dearer than others'.
+  if (sequence.row_ns > 0) return sequence.row_ns * std::min(rows, chunk_rows_);
+  return pacer_.VisitNs(rows);
+}
+
 PrefillCandidate PrefillQueue::CandidateOf(const Batch& batch) const {
   PrefillCandidate candidate;
   candidate.has_item = true;
@@ -89,7 +95,7 @@ PrefillCandidate PrefillQueue::CandidateOf(const Batch& batch) const {
   }
   SPILLWAY_DCHECK(any);
   candidate.is_long = candidate.rows_left > chunk_rows_;
-  candidate.visit_ns = pacer_.VisitNs(batch.rows());
+  candidate.visit_ns = VisitNs(*batch.members()[0].sequence, batch.rows());
   return candidate;
 }
 
@@ -99,7 +105,7 @@ PrefillCandidate PrefillQueue::CandidateOf(const Sequence& sequence) const {
   candidate.number = sequence.request.number();
   candidate.rows_left = sequence.rows_left();
   candidate.is_long = candidate.rows_left > chunk_rows_;
-  candidate.visit_ns = pacer_.VisitNs(std::min(sequence.rows_left(), batches_[0]->limits().max_rows));
+  candidate.visit_ns = VisitNs(sequence, std::min(sequence.rows_left(), batches_[0]->limits().max_rows));
   return candidate;
 }
 

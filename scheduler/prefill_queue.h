@@ -65,6 +65,8 @@ class PrefillQueue {
   // The running piece from which the block that the sequence would compute next will be ready sooner, or
   // null.
   const Batch* TwinOf(const Sequence& sequence) const;
+  // The cost of a visit of so many rows, the first of which are the sequence's.
+  double VisitNs(const Sequence& sequence, int32_t rows) const;
   PrefillCandidate CandidateOf(const Batch& batch) const;
   PrefillCandidate CandidateOf(const Sequence& sequence) const;
   void Fill(Batch& batch, Sequence& first, bool streams_wait);

@@ -66,7 +66,8 @@ bool StepLoop::RunOnce() {
   const bool visited = !failed_ && RunVisit();
   requests_.Sweep();
   // Waiting for readers is no work; a queue that nothing runs before would be a stall.
-  state_.snapshot.has_work = visited || (admission_->running().empty() && !admission_->queue().empty());
+  const bool stalled = admission_->running().empty() && !admission_->queue().empty();
+  state_.snapshot.has_work = (visited && !requests_.empty()) || stalled;
   PublishState();
   return visited;
 }
@@ -222,6 +223,7 @@ void StepLoop::PublishState() {
   }
   snapshot.preemptions = admission_->preemptions();
   snapshot.failed = failed_;
+  inbox_.SetReturned(admission_->queue().returned());
   shared_.Set(state_);
 }
 

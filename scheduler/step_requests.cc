@@ -48,7 +48,7 @@ DeltaEvent DeltaOf(int32_t index, std::string text, const device::SampleResult& 
 }  // namespace
 
 void StepLoop::TakeMail() {
-  inbox_.Take(admission_->queue().returned(), &mail_);
+  inbox_.Take(&mail_);
   for (auto& arrival : mail_.arrivals) Accept(std::move(arrival));
   for (const uint64_t number : mail_.moved) {
     if (ActiveRequest* request = requests_.Find(number); request != nullptr) OnReaderMoved(*request);
