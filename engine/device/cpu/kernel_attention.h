@@ -31,21 +31,20 @@ void LocateKeys(const AttentionTile& tile, int64_t begin, int64_t end, KeyTile* 
   }
 }
 
-void PrefetchKeys(const KeyTile& keys, int64_t d_head) {
-  const int64_t row_bytes = d_head * static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < keys.keys; ++i) {
-    for (int64_t at = 0; at < row_bytes; at += 64) {
-      __builtin_prefetch(reinterpret_cast<const char*>(keys.k[i]) + at);
-      __builtin_prefetch(reinterpret_cast<const char*>(keys.v[i]) + at);
-    }
-  }
+SPILLWAY_SIMD void FetchRow(const T* row, int64_t d_head) {
+  for (int64_t d = 0; d < d_head; d += 64 / static_cast<int64_t>(sizeof(T)))
+    __builtin_prefetch(row + d, 0, 2);
 }
 
 // panel[group of d][key][kGroup], up to a whole strip of keys; keys beyond the tile's are zeros.
 // A group is 4 bytes, so that the panel is the transpose of 4-byte words.
-void PackKeys(const KeyTile& keys, int64_t d_head, T* panel) {
+//
+// Packing a tile's keys and values fetches those of the tile `ahead`, row for row: requests spread over the
+// work overlap with it, where a burst of them would stall.
+void PackKeys(const KeyTile& keys, const KeyTile& ahead, int64_t d_head, T* panel) {
   const int64_t words = (d_head + kGroup - 1) / kGroup;
   for (int64_t first = 0; first < RoundUp(keys.keys, kStripColumns); first += kLanes) {
+    for (int64_t i = first; i < first + kLanes && i < ahead.keys; ++i) FetchRow(ahead.k[i], d_head);
     for (int64_t word = 0; word < words; word += kLanes) {
       F square[kLanes];
 #pragma GCC unroll 16
@@ -68,9 +67,10 @@ void PackKeys(const KeyTile& keys, int64_t d_head, T* panel) {
 }
 
 // panel[group of keys][d rounded up to 16][kGroup]; what lies beyond the keys and beyond d is zeros.
-void PackValues(const KeyTile& keys, int64_t d_head, T* panel) {
+void PackValues(const KeyTile& keys, const KeyTile& ahead, int64_t d_head, T* panel) {
   const int64_t width = RoundUp(d_head, kStripColumns);
   for (int64_t key = 0; key < RoundUp(keys.keys, kGroup); key += kGroup) {
+    for (int64_t i = key; i < key + kGroup && i < ahead.keys; ++i) FetchRow(ahead.v[i], d_head);
     T* out = panel + key * width;
     for (int64_t d = 0; d < width; d += kStripColumns)
       PackValueStrip(keys.v + key, keys.keys - key, d, d_head - d, out);
@@ -119,7 +119,7 @@ void PackQueries(const AttentionTile& tile, T* out) {
 }
 
 void AttendKeys(const AttentionTile& tile, const AttentionBuffers& buffers, const KeyTile& keys,
-                int64_t position) {
+                const KeyTile& ahead, int64_t position) {
   const int64_t query_width = RoundUp(tile.d_head, kGroup);
   const int64_t value_width = RoundUp(tile.d_head, kStripColumns);
   const T* queries = static_cast<const T*>(buffers.queries);
@@ -134,13 +134,13 @@ void AttendKeys(const AttentionTile& tile, const AttentionBuffers& buffers, cons
   const int64_t rows = tile.n_queries - first;
   if (rows <= 0) return;
 
-  PackKeys(keys, tile.d_head, k_panel);
-  PackValues(keys, tile.d_head, v_panel);
+  PackKeys(keys, ahead, tile.d_head, k_panel);
+  PackValues(keys, ahead, tile.d_head, v_panel);
   const int64_t key_strips = (keys.keys + kStripColumns - 1) / kStripColumns;
   MultiplyAllRows(rows,
                   Block{queries + first * query_width, query_width, k_panel, kKeyTile * kGroup,
                         query_width / kGroup, buffers.scores + first * kKeyTile, kKeyTile, false},
-                  key_strips, false);
+                  key_strips);
   for (int64_t i = first; i < tile.n_queries; ++i) {
     const int64_t row_position = tile.first_position + (tile.first_query + i) / tile.group;
     const int64_t visible = row_position + 1 - position;
@@ -158,12 +158,9 @@ void AttendKeys(const AttentionTile& tile, const AttentionBuffers& buffers, cons
         rows,
         Block{weights + first * kKeyTile, kKeyTile, v_panel + d * kGroup, value_width * kGroup,
               (keys.keys + kGroup - 1) / kGroup, buffers.acc + first * value_width + d, value_width, true},
-        strips, false);
+        strips);
   }
 }
-
-// Few rows: K and V come from memory faster than they are used only if they are fetched ahead.
-constexpr int64_t kFetchAheadRows = 16;
 
 void Attend(const AttentionTile& tile, const AttentionBuffers& buffers) {
   const int64_t value_width = RoundUp(tile.d_head, kStripColumns);
@@ -181,14 +178,13 @@ void Attend(const AttentionTile& tile, const AttentionBuffers& buffers) {
   const auto locate = [&](int64_t begin, KeyTile* out) {
     LocateKeys(tile, begin, begin + kKeyTile < end ? begin + kKeyTile : end, out);
   };
-  int current = 0;
   if (tile.key_begin < end) locate(tile.key_begin, &tiles[0]);
+  int current = 0;
   for (int64_t position = tile.key_begin; position < end; position += kKeyTile, current ^= 1) {
-    if (position + kKeyTile < end) {
-      locate(position + kKeyTile, &tiles[current ^ 1]);
-      if (tile.n_queries <= kFetchAheadRows) PrefetchKeys(tiles[current ^ 1], tile.d_head);
-    }
-    AttendKeys(tile, buffers, tiles[current], position);
+    KeyTile& ahead = tiles[current ^ 1];
+    ahead.keys = 0;
+    if (position + kKeyTile < end) locate(position + kKeyTile, &ahead);
+    AttendKeys(tile, buffers, tiles[current], ahead, position);
   }
 }
 

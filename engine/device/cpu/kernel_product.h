@@ -24,11 +24,7 @@ struct Block {
   bool resume;  // add to what sums holds
 };
 
-// Bytes that a panel is fetched ahead of its use: the hardware's own prefetching leaves a third of the read
-// bandwidth unused.
-constexpr int64_t kPrefetchBytes = 4096;
-
-template <int kRows, int kStrips, bool kPrefetch>
+template <int kRows, int kStrips>
 void MultiplyBlock(const Block& block) {
   constexpr int kVectors = kStrips * kStripVectors;
   F sums[kRows][kVectors];
@@ -46,12 +42,7 @@ void MultiplyBlock(const Block& block) {
   for (; panel != end; panel += block.panel_step, in += kGroup) {
     B columns[kVectors];
 #pragma GCC unroll 16
-    for (int c = 0; c < kVectors; ++c) {
-      columns[c] = LoadB(panel + c * kLanes * kGroup);
-      if (kPrefetch && c * kLanes * 4 % 64 == 0) {
-        __builtin_prefetch(reinterpret_cast<const char*>(panel + c * kLanes * kGroup) + kPrefetchBytes);
-      }
-    }
+    for (int c = 0; c < kVectors; ++c) columns[c] = LoadB(panel + c * kLanes * kGroup);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const A row = SplatA(in + r * in_stride);
@@ -72,7 +63,7 @@ constexpr int StripsAtOnce(int rows) {
   return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
 }
 
-template <int kRows, bool kPrefetch>
+template <int kRows>
 SPILLWAY_SIMD void MultiplyStrips(Block block, int64_t strips) {
   constexpr int kAtOnce = StripsAtOnce(kRows);
   const auto advance = [&block](int64_t by) {
@@ -81,62 +72,56 @@ SPILLWAY_SIMD void MultiplyStrips(Block block, int64_t strips) {
   };
   if constexpr (kAtOnce == 4) {
     if (strips >= 4) {
-      MultiplyBlock<kRows, 4, kPrefetch>(block);
+      MultiplyBlock<kRows, 4>(block);
       strips -= 4;
       advance(4);
     }
   }
   if constexpr (kAtOnce >= 2) {
     for (; strips >= 2; strips -= 2) {
-      MultiplyBlock<kRows, 2, kPrefetch>(block);
+      MultiplyBlock<kRows, 2>(block);
       advance(2);
     }
   }
   for (; strips >= 1; --strips) {
-    MultiplyBlock<kRows, 1, kPrefetch>(block);
+    MultiplyBlock<kRows, 1>(block);
     advance(1);
   }
 }
 
-template <bool kPrefetch>
 void MultiplyRows(int64_t rows, const Block& block, int64_t strips) {
   switch (rows) {
     case 1:
-      return MultiplyStrips<1, kPrefetch>(block, strips);
+      return MultiplyStrips<1>(block, strips);
     case 2:
-      return MultiplyStrips<2, kPrefetch>(block, strips);
+      return MultiplyStrips<2>(block, strips);
     case 3:
-      return MultiplyStrips<3, kPrefetch>(block, strips);
+      return MultiplyStrips<3>(block, strips);
     default:
       break;
   }
   if constexpr (kBlockRowsMax > 3) {
     switch (rows) {
       case 4:
-        return MultiplyStrips<4, kPrefetch>(block, strips);
+        return MultiplyStrips<4>(block, strips);
       case 5:
-        return MultiplyStrips<5, kPrefetch>(block, strips);
+        return MultiplyStrips<5>(block, strips);
       default:
-        return MultiplyStrips<6, kPrefetch>(block, strips);
+        return MultiplyStrips<6>(block, strips);
     }
   }
 }
 
-// All rows of `block` (sums and in reach over all of them), in inner blocks of nearly equal height. With
-// `stream`, the panel comes from memory: the first block fetches ahead, the others find it in the cache.
-void MultiplyAllRows(int64_t rows, const Block& block, int64_t strips, bool stream) {
+// All rows of `block` (sums and in reach over all of them), in inner blocks of nearly equal height. The panel
+// is read in one run of memory, which the processor's own prefetching follows at full rate.
+void MultiplyAllRows(int64_t rows, const Block& block, int64_t strips) {
   const int64_t blocks = (rows + kBlockRowsMax - 1) / kBlockRowsMax;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t begin = rows * i / blocks;
     Block part = block;
     part.in += begin * block.in_stride;
     part.sums += begin * block.sums_stride;
-    const int64_t height = rows * (i + 1) / blocks - begin;
-    if (stream && i == 0) {
-      MultiplyRows<true>(height, part, strips);
-    } else {
-      MultiplyRows<false>(height, part, strips);
-    }
+    MultiplyRows(rows * (i + 1) / blocks - begin, part, strips);
   }
 }
 
@@ -177,7 +162,7 @@ void MultiplyRun(const ProductArgs& args, int64_t column, int64_t columns, int64
     for (int64_t done = 0; done < groups; done += kTurnGroups) {
       block.groups = groups - done < kTurnGroups ? groups - done : kTurnGroups;
       block.resume = done > 0;
-      MultiplyAllRows(rows, block, strips, row == 0);
+      MultiplyAllRows(rows, block, strips);
       block.in += block.groups * kGroup;
       block.panel += block.groups * block.panel_step;
     }
@@ -190,7 +175,7 @@ void MultiplyRun(const ProductArgs& args, int64_t column, int64_t columns, int64
         block.in_stride = kGroup;
         block.groups = 1;
         block.resume = groups > 0;
-        MultiplyAllRows(rows, block, strips, false);
+        MultiplyAllRows(rows, block, strips);
       }
     }
     for (int64_t r = 0; r < rows; ++r) FinishRow(args, row + r, column, sums + r * kPanelColumns, columns);
