@@ -90,8 +90,9 @@ ExitCode RunLongPromptScenario(const ServeContext& context) {
   long_options.seed = options.workload.seed + 1;
   absl::StatusOr<Workload> long_prompts = Workload::Create(long_options, *model);
   WorkloadOptions short_options = options.workload;
-  short_options.prompt = LengthDistribution::Fixed(32);
-  short_options.output = LengthDistribution::Fixed(16);
+  // Not all alike, so that the clients do not march in step.
+  short_options.prompt = *LengthDistribution::Parse("uniform:24-40");
+  short_options.output = *LengthDistribution::Parse("uniform:8-24");
   absl::StatusOr<Workload> short_prompts = Workload::Create(short_options, *model);
   if (!long_prompts.ok()) return BenchFailed(long_prompts.status().message(), context.console);
   if (!short_prompts.ok()) return BenchFailed(short_prompts.status().message(), context.console);
@@ -115,7 +116,7 @@ ExitCode RunLongPromptScenario(const ServeContext& context) {
   const double ratio =
       beside.first_token.PercentileMs(95) / std::max(alone.first_token.PercentileMs(95), 1e-9);
   std::ostream& out = TableStream(options.json, context.console);
-  out << absl::StrFormat("%s at %s: %d clients of 32 + 16 tokens beside one prompt of %d tokens\n",
+  out << absl::StrFormat("%s at %s: %d clients of about 32 + 16 tokens beside one prompt of %d tokens\n",
                          model->name(), options.connection.server, options.short_clients, long_tokens);
   PrintLatencyHeading(out);
   PrintLatency("first token alone", alone.first_token, out);

@@ -222,6 +222,10 @@ ExitCode RunServerCpu(absl::Span<const std::string> args, client::Console& conso
                          work.mean_batch(), work.prefill_steps);
   out << absl::StrFormat("  CPU per generated token: %.1f us in all, %.1f us engine, %.1f us server\n",
                          total_us, engine_us, total_us - engine_us);
+  const double tokens_per_delta =
+      static_cast<double>(stats.generated_tokens) / static_cast<double>(std::max<int64_t>(stats.deltas, 1));
+  out << absl::StrFormat("  %.2f tokens a delta: %.1f us server per delta\n", tokens_per_delta,
+                         (total_us - engine_us) * tokens_per_delta);
   out << absl::StrFormat("  (the daemon's own clock counts %.1f us of passes per token)\n",
                          work.step_s / work.generated_tokens * 1e6);
   nlohmann::json report = NewReport("server_cpu", args);
@@ -231,6 +235,8 @@ ExitCode RunServerCpu(absl::Span<const std::string> args, client::Console& conso
   report["tokens_per_s"] = static_cast<double>(stats.generated_tokens) / stats.wall_s;
   report["mean_batch"] = work.mean_batch();
   report["cpu_us_per_token"] = {{"total", total_us}, {"engine", engine_us}, {"server", total_us - engine_us}};
+  report["tokens_per_delta"] = tokens_per_delta;
+  report["server_cpu_us_per_delta"] = (total_us - engine_us) * tokens_per_delta;
   report["step_us_per_token_by_daemon"] = work.step_s / work.generated_tokens * 1e6;
   report["results"] = stats.ToJson();
   if (options.pid != 0) {
