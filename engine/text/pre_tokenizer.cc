@@ -145,6 +145,11 @@ PreTokenizer::PreTokenizer() = default;
 PreTokenizer::~PreTokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Create(absl::string_view name) {
+  if (name.empty()) {
+    // Guessing would give other tokens than the model was trained with, and nobody would notice.
+    return absl::InvalidArgumentError(
+        "the file names no pre-tokenizer (tokenizer.ggml.pre); convert the model again");
+  }
   std::string known;
   for (const Recipe& recipe : kRecipes) {
     if (recipe.name != name) {

@@ -18,7 +18,8 @@ namespace spillway::text {
 
 class PreTokenizer {
  public:
-  // Unimplemented, with the list of the supported names, when `name` is not one of them.
+  // Unimplemented, with the list of the supported names, when `name` is not one of them; InvalidArgument when
+  // it is empty.
   static absl::StatusOr<std::unique_ptr<PreTokenizer>> Create(absl::string_view name);
   ~PreTokenizer();
 

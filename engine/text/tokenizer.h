@@ -41,6 +41,8 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
+  // EOS is never added, whatever the vocabulary says: a prompt is there to be continued.
+  //
   // Invalid UTF-8 is InvalidArgument and names the offset of the first offending byte, as is text beyond 1
   // GiB. What a vocabulary has no token for (a few control characters in some byte-level ones) is left out,
   // as the reference implementation does.

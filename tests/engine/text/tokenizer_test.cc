@@ -143,6 +143,8 @@ TEST(TokenizerTest, UnsupportedKindsAreRefusedByName) {
   vocabulary.pre = "esperanto-9";
   EXPECT_THAT(CreateError(vocabulary),
               AllOf(HasSubstr("esperanto-9"), HasSubstr("smollm"), HasSubstr("llama-bpe")));
+  vocabulary.pre = "";
+  EXPECT_THAT(CreateError(vocabulary), HasSubstr("names no pre-tokenizer"));
   vocabulary.model = "t5";
   EXPECT_THAT(CreateError(vocabulary), AllOf(HasSubstr("t5"), HasSubstr("gpt2")));
 }
@@ -209,31 +211,24 @@ TEST(SentencePieceTest, UnknownCharactersBecomeBytes) {
   EXPECT_EQ(*tokenizer->Decode(ids), "\u00E9");
 }
 
-// Two texts a factor of 16 apart: a quadratic algorithm takes 256 times as long, a linear one 16 times.
-class EncodeTimeTest : public ::testing::TestWithParam<std::string> {};
+class LongTextTest : public ::testing::TestWithParam<std::string> {};
 
-TEST_P(EncodeTimeTest, GrowsNearlyLinearly) {
+// A quadratic algorithm takes many minutes for a megabyte; the bound leaves room for sanitizers and busy
+// machines.
+TEST_P(LongTextTest, AMegabyteOfAnyTextIsEncodedInSeconds) {
   const auto bpe = MakeTinyTokenizer();
   const auto sentencepiece = MakeTinyTokenizer(MakeTinySentencePieceVocabulary());
+  std::string text;
+  while (text.size() < (1 << 20)) text += GetParam();
   for (const Tokenizer* tokenizer : {bpe.get(), sentencepiece.get()}) {
-    const auto seconds = [&](size_t bytes) {
-      std::string text;
-      while (text.size() < bytes) text += GetParam();
-      double best = std::numeric_limits<double>::max();
-      for (int i = 0; i < 3; ++i) {
-        const auto start = std::chrono::steady_clock::now();
-        EXPECT_FALSE(Encode(*tokenizer, text, {.parse_special = true}).empty());
-        best =
-            std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-      }
-      return best;
-    };
-    const double small = seconds(1 << 16), large = seconds(1 << 20);
-    EXPECT_LT(large / small, 80) << small << " s, " << large << " s";
+    const auto start = std::chrono::steady_clock::now();
+    const auto ids = Encode(*tokenizer, text, {.add_bos = false, .parse_special = true});
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+    EXPECT_EQ(tokenizer->Decode(ids, /*skip_special=*/false).value(), text);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Texts, EncodeTimeTest,
+INSTANTIATE_TEST_SUITE_P(Texts, LongTextTest,
                          ::testing::Values("a", " ", "\n", "ab", "9", "<", "hello", "\u00E9", "a ", " \n",
                                            "!", "<|en", "A", "\xE4\xB8\x80"));
 
