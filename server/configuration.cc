@@ -233,8 +233,8 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
 
 absl::string_view NearestName(absl::string_view name, absl::Span<const absl::string_view> known) {
   absl::string_view nearest;
-  // A third of the letters may be wrong; beyond that a guess misleads.
-  size_t best = std::max<size_t>(1, name.size() / 3) + 1;
+  // Two letters or a third of them may be wrong (exchanging two is two); beyond that a guess misleads.
+  size_t best = std::max<size_t>(2, name.size() / 3) + 1;
   for (absl::string_view candidate : known) {
     const size_t distance = EditDistance(name, candidate);
     if (distance < best) {

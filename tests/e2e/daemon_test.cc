@@ -1,0 +1,305 @@
+// What a person and a supervisor see of spillwayd: starting, failing to start, answering, stopping.
+#include <signal.h>
+#include <sys/socket.h>
+
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/client_context.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "spillway/v1/admin.grpc.pb.h"
+#include "spillway/v1/inference.grpc.pb.h"
+#include "tests/e2e/spawned_daemon.h"
+#include "tests/fakes/gguf_writer.h"
+
+namespace spillway::e2e {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::vector<std::string> ModelFlags(std::vector<std::string> more = {}) {
+  std::vector<std::string> flags = {"--model=" + TinyModelPath(), "--host_pool=64MiB", "--max_sequences=8"};
+  flags.insert(flags.end(), more.begin(), more.end());
+  return flags;
+}
+
+std::unique_ptr<grpc::ClientContext> NewContext() {
+  auto context = std::make_unique<grpc::ClientContext>();
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  return context;
+}
+
+v1::CompleteRequest Request(int32_t max_tokens) {
+  v1::CompleteRequest request;
+  request.set_text("the quick brown fox");
+  request.mutable_options()->set_max_tokens(max_tokens);
+  request.mutable_options()->mutable_sampling()->set_temperature(0);
+  request.mutable_options()->mutable_stop()->set_ignore_eos(true);
+  return request;
+}
+
+// The one line that a failed start leaves, without log lines of what went well before.
+std::string LastLine(const std::string& output) {
+  const std::vector<std::string> lines = absl::StrSplit(output, '\n', absl::SkipEmpty());
+  return lines.empty() ? "" : lines.back();
+}
+
+void ExpectRefusal(const ExitResult& result, const std::vector<std::string>& words) {
+  EXPECT_EQ(result.code, 1) << result.output;
+  EXPECT_EQ(result.signal, 0) << result.output;
+  const std::string line = LastLine(result.output);
+  EXPECT_THAT(line, testing::StartsWith("spillwayd: "));
+  for (const std::string& word : words) EXPECT_THAT(line, HasSubstr(word));
+}
+
+TEST(Daemon, AnswersAndStopsWithZero) {
+  SpawnedDaemon daemon(ModelFlags());
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  EXPECT_EQ(Get(daemon.metrics_address(), "/livez").code, 200);
+  EXPECT_THAT(Get(daemon.metrics_address(), "/metrics").body, HasSubstr("spillway_ready 1"));
+  EXPECT_THAT(Get(daemon.metrics_address(), "/metrics").body,
+              HasSubstr("spillway_requests_finished_total{code=\"OK\",reason=\"LENGTH\"} 0"))
+      << "the warm-up does not count";
+
+  const auto stub = v1::InferenceService::NewStub(daemon.Connect());
+  v1::CompleteResponse unary;
+  ASSERT_TRUE(stub->Complete(NewContext().get(), Request(12), &unary).ok());
+  EXPECT_EQ(unary.choices(0).token_ids_size(), 12);
+  const auto context = NewContext();
+  const auto reader = stub->StreamComplete(context.get(), Request(12));
+  v1::StreamEvent event;
+  std::string text;
+  while (reader->Read(&event)) text += event.delta().text();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, unary.choices(0).text());
+
+  v1::GetModelResponse model;
+  ASSERT_TRUE(stub->GetModel(NewContext().get(), {}, &model).ok());
+  EXPECT_EQ(model.model().name(), "tiny-llama");
+  EXPECT_EQ(model.model().architecture(), "llama");
+  EXPECT_EQ(model.model().context_tokens(), 512);
+  EXPECT_TRUE(model.model().features().chat());
+
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(v1::AdminService::NewStub(daemon.Connect())->GetStatus(NewContext().get(), {}, &status).ok());
+  EXPECT_EQ(status.state(), v1::SERVER_STATE_SERVING);
+  EXPECT_THAT(status.device(), HasSubstr("cpu: "));
+
+  daemon.Signal(SIGTERM);
+  const ExitResult result = daemon.Wait();
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_THAT(result.output,
+              AllOf(HasSubstr("serving"), HasSubstr("request finished"), HasSubstr("stopped")));
+  EXPECT_THAT(result.output, Not(HasSubstr("quick brown"))) << "prompts are never logged";
+  EXPECT_NE(access(daemon.address_file().c_str(), F_OK), 0) << "the address is nobody's any more";
+}
+
+TEST(Daemon, ChatAndGenerationDefaultsComeFromTheFile) {
+  const std::string path = testing::TempDir() + "defaults.gguf";
+  fakes::TinyLlamaOptions options;
+  options.amend = [](fakes::GgufWriter& writer) {
+    writer.Float32("general.sampling.temp", 0.25F);
+    writer.Uint32("general.sampling.top_k", 7);
+    writer.Float32("general.sampling.top_p", 5);  // nonsense is passed over, and said
+  };
+  ASSERT_TRUE(fakes::WriteTinyLlama(path, options).ok());
+  SpawnedDaemon daemon({"--model=" + path, "--host_pool=64MiB", "--served_model_name=mine,also"});
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  EXPECT_THAT(daemon.output(), HasSubstr("general.sampling.top_p"));
+  const auto stub = v1::InferenceService::NewStub(daemon.Connect());
+  v1::GetModelRequest request;
+  request.set_model("also");
+  v1::GetModelResponse model;
+  ASSERT_TRUE(stub->GetModel(NewContext().get(), request, &model).ok());
+  EXPECT_EQ(model.model().name(), "mine");
+  EXPECT_FLOAT_EQ(model.model().defaults().sampling().temperature(), 0.25F);
+  EXPECT_EQ(model.model().defaults().sampling().top_k(), 7);
+  EXPECT_FLOAT_EQ(model.model().defaults().sampling().top_p(), 1);
+  v1::ChatRequest chat;
+  chat.add_messages()->set_role("user");
+  chat.mutable_messages(0)->set_content("hello");
+  chat.mutable_options()->set_max_tokens(5);
+  v1::ChatResponse answer;
+  EXPECT_TRUE(stub->Chat(NewContext().get(), chat, &answer).ok());
+}
+
+TEST(Daemon, SigtermLetsStreamsFinish) {
+  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=300"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  const auto channel = daemon.Connect();
+  const auto stub = v1::InferenceService::NewStub(channel);
+  const auto context = NewContext();
+  const auto reader = stub->StreamComplete(context.get(), Request(450));
+  v1::StreamEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  daemon.Signal(SIGTERM);
+  // Health turns while the stream goes on.
+  const auto health = grpc::health::v1::Health::NewStub(channel);
+  grpc::health::v1::HealthCheckResponse response;
+  do {
+    ASSERT_TRUE(health->Check(NewContext().get(), {}, &response).ok());
+  } while (response.status() == grpc::health::v1::HealthCheckResponse::SERVING);
+  EXPECT_EQ(Get(daemon.metrics_address(), "/readyz").code, 503);
+  // The lame duck still accepts.
+  v1::CompleteResponse unary;
+  EXPECT_TRUE(stub->Complete(NewContext().get(), Request(2), &unary).ok());
+  int32_t generated = 0;
+  while (reader->Read(&event)) {
+    if (event.has_usage()) generated = event.usage().generated_tokens();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(generated, 450);
+  EXPECT_EQ(daemon.Wait().code, 0);
+}
+
+TEST(Daemon, DrainTimeoutEndsStreamsAndStillExitsZero) {
+  SpawnedDaemon daemon(ModelFlags({"--drain_timeout_ms=0"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  const auto stub = v1::InferenceService::NewStub(daemon.Connect());
+  const auto context = NewContext();
+  const auto reader = stub->StreamComplete(context.get(), Request(490));
+  v1::StreamEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  daemon.Signal(SIGINT);
+  while (reader->Read(&event)) {
+  }
+  // The tiny model may have been quicker than the signal.
+  const grpc::Status status = reader->Finish();
+  EXPECT_TRUE(status.ok() || status.error_code() == grpc::StatusCode::UNAVAILABLE) << status.error_message();
+  EXPECT_EQ(daemon.Wait().code, 0);
+}
+
+TEST(Daemon, ASecondSignalExitsAtOnce) {
+  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=60000"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  daemon.Signal(SIGTERM);
+  while (Get(daemon.metrics_address(), "/readyz").code == 200) std::this_thread::yield();
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait(std::chrono::seconds(20)).code, 1);
+}
+
+TEST(Daemon, LogsJsonLinesWhenAsked) {
+  SpawnedDaemon daemon(ModelFlags({"--log_format=json"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  v1::CompleteRequest request = Request(3);
+  request.mutable_options()->set_request_id("my \"label\"");
+  v1::CompleteResponse response;
+  ASSERT_TRUE(
+      v1::InferenceService::NewStub(daemon.Connect())->Complete(NewContext().get(), request, &response).ok());
+  daemon.Signal(SIGTERM);
+  const ExitResult result = daemon.Wait();
+  bool found = false;
+  const std::vector<std::string> lines = absl::StrSplit(result.output, '\n', absl::SkipEmpty());
+  for (const std::string& line : lines) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    ASSERT_TRUE(json.is_object()) << line;
+    if (json["message"] != "request finished") continue;
+    found = true;
+    EXPECT_EQ(json["request_id"], "my \"label\"");
+    EXPECT_EQ(json["reason"], "LENGTH");
+    EXPECT_EQ(json["generated_tokens"], 3);
+  }
+  EXPECT_TRUE(found) << result.output;
+}
+
+// --- What cannot start says why in one line and exits 1.
+
+TEST(DaemonStart, BadFlagsAreRefused) {
+  ExpectRefusal(RunDaemon({"--modle=x"}), {"--modle", "--model"});
+  ExpectRefusal(RunDaemon({}), {"--model"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--threads=many"})), {"--threads=many", "whole number"});
+  ExpectRefusal(RunDaemon(ModelFlags(), {"SPILLWAY_THRAEDS=1"}), {"SPILLWAY_THREADS"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--device=cuda"})), {"--device=cuda", "--device=cpu"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--weights=packed"})), {"--weights=packed", "expanded"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--context=1000000"})), {"--context=1000000", "512"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--address_file=/no/such/folder/x"})), {"--address_file"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--chat_template=/no/such.jinja"})), {"--chat_template"});
+}
+
+TEST(DaemonStart, HelpVersionAndConfigurationNeedNoModel) {
+  const ExitResult help = RunDaemon({"--help"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_THAT(help.output, AllOf(HasSubstr("--host_pool=SIZE"), HasSubstr("spillwayd --model=")));
+  EXPECT_EQ(RunDaemon({"--version"}).output.substr(0, 10), "spillwayd ");
+  const ExitResult printed = RunDaemon({"--print_config", "--threads=3"}, {"SPILLWAY_MAX_QUEUE=9"});
+  EXPECT_EQ(printed.code, 0);
+  EXPECT_THAT(printed.output,
+              AllOf(HasSubstr("--threads=3"), HasSubstr("SPILLWAY_MAX_QUEUE"), HasSubstr("default")));
+}
+
+TEST(DaemonStart, FilesThatAreNoModelAreRefused) {
+  ExpectRefusal(RunDaemon({"--model=/no/such.gguf"}), {"/no/such.gguf"});
+  const std::string garbage = testing::TempDir() + "garbage.gguf";
+  ASSERT_TRUE(fakes::WriteFile(garbage, "this is not a model, whatever its name says").ok());
+  ExpectRefusal(RunDaemon({"--model=" + garbage}), {garbage});
+  const std::string whole = fakes::TinyLlamaBytes({});
+  const std::string truncated = testing::TempDir() + "truncated.gguf";
+  for (const size_t size : {size_t{3}, size_t{100}, whole.size() / 2, whole.size() - 1}) {
+    ASSERT_TRUE(fakes::WriteFile(truncated, absl::string_view(whole).substr(0, size)).ok());
+    ExpectRefusal(RunDaemon({"--model=" + truncated}), {truncated});
+  }
+}
+
+TEST(DaemonStart, UnsupportedArchitecturesAreRefusedByName) {
+  const std::string path = testing::TempDir() + "mamba.gguf";
+  fakes::GgufWriter writer;
+  writer.String("general.architecture", "mamba");
+  ASSERT_TRUE(fakes::WriteFile(path, writer.Bytes()).ok());
+  ExpectRefusal(RunDaemon({"--model=" + path}), {path, "mamba"});
+}
+
+TEST(DaemonStart, AnUnsupportedTemplateIsRefusedWithAWayOut) {
+  const std::string jinja = testing::TempDir() + "bad.jinja";
+  std::ofstream(jinja) << "{% call nothing() %}x{% endcall %}";
+  ExpectRefusal(RunDaemon(ModelFlags({"--chat_template=" + jinja})), {jinja, "none"});
+  SpawnedDaemon daemon(ModelFlags({"--chat_template=none"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  v1::GetModelResponse model;
+  ASSERT_TRUE(v1::InferenceService::NewStub(daemon.Connect())->GetModel(NewContext().get(), {}, &model).ok());
+  EXPECT_FALSE(model.model().features().chat());
+}
+
+TEST(DaemonStart, PortsInUseAreRefused) {
+  SpawnedDaemon first(ModelFlags());
+  ASSERT_TRUE(first.WaitUntilReady()) << first.output();
+  ExpectRefusal(RunDaemon(ModelFlags({"--listen=" + first.grpc_address(), "--metrics_listen=127.0.0.1:0"})),
+                {"--listen", first.grpc_address(), "address already in use"});
+  ExpectRefusal(
+      RunDaemon(ModelFlags({"--listen=127.0.0.1:0", "--metrics_listen=" + first.metrics_address()})),
+      {"--metrics_listen", first.metrics_address(), "address already in use"});
+}
+
+TEST(DaemonStart, TooLittleMemoryIsRefused) {
+  ExpectRefusal(RunDaemon({"--model=" + TinyModelPath(), "--listen=127.0.0.1:0",
+                           "--metrics_listen=127.0.0.1:0", "--host_pool=1KiB"}),
+                {"--host_pool", "least"});
+  ExpectRefusal(RunDaemon({"--model=" + TinyModelPath(), "--listen=127.0.0.1:0",
+                           "--metrics_listen=127.0.0.1:0", "--host_pool=500TiB"}),
+                {"--host_pool", "available"});
+}
+
+TEST(DaemonStart, ASmallPoolClampsTheContext) {
+  // 2 layers of K and V of 32 floats or half of that: a few blocks of 16 tokens.
+  SpawnedDaemon daemon({"--model=" + TinyModelPath(), "--host_pool=64KiB", "--dtype=f32"});
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  EXPECT_THAT(daemon.output(), HasSubstr("context clamped"));
+  const auto stub = v1::InferenceService::NewStub(daemon.Connect());
+  v1::GetModelResponse model;
+  ASSERT_TRUE(stub->GetModel(NewContext().get(), {}, &model).ok());
+  EXPECT_LT(model.model().context_tokens(), 512);
+  EXPECT_EQ(model.model().trained_context_tokens(), 512);
+  v1::CompleteRequest request = Request(model.model().context_tokens());
+  v1::CompleteResponse response;
+  EXPECT_EQ(stub->Complete(NewContext().get(), request, &response).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+}  // namespace
+}  // namespace spillway::e2e

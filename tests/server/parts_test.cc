@@ -1,0 +1,158 @@
+// The small parts between the scheduler and the network.
+#include <atomic>
+#include <future>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/delivery.h"
+#include "server/event_writer.h"
+#include "server/network_address.h"
+#include "server/process_stats.h"
+#include "server/request_log.h"
+#include "server/text_pool.h"
+#include "tests/server/harness.h"
+
+namespace spillway::server {
+namespace {
+
+TEST(TextPool, RunsWhatItTakes) {
+  std::atomic<int> ran{0};
+  {
+    TextPool pool({.threads = 3});
+    for (int i = 0; i < 100; ++i) EXPECT_TRUE(pool.Submit(10, [&ran] { ++ran; }).ok());
+  }
+  EXPECT_EQ(ran, 100);
+}
+
+TEST(TextPool, RefusesWhatIsBeyondItsBounds) {
+  TextPool pool({.threads = 1, .max_jobs = 2, .max_bytes = 100});
+  std::promise<void> release;
+  const std::shared_future<void> released = release.get_future().share();
+  EXPECT_TRUE(pool.Submit(1000, [released] { released.wait(); }).ok()) << "one job of any size is taken";
+  EXPECT_EQ(ReasonOf(pool.Submit(1, [] {})), Reason::kTokenizerBusy) << "by bytes";
+  release.set_value();
+}
+
+TEST(TextPool, CountsRunningJobsToo) {
+  TextPool pool({.threads = 1, .max_jobs = 2, .max_bytes = 100});
+  std::promise<void> release;
+  const std::shared_future<void> released = release.get_future().share();
+  EXPECT_TRUE(pool.Submit(1, [released] { released.wait(); }).ok());
+  EXPECT_TRUE(pool.Submit(1, [] {}).ok());
+  const absl::Status refused = pool.Submit(1, [] {});
+  EXPECT_EQ(ReasonOf(refused), Reason::kTokenizerBusy);
+  EXPECT_EQ(MetadataOf(refused), (ReasonMetadata{{"limit", "2"}, {"value", "2"}}));
+  release.set_value();
+}
+
+class CountingCall : public Deliverable {
+ public:
+  explicit CountingCall(std::atomic<int>& pumps) : pumps_(pumps) {}
+  void Pump() override { ++pumps_; }
+
+ private:
+  std::atomic<int>& pumps_;
+};
+
+TEST(Delivery, PumpsEveryCallThatIsReady) {
+  std::atomic<int> pumps{0};
+  {
+    Delivery delivery;
+    for (int i = 0; i < 1000; ++i) delivery.Notify(std::make_shared<CountingCall>(pumps));
+  }
+  EXPECT_EQ(pumps, 1000);
+}
+
+TEST(RequestLog, WritesEveryRecord) {
+  std::vector<std::string> labels;
+  {
+    RequestLog log([&](const scheduler::RequestRecord& record) { labels.push_back(record.label); }, 10);
+    scheduler::RequestRecord record;
+    record.label = "a";
+    log.Add(record);
+  }
+  EXPECT_THAT(labels, testing::ElementsAre("a"));
+}
+
+TEST(RequestLog, AFullQueueDropsInsteadOfWaiting) {
+  std::promise<void> release;
+  const std::shared_future<void> released = release.get_future().share();
+  std::promise<void> begun;
+  std::atomic<int> written{0};
+  {
+    RequestLog log(
+        [&](const scheduler::RequestRecord&) {
+          if (written++ == 0) begun.set_value();
+          released.wait();
+        },
+        2);
+    log.Add({});
+    begun.get_future().wait();  // the writer hangs, as on a full pipe
+    for (int i = 0; i < 10; ++i) log.Add({});
+    release.set_value();
+  }
+  EXPECT_EQ(written, 3);
+}
+
+TEST(EventWriter, LogprobsCarryTheTokensBytes) {
+  const ServedModel model = TinyModel();
+  const EventWriter writer(*model.tokenizer, "tiny", "label", 7);
+  scheduler::DeltaEvent delta;
+  delta.index = 1;
+  delta.text = "x";
+  delta.tokens = {40, 41};
+  delta.logprobs = {{40, -0.5F, 1, {{40, -0.5F}, {41, -1.0F}}}, {41, -2.0F, 3, {}}};
+  scheduler::Event event = delta;
+  v1::StreamEvent out;
+  writer.Write(event, &out);
+  ASSERT_EQ(out.delta().logprobs_size(), 2);
+  EXPECT_EQ(out.delta().logprobs(0).bytes(), model.tokenizer->TokenBytes(40));
+  EXPECT_EQ(out.delta().logprobs(0).top(1).bytes(), model.tokenizer->TokenBytes(41));
+  EXPECT_EQ(out.delta().logprobs(1).rank(), 3);
+}
+
+TEST(EventWriter, AMessageIsReusedWithoutTraces) {
+  const ServedModel model = TinyModel();
+  const EventWriter writer(*model.tokenizer, "tiny", "label", 7);
+  v1::StreamEvent out;
+  const auto write = [&](scheduler::Event event) {
+    writer.Write(event, &out);
+    v1::StreamEvent fresh;
+    writer.Write(event, &fresh);
+    return out.event_case() == fresh.event_case();
+  };
+  scheduler::DeltaEvent delta;
+  delta.tokens = {40, 41};
+  delta.logprobs = {{40, -0.5F, 1, {}}};
+  EXPECT_TRUE(write(scheduler::StartedEvent{5}));
+  EXPECT_EQ(out.started().seed(), 7u);
+  EXPECT_EQ(out.started().prompt_tokens(), 5);
+  EXPECT_TRUE(write(delta));
+  delta.tokens = {42};
+  delta.logprobs.clear();
+  EXPECT_TRUE(write(delta));
+  EXPECT_EQ(out.delta().token_ids_size(), 1);
+  EXPECT_EQ(out.delta().logprobs_size(), 0);
+  EXPECT_TRUE(write(scheduler::FinishedEvent{0, scheduler::FinishReason::kStopString, "ab", -1}));
+  EXPECT_EQ(out.finished().stop_string(), "ab");
+  EXPECT_FALSE(out.finished().has_stop_token_id());
+}
+
+TEST(ProcessStats, SayWhatIsTrueOfThisProcess) {
+  const ProcessStats stats = ReadProcessStats();
+  EXPECT_GT(stats.resident_bytes, 1 << 20);
+  EXPECT_GE(stats.virtual_bytes, stats.resident_bytes);
+  EXPECT_GE(stats.cpu_seconds, 0);
+  EXPECT_GE(stats.open_fds, 3);
+  EXPECT_GT(stats.max_fds, stats.open_fds);
+  EXPECT_GT(stats.start_unix_seconds, 1.6e9);
+}
+
+TEST(NetworkAddress, SplitsAndReplacesPorts) {
+  EXPECT_EQ(SplitHostPort("[::1]:80").host, "::1");
+  EXPECT_EQ(SplitHostPort("localhost:0").port, "0");
+  EXPECT_EQ(WithPort("[::1]:0", 77), "[::1]:77");
+}
+
+}  // namespace
+}  // namespace spillway::server

@@ -1,0 +1,267 @@
+// Health, reflection, admin and draining over loopback.
+#include <chrono>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "google/protobuf/descriptor.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "gtest/gtest.h"
+#include "tests/server/harness.h"
+
+namespace spillway::server {
+namespace {
+
+using grpc::health::v1::Health;
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
+
+HealthCheckRequest HealthOf(const std::string& service) {
+  HealthCheckRequest request;
+  request.set_service(service);
+  return request;
+}
+
+TEST(Health, IsNotServingUntilToldOtherwise) {
+  TestServerOptions options;
+  options.serving = false;
+  TestServer server(options);
+  const auto stub = Health::NewStub(server.Connect());
+  HealthCheckResponse response;
+  for (const char* name : {"", "spillway.v1.InferenceService"}) {
+    ASSERT_TRUE(stub->Check(NewContext().get(), HealthOf(name), &response).ok());
+    EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING) << name;
+  }
+  server.server->health().SetServing(true);
+  for (const char* name : {"", "spillway.v1.InferenceService"}) {
+    ASSERT_TRUE(stub->Check(NewContext().get(), HealthOf(name), &response).ok());
+    EXPECT_EQ(response.status(), HealthCheckResponse::SERVING) << name;
+  }
+  EXPECT_EQ(stub->Check(NewContext().get(), HealthOf("nobody"), &response).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+}
+
+TEST(Health, WatchersSeeEveryTransition) {
+  TestServer server;
+  const auto stub = Health::NewStub(server.Connect());
+  const auto context = NewContext();
+  const auto reader = stub->Watch(context.get(), HealthOf(""));
+  HealthCheckResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  server.server->health().SetServing(false);
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  server.server->health().SetServing(true);
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  context->TryCancel();
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST(Health, AnUnknownServiceCanBeWatched) {
+  TestServer server;
+  const auto stub = Health::NewStub(server.Connect());
+  const auto context = NewContext();
+  const auto reader = stub->Watch(context.get(), HealthOf("nobody"));
+  HealthCheckResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
+}
+
+TEST(Health, WatchersDoNotHoldUpTheShutdown) {
+  TestServer server;
+  const auto stub = Health::NewStub(server.Connect());
+  const auto context = NewContext();
+  const auto reader = stub->Watch(context.get(), HealthOf(""));
+  HealthCheckResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  const auto begin = std::chrono::steady_clock::now();
+  server.server->Shutdown(std::chrono::seconds(20));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+}
+
+// The same test for both versions of the protocol.
+template <typename Service, typename Request, typename Response>
+void CheckReflection(TestServer& server) {
+  const auto stub = Service::NewStub(server.Connect());
+  const auto context = NewContext();
+  const auto stream = stub->ServerReflectionInfo(context.get());
+  const auto ask = [&](const Request& request) {
+    Response response;
+    EXPECT_TRUE(stream->Write(request));
+    EXPECT_TRUE(stream->Read(&response));
+    EXPECT_EQ(response.original_request().SerializeAsString(), request.SerializeAsString());
+    return response;
+  };
+  Request request;
+  request.set_list_services("");
+  std::vector<std::string> services;
+  for (const auto& service : ask(request).list_services_response().service())
+    services.push_back(service.name());
+  EXPECT_THAT(services, UnorderedElementsAre("spillway.v1.InferenceService", "spillway.v1.AdminService",
+                                             "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+                                             "grpc.reflection.v1alpha.ServerReflection"));
+  // Every service's file can be had, with all that it imports.
+  for (const std::string& service : services) {
+    request.set_file_containing_symbol(service);
+    const Response response = ask(request);
+    ASSERT_GE(response.file_descriptor_response().file_descriptor_proto_size(), 1) << service;
+    google::protobuf::FileDescriptorProto file;
+    ASSERT_TRUE(file.ParseFromString(response.file_descriptor_response().file_descriptor_proto(0)));
+    EXPECT_THAT(service, HasSubstr(file.package()));
+  }
+  request.set_file_by_filename("google/rpc/status.proto");
+  EXPECT_EQ(ask(request).file_descriptor_response().file_descriptor_proto_size(), 2);  // and any.proto
+  request.set_file_containing_symbol("spillway.v1.StreamEvent.delta");
+  EXPECT_EQ(ask(request).file_descriptor_response().file_descriptor_proto_size(), 1);
+  request.set_file_containing_symbol("no.such.Symbol");
+  EXPECT_EQ(ask(request).error_response().error_code(), grpc::StatusCode::NOT_FOUND);
+  request.set_file_by_filename("no/such.proto");
+  EXPECT_EQ(ask(request).error_response().error_code(), grpc::StatusCode::NOT_FOUND);
+  request.set_all_extension_numbers_of_type("google.protobuf.FieldOptions");
+  EXPECT_TRUE(ask(request).has_all_extension_numbers_response());
+  request.mutable_file_containing_extension()->set_containing_type("google.protobuf.FieldOptions");
+  request.mutable_file_containing_extension()->set_extension_number(99999);
+  EXPECT_TRUE(ask(request).has_error_response());
+  request.Clear();
+  EXPECT_EQ(ask(request).error_response().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST(Reflection, AnswersInV1) {
+  TestServer server;
+  CheckReflection<grpc::reflection::v1::ServerReflection, grpc::reflection::v1::ServerReflectionRequest,
+                  grpc::reflection::v1::ServerReflectionResponse>(server);
+}
+
+TEST(Reflection, AnswersInV1Alpha) {
+  TestServer server;
+  CheckReflection<grpc::reflection::v1alpha::ServerReflection,
+                  grpc::reflection::v1alpha::ServerReflectionRequest,
+                  grpc::reflection::v1alpha::ServerReflectionResponse>(server);
+}
+
+TEST(Admin, StatusSaysWhatRuns) {
+  TestServer server;
+  kv::Geometry geometry;
+  geometry.n_layers = 2;
+  geometry.n_kv_heads = 1;
+  geometry.d_head = 8;
+  geometry.d = 8;
+  geometry.block_tokens = 4;
+  server.server->admin().SetStatic({"cpu: fake", geometry, {{"host", "weights", 12}}});
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(stub->GetStatus(NewContext().get(), {}, &status).ok());
+  EXPECT_EQ(status.state(), v1::SERVER_STATE_SERVING);
+  EXPECT_EQ(status.model(), "tiny");
+  EXPECT_EQ(status.device(), "cpu: fake");
+  EXPECT_EQ(status.blocks().total(), 256);
+  EXPECT_EQ(status.blocks().block_bytes(), 2 * 2 * 8 * 4 * 2);
+  EXPECT_EQ(status.memory(0).bytes(), 12);
+
+  EXPECT_TRUE(ReadAll(*server.stub, TextRequest("a prompt of some blocks", 10)).status.ok());
+  ASSERT_TRUE(server.Eventually([&] { return server.AtRest(); }));
+  ASSERT_TRUE(stub->GetStatus(NewContext().get(), {}, &status).ok());
+  EXPECT_GT(status.blocks().cached(), 0);
+  EXPECT_EQ(status.blocks().free() + status.blocks().cached(), 256);
+  EXPECT_GT(status.prefix_queried_tokens(), 0);
+  server.state.Enter(ServerPhase::kDraining);
+  ASSERT_TRUE(stub->GetStatus(NewContext().get(), {}, &status).ok());
+  EXPECT_EQ(status.state(), v1::SERVER_STATE_DRAINING);
+}
+
+TEST(Admin, StatusIsThereWhileLoading) {
+  TestServerOptions options;
+  options.serving = false;
+  TestServer server(options);
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(stub->GetStatus(NewContext().get(), {}, &status).ok());
+  EXPECT_EQ(status.state(), v1::SERVER_STATE_LOADING);
+}
+
+TEST(Drain, RunningStreamsFinishAndNewOnesAreRefused) {
+  TestServer server;
+  server.executor.Close();
+  const auto context = NewContext();
+  const auto reader = server.stub->StreamComplete(context.get(), TextRequest("x", 30));
+  v1::StreamEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  server.state.Enter(ServerPhase::kLameDuck);
+  std::thread lame_duck(
+      [&] { EXPECT_TRUE(ReadAll(*server.stub, TextRequest("still accepted", 3)).status.ok()); });
+  ASSERT_TRUE(server.Eventually([&] { return server.scheduler->Snapshot().waiting_requests == 1; }));
+  server.state.Enter(ServerPhase::kDraining);
+  std::thread drain([&] { server.scheduler->Drain(20'000); });
+  const grpc::Status refused = ReadAll(*server.stub, TextRequest("too late", 1)).status;
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(DetailsOf(refused).reason(), "DRAINING");
+  EXPECT_TRUE(DetailsOf(refused).retry.has_value());
+  server.executor.Open();
+  int32_t generated = 0;
+  while (reader->Read(&event)) {
+    if (event.has_usage()) generated = event.usage().generated_tokens();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(generated, 30);
+  drain.join();
+  lame_duck.join();
+}
+
+TEST(Drain, WhatDoesNotFinishInTimeEndsDraining) {
+  TestServerOptions options;
+  options.scheduler.context_tokens = 60'000;
+  options.n_blocks = 40'000;
+  TestServer server(options);
+  const auto context = NewContext();
+  const auto reader = server.stub->StreamComplete(context.get(), TextRequest("x", 50'000));
+  v1::StreamEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  server.state.Enter(ServerPhase::kDraining);
+  server.scheduler->Drain(0);
+  while (reader->Read(&event)) {
+  }
+  EXPECT_EQ(DetailsOf(reader->Finish()).reason(), "DRAINING");
+}
+
+TEST(GrpcServer, APortInUseIsAnErrorThatSaysSo) {
+  TestServer first;
+  TestServer second;  // for its parts
+  const auto started =
+      GrpcServer::Start({.listen = first.server->address(), .context_tokens = 256},
+                        {second.state, second.text_pool, second.delivery, second.metrics, Clock::Real()});
+  ASSERT_FALSE(started.ok());
+  EXPECT_THAT(std::string(started.status().message()), HasSubstr(first.server->address()));
+  EXPECT_THAT(std::string(started.status().message()), HasSubstr("address already in use"));
+}
+
+TEST(GrpcServer, FrequentPingsAreTolerated) {
+  TestServer server;
+  server.executor.Close();
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  const auto stub = v1::InferenceService::NewStub(server.Connect(arguments));
+  const auto context = NewContext();
+  const auto reader = stub->StreamComplete(context.get(), TextRequest("a long prefill", 5));
+  v1::StreamEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  // Dozens of pings while the daemon has nothing to say; a default server cuts the connection after two.
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  server.executor.Open();
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
+}  // namespace
+}  // namespace spillway::server

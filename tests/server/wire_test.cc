@@ -1,0 +1,133 @@
+// Bytes to messages, and errors to gRPC statuses.
+#include "base/reason.h"
+#include "gmock/gmock.h"
+#include "google/rpc/status.pb.h"
+#include "gtest/gtest.h"
+#include "server/error_status.h"
+#include "server/message_bytes.h"
+#include "spillway/v1/inference.pb.h"
+#include "tests/server/harness.h"
+
+namespace spillway::server {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
+
+grpc::ByteBuffer Bytes(const std::string& text) {
+  const grpc::Slice slice(text);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+// A length-delimited field by hand: protobuf's own serialiser would complain about bad UTF-8.
+std::string Field(int number, const std::string& value) {
+  return std::string(1, static_cast<char>(number << 3 | 2)) + static_cast<char>(value.size()) + value;
+}
+
+TEST(MessageBytes, RoundTrips) {
+  v1::CompleteRequest in;
+  in.set_text("h\xC3\xA9llo");
+  in.mutable_options()->set_max_tokens(3);
+  v1::CompleteRequest out;
+  ASSERT_TRUE(ParseMessage(SerializeMessage(in), &out).ok());
+  EXPECT_EQ(out.SerializeAsString(), in.SerializeAsString());
+}
+
+TEST(MessageBytes, AnEmptyMessageIsGood) {
+  v1::ListModelsRequest out;
+  EXPECT_TRUE(ParseMessage(SerializeMessage(v1::ListModelsRequest()), &out).ok());
+  EXPECT_TRUE(ParseMessage(grpc::ByteBuffer(), &out).ok());
+}
+
+TEST(MessageBytes, ASlicedMessageIsRead) {
+  v1::CompleteRequest in;
+  in.set_text(std::string(1000, 'x'));
+  const std::string flat = in.SerializeAsString();
+  const grpc::Slice slices[] = {grpc::Slice(flat.substr(0, 2)), grpc::Slice(flat.substr(2, 500)),
+                                grpc::Slice(flat.substr(502))};
+  v1::CompleteRequest out;
+  ASSERT_TRUE(ParseMessage(grpc::ByteBuffer(slices, 3), &out).ok());
+  EXPECT_EQ(out.text(), in.text());
+}
+
+TEST(MessageBytes, EveryFieldWithBadUtf8IsNamed) {
+  // ChatRequest: model = 1, messages = 2 {role = 1, content = 2}.
+  const std::string bytes = Field(1, "m\xFF") + Field(2, Field(1, "user") + Field(2, "fine")) +
+                            Field(2, Field(1, "us\xC3") + Field(2, "ab\x80"));
+  v1::ChatRequest message;
+  const absl::Status status = ParseMessage(Bytes(bytes), &message);
+  EXPECT_EQ(ReasonOf(status), Reason::kInvalidField);
+  std::vector<std::string> fields;
+  for (const FieldViolation& violation : ViolationsOf(status)) fields.push_back(violation.field);
+  EXPECT_THAT(fields, ElementsAre("model", "messages[1].role", "messages[1].content"));
+  EXPECT_THAT(ViolationsOf(status)[2].description, HasSubstr("byte 2"));
+}
+
+TEST(MessageBytes, BadUtf8InManyPlacesIsBounded) {
+  std::string bytes;
+  for (int i = 0; i < 5000; ++i) bytes += Field(2, Field(1, "\xFF"));
+  v1::ChatRequest message;
+  EXPECT_LE(ViolationsOf(ParseMessage(Bytes(bytes), &message)).size(), 32);
+}
+
+TEST(MessageBytes, WhatIsNoMessageIsSaidToBeNone) {
+  v1::CompleteRequest message;
+  for (const std::string& bytes :
+       {std::string("\xFF\xFF\xFF\xFF"), std::string("\x12\x7Fshort"), std::string(1, '\0')}) {
+    const absl::Status status = ParseMessage(Bytes(bytes), &message);
+    EXPECT_EQ(ReasonOf(status), Reason::kInvalidField);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("spillway.v1.CompleteRequest"));
+  }
+}
+
+TEST(ErrorStatus, EveryReasonHasItsCodeAndInfo) {
+  for (const ReasonInfo& info : AllReasons()) {
+    const grpc::Status status = ToGrpcStatus(MakeError(info.reason, "because", {{"limit", "7"}}), 1234);
+    const ErrorDetails details = DetailsOf(status);
+    EXPECT_EQ(static_cast<int>(status.error_code()), static_cast<int>(info.code)) << info.name;
+    EXPECT_EQ(status.error_message(), "because");
+    ASSERT_TRUE(details.info.has_value());
+    EXPECT_EQ(details.info->reason(), info.name);
+    EXPECT_EQ(details.info->domain(), "spillway.dev");
+    EXPECT_THAT(details.info->metadata(), UnorderedElementsAre(Pair("limit", "7")));
+    EXPECT_EQ(details.retry.has_value(), info.retryable) << info.name;
+    EXPECT_EQ(details.bad_request.has_value(), info.code == absl::StatusCode::kInvalidArgument) << info.name;
+  }
+}
+
+TEST(ErrorStatus, RetryInfoIsTheQueuesEstimate) {
+  const ErrorDetails details = DetailsOf(ToGrpcStatus(MakeError(Reason::kQueueFull, "full"), 1234));
+  EXPECT_EQ(details.retry->retry_delay().seconds(), 1);
+  EXPECT_EQ(details.retry->retry_delay().nanos(), 234'000'000);
+}
+
+TEST(ErrorStatus, ForeignErrorsAreInternal) {
+  const grpc::Status status = ToGrpcStatus(absl::UnknownError("what?"), 0);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(DetailsOf(status).reason(), "INTERNAL");
+}
+
+TEST(ErrorStatus, DetailsFitAClientsMetadata) {
+  std::vector<FieldViolation> violations;
+  for (int i = 0; i < 500; ++i) {
+    violations.push_back({"options.stop.strings[" + std::to_string(i) + "]", std::string(400, 'x')});
+  }
+  const grpc::Status status = ToGrpcStatus(MakeFieldError(violations), 0);
+  // Base64 and percent-encoding included.
+  EXPECT_LT(status.error_details().size() * 4 / 3 + status.error_message().size() * 3, 8000u);
+  const ErrorDetails details = DetailsOf(status);
+  const auto& last = details.bad_request->field_violations().rbegin();
+  EXPECT_THAT(last->description(), HasSubstr("more"));
+}
+
+TEST(ErrorStatus, TextsAreMadeWholeUtf8) {
+  const grpc::Status status = ToGrpcStatus(MakeError(Reason::kInternal, "bad \xFF byte"), 0);
+  google::rpc::Status details;
+  EXPECT_TRUE(details.ParseFromString(status.error_details()));
+  EXPECT_EQ(details.message(), "bad \xEF\xBF\xBD byte");
+}
+
+}  // namespace
+}  // namespace spillway::server
