@@ -289,11 +289,19 @@ TEST(InferenceService, ABusyTokenizerRefusesLongTextOnly) {
   release = true;
 }
 
+// Room for generations that are far from done when something happens to them.
+TestServerOptions RoomForLongOnes() {
+  TestServerOptions options;
+  options.scheduler.context_tokens = 60'000;
+  options.n_blocks = 40'000;
+  return options;
+}
+
 TEST(InferenceService, CancellingFreesTheSequence) {
-  TestServer server;
+  TestServer server(RoomForLongOnes());
   server.executor.Close();
   const auto context = NewContext();
-  const auto reader = server.stub->StreamComplete(context.get(), TextRequest("to be cancelled", 200));
+  const auto reader = server.stub->StreamComplete(context.get(), TextRequest("to be cancelled", 50'000));
   v1::StreamEvent event;
   ASSERT_TRUE(reader->Read(&event));
   ASSERT_TRUE(server.Eventually([&] { return server.Computes(); }));
@@ -309,7 +317,7 @@ TEST(InferenceService, CancellingFreesTheSequence) {
 }
 
 TEST(InferenceService, CancellingAUnaryCallFreesItToo) {
-  TestServer server;
+  TestServer server(RoomForLongOnes());
   server.executor.Close();
   const auto context = NewContext();
   std::thread canceller([&] {
@@ -318,7 +326,7 @@ TEST(InferenceService, CancellingAUnaryCallFreesItToo) {
     server.executor.Open();
   });
   v1::CompleteResponse response;
-  EXPECT_EQ(server.stub->Complete(context.get(), TextRequest("x", 200), &response).error_code(),
+  EXPECT_EQ(server.stub->Complete(context.get(), TextRequest("x", 50'000), &response).error_code(),
             grpc::StatusCode::CANCELLED);
   canceller.join();
   EXPECT_TRUE(server.Eventually([&] { return server.AtRest(); }));
@@ -341,10 +349,8 @@ TEST(InferenceService, APassedDeadlineStopsTheSequence) {
 }
 
 TEST(InferenceService, ASlowReaderPausesItselfAloneAndEndsAborted) {
-  TestServerOptions options;
-  options.scheduler.context_tokens = 60'000;
+  TestServerOptions options = RoomForLongOnes();
   options.scheduler.slow_reader_timeout_ms = 500;
-  options.n_blocks = 40'000;
   TestServer server(options);
   grpc::ChannelArguments arguments;  // the least that HTTP/2 lets a reader buffer
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);

@@ -102,8 +102,8 @@ void CheckReflection(TestServer& server) {
   Request request;
   request.set_list_services("");
   std::vector<std::string> services;
-  for (const auto& service : ask(request).list_services_response().service())
-    services.push_back(service.name());
+  const Response listed = ask(request);
+  for (const auto& service : listed.list_services_response().service()) services.push_back(service.name());
   EXPECT_THAT(services, UnorderedElementsAre("spillway.v1.InferenceService", "spillway.v1.AdminService",
                                              "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
                                              "grpc.reflection.v1alpha.ServerReflection"));
