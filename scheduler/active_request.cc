@@ -75,8 +75,8 @@ void ActiveRequest::OnPrefillProgress(const Sequence& sequence) {
 }
 
 void ActiveRequest::OnPrefixFound(const Sequence& sequence, int32_t tokens) {
-  // Counted once, for the first choice; the others share the first one's prompt by design.
-  if (sequence.index != 0 || first_token_ns_ != kNotYet) return;
+  // Only what others computed counts: further choices find the first one's, a preempted one its own.
+  if (sequence.index != 0 || usage_.preemptions > 0) return;
   usage_.cached_tokens += tokens;
   OnPrefillProgress(sequence);
 }

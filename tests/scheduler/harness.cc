@@ -189,6 +189,11 @@ std::vector<std::string> CompareWithAlone(const Client& client, const fakes::Fak
        client.usage->prompt_tokens != static_cast<int32_t>(client.request.prompt.size()))) {
     faults.push_back(absl::StrCat(client.request.label, ": usage is not what was delivered"));
   }
+  if (client.usage.has_value() &&
+      (client.usage->cached_tokens < 0 || client.usage->cached_tokens >= client.usage->prompt_tokens)) {
+    faults.push_back(absl::StrCat(client.request.label, ": ", client.usage->cached_tokens, " of ",
+                                  client.usage->prompt_tokens, " tokens found cached"));
+  }
   return faults;
 }
 

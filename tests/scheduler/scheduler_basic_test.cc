@@ -189,6 +189,35 @@ TEST(SchedulerTest, EqualPromptsThatArriveTogetherAreComputedOnce) {
   EXPECT_EQ(harness.observer.prefill_rows, 50 + 5 * 2);
 }
 
+TEST(SchedulerTest, EqualShortPromptsAreNotComputedSideBySide) {
+  HarnessOptions options;
+  options.executor.chunk_rows = 16;  // both would fit into one piece
+  Harness harness(options);
+  auto first = harness.MustSubmit(MakeRequest(Prompt(7), 4));
+  auto second = harness.MustSubmit(MakeRequest(Prompt(7), 4));
+  auto other = harness.MustSubmit(MakeRequest(Prompt(1, 9), 4));
+  Finish(harness, {first.get(), second.get(), other.get()});
+  EXPECT_EQ(harness.observer.prefill_rows, 7 + 3 + 1);
+  EXPECT_EQ(second->usage->cached_tokens, 4);
+  ExpectAsAlone(harness, *second);
+}
+
+TEST(SchedulerTest, PieceThatASecondPromptNeedsIsWaitedFor) {
+  Harness harness;
+  auto first = harness.MustSubmit(MakeRequest(Prompt(100), 4));
+  harness.scheduler->RunOnce();
+  ASSERT_EQ(harness.executor.running_items(), 1);
+  // Shorter, so it would go first; but its beginning is being computed.
+  std::vector<text::TokenId> prompt = Prompt(60);
+  const std::vector<text::TokenId> end = Prompt(10, 2);
+  prompt.insert(prompt.end(), end.begin(), end.end());
+  auto second = harness.MustSubmit(MakeRequest(prompt, 4));
+  Finish(harness, {first.get(), second.get()});
+  EXPECT_EQ(harness.observer.prefill_rows, 100 + 10) << "what they share is computed once";
+  ExpectAsAlone(harness, *first);
+  ExpectAsAlone(harness, *second);
+}
+
 TEST(SchedulerTest, ChoicesShareThePromptAndDifferInTheirDraws) {
   Harness harness;
   Request request = MakeRequest(Prompt(42), 20);
@@ -201,6 +230,7 @@ TEST(SchedulerTest, ChoicesShareThePromptAndDifferInTheirDraws) {
   EXPECT_NE(client->choices[0].tokens, client->choices[1].tokens);
   EXPECT_EQ(harness.observer.prefill_rows, 42 + 4 * 2);
   EXPECT_EQ(client->usage->generated_tokens, 100);
+  EXPECT_EQ(client->usage->cached_tokens, 0) << "what it shares with itself was not found cached";
   EXPECT_EQ(harness.observer.first_token_s.size(), 1u);
 }
 

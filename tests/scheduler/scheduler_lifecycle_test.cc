@@ -311,7 +311,7 @@ TEST(LifecycleTest, DestructionEndsWhatIsLeft) {
 
 TEST(PreemptionTest, PreemptedRequestLosesNothing) {
   HarnessOptions options;
-  options.n_blocks = 24;  // 96 tokens for four requests that want 60 each
+  options.n_blocks = 18;  // 72 tokens for four requests that want up to 60 each
   options.scheduler.reserve_output_tokens = 0;
   Harness harness(options);
   std::vector<std::unique_ptr<Client>> clients;
