@@ -163,6 +163,7 @@ void StepLoop::FinishDecode() {
     admission_->OnAdvanced(sequence, full_blocks_before);
     Deliver(sequence, drawn);
   }
+  EndInvalid();
 }
 
 void StepLoop::VisitPrefill(const PrefillQueue::Pick& pick) {
@@ -198,6 +199,7 @@ void StepLoop::FinishPrefill(Batch& batch) {
       sequence.request.OnPrefillProgress(sequence);
     }
   }
+  EndInvalid();
 }
 
 void StepLoop::OnStep(const exec::StepStats& stats) {

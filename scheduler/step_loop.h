@@ -62,6 +62,8 @@ class StepLoop {
   void EndRequest(ActiveRequest& request, absl::Status status);
   void EndEvery(Reason reason);
   void Deliver(Sequence& sequence, const device::SampleResult& sample);
+  // Requests whose draw gave no token, which Deliver put aside.
+  void EndInvalid();
   void OnFinished(Sequence& sequence, FinishedEvent finished);
 
   // --- Visits (step_loop.cc).
@@ -93,6 +95,7 @@ class StepLoop {
   RequestTable requests_;
   Inbox::Mail mail_;
   std::vector<Sequence*> ready_;  // [max_sequences]
+  std::vector<ActiveRequest*> invalid_;
   MonotonicNs pass_begin_ns_ = 0;
   bool failed_ = false;
   StepState state_;

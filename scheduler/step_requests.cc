@@ -134,6 +134,12 @@ void StepLoop::AdmitWaiting() {
 
 void StepLoop::Deliver(Sequence& sequence, const device::SampleResult& sample) {
   ActiveRequest& request = sequence.request;
+  if (sample.token < 0) {
+    // Its request ends when the whole batch is delivered: others of its choices may still be in it.
+    sequence.state = SequenceState::kDecode;
+    if (std::find(invalid_.begin(), invalid_.end(), &request) == invalid_.end()) invalid_.push_back(&request);
+    return;
+  }
   const MonotonicNs now = parts_.clock.NowNs();
   if (sequence.last_token_ns != kNotYet) {
     parts_.observer.OnTokens(1, ToSeconds(now - sequence.last_token_ns));
@@ -155,6 +161,16 @@ void StepLoop::Deliver(Sequence& sequence, const device::SampleResult& sample) {
   }
   sequence.state = SequenceState::kDecode;
   if (!request.paused()) admission_->JoinDecode(sequence);
+}
+
+void StepLoop::EndInvalid() {
+  for (ActiveRequest* request : invalid_) {
+    EndRequest(*request,
+               MakeError(Reason::kInternal,
+                         "no token could be drawn: the model's logits are not numbers (its weights are "
+                         "damaged, or overflow)"));
+  }
+  invalid_.clear();
 }
 
 void StepLoop::OnFinished(Sequence& sequence, FinishedEvent finished) {

@@ -1,11 +1,9 @@
 #include "server/configuration.h"
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <optional>
-#include <sstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -14,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/bytes.h"
+#include "base/small_file.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -136,19 +135,19 @@ absl::Status ReadEnvironment(absl::Span<const std::string> environment, GivenVal
 }
 
 absl::StatusOr<GivenValues> ReadFile(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) {
+  const absl::StatusOr<std::string> text = ReadSmallFile(path);
+  if (!text.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--config=", path, ": cannot be read; give a readable file"));
+        absl::StrCat("--config=", path, ": ", text.status().message(), "; give a readable JSON file"));
   }
-  std::stringstream text;
-  text << file.rdbuf();
   nlohmann::json json;
   try {
-    json = nlohmann::json::parse(text.str());
+    json = nlohmann::json::parse(*text);
   } catch (const nlohmann::json::parse_error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not JSON at byte ", error.byte, "; correct it there"));
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.what(), "; correct it"));
   }
   if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": must be one JSON object"));
   GivenValues values;

@@ -123,7 +123,9 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
     Log(LogLevel::kInfo, "memory", {{"place", use.place}, {"use", use.use}, {"bytes", use.bytes}});
   }
   Log(LogLevel::kInfo, "warming up");
-  SPILLWAY_RETURN_IF_ERROR(engine_->WarmUp(settings_.stall_timeout_ms));
+  if (const absl::Status warm = engine_->WarmUp(settings_.stall_timeout_ms); !warm.ok()) {
+    return absl::Status(warm.code(), absl::StrCat(settings_.model, ": the warm-up failed: ", warm.message()));
+  }
 
   metrics_.SetModelInfo(model.name(), model.architecture, model.compute_dtype, device.info().kind,
                         model.fingerprint);
@@ -215,8 +217,8 @@ void Daemon::Close() {
 }  // namespace
 
 absl::Status Serve(const Settings& settings, const DeviceFactory& create_device) {
-  // A file of an earlier run would send scripts to a port that nobody, or somebody else, listens on.
-  if (!settings.address_file.empty()) std::remove(settings.address_file.c_str());
+  // The file of an earlier run is replaced once the ports are bound: until then it may be a running daemon's.
+  if (!settings.address_file.empty()) SPILLWAY_RETURN_IF_ERROR(CheckAddressFile(settings.address_file));
   SignalWatch signals;
   SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings.model));
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
@@ -228,7 +230,7 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SPILLWAY_RETURN_IF_ERROR(daemon.Watch(signals));
   daemon.Drain();
   daemon.Close();
-  if (!settings.address_file.empty()) std::remove(settings.address_file.c_str());
+  if (!settings.address_file.empty()) RemoveAddressFile(settings.address_file);
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();
 }

@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
-#include <fstream>
 #include <map>
 #include <optional>
-#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -16,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "base/small_file.h"
 #include "base/status_macros.h"
 #include "engine/kv/memory_budget.h"
 #include "engine/model/gguf.h"
@@ -87,12 +86,13 @@ absl::StatusOr<std::optional<text::ChatTemplate>> ReadChatTemplate(const Setting
   if (settings.chat_template == "none") return std::nullopt;
   if (!settings.chat_template.empty()) {
     origin = absl::StrCat("--chat_template=", settings.chat_template);
-    std::ifstream file(settings.chat_template);
-    std::stringstream text;
-    text << file.rdbuf();
-    if (!file)
-      return absl::InvalidArgumentError(absl::StrCat(origin, ": cannot be read; give a readable file"));
-    source = text.str();
+    absl::StatusOr<std::string> text = ReadSmallFile(settings.chat_template);
+    if (!text.ok() || text->empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(origin, ": ",
+                                                     text.ok() ? "is empty" : text.status().message(),
+                                                     "; give a template, or none to serve without chat"));
+    }
+    source = *std::move(text);
   }
   if (source.empty()) return std::nullopt;
   absl::StatusOr<text::ChatTemplate> parsed = text::ChatTemplate::Parse(source);
@@ -160,8 +160,18 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   const std::vector<uint8_t> fingerprint(engine->loaded_.fingerprint.begin(),
                                          engine->loaded_.fingerprint.end());
   SPILLWAY_RETURN_IF_ERROR(engine->DescribeModel(settings, header, device));
-  SPILLWAY_ASSIGN_OR_RETURN(engine->model_.tokenizer,
-                            text::Tokenizer::Create(std::move(engine->loaded_.vocabulary)));
+  absl::StatusOr<std::unique_ptr<text::Tokenizer>> tokenizer =
+      text::Tokenizer::Create(std::move(engine->loaded_.vocabulary));
+  if (!tokenizer.ok()) {
+    return absl::Status(tokenizer.status().code(),
+                        absl::StrCat(settings.model, ": ", tokenizer.status().message(),
+                                     "; the file's tokenizer cannot be served, convert the model anew"));
+  }
+  engine->model_.tokenizer = *std::move(tokenizer);
+  for (text::TokenId id = 0; id < engine->model_.tokenizer->vocab_size(); ++id) {
+    const auto size = static_cast<int32_t>(engine->model_.tokenizer->TokenBytes(id).size());
+    engine->model_.longest_token_bytes = std::max(engine->model_.longest_token_bytes, size);
+  }
   SPILLWAY_RETURN_IF_ERROR(engine->CreatePool(settings, context_tokens, device));
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_);
   const int64_t weights_bytes = device.allocated_bytes();

@@ -1,11 +1,11 @@
 #include "server/generation_call.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "grpc/support/time.h"
 #include "server/error_status.h"
 #include "server/message_bytes.h"
 
@@ -19,12 +19,14 @@ constexpr size_t kUnaryBytesMax = size_t{64} << 20;
 
 // gRPC has the deadline on the system's clock; the scheduler wants it on a monotonic one.
 MonotonicNs DeadlineNs(const grpc::ServerContextBase& context, MonotonicNs now_ns) {
-  const std::chrono::system_clock::time_point deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return 0;
-  constexpr std::chrono::nanoseconds kFar = std::chrono::hours(24 * 365);
-  const auto left =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(deadline - std::chrono::system_clock::now());
-  return std::max<MonotonicNs>(1, now_ns + std::min(left, kFar).count());
+  // Not context.deadline(): a client's "for ever" in hours overflows the nanoseconds of a time_point.
+  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
+  const gpr_timespec now = gpr_now(GPR_CLOCK_REALTIME);
+  constexpr int64_t kFarSeconds = int64_t{365} * 24 * 3600;
+  const int64_t left_s =
+      std::clamp(deadline.tv_sec, now.tv_sec - kFarSeconds, now.tv_sec + kFarSeconds) - now.tv_sec;
+  if (left_s == kFarSeconds) return 0;
+  return std::max<MonotonicNs>(1, now_ns + left_s * kNsPerSecond + deadline.tv_nsec - now.tv_nsec);
 }
 
 }  // namespace
@@ -54,6 +56,20 @@ void GenerationCall::Start(const grpc::ByteBuffer& bytes) {
 }
 
 void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
+  // A text may have waited for the pool longer than its client did.
+  if (deadline_ns_ != 0 && parts_.clock.NowNs() >= deadline_ns_) {
+    Refuse(MakeError(Reason::kDeadlineExceeded, "the deadline passed before the text was read"));
+    return;
+  }
+  bool cancelled = false;
+  {
+    MutexLock lock(mutex_);
+    cancelled = cancelled_;
+  }
+  if (cancelled) {
+    Refuse(MakeError(Reason::kCancelled, "cancelled before the text was read"));
+    return;
+  }
   absl::StatusOr<scheduler::Request> request = read_(backend_->reader, bytes);
   if (!request.ok()) {
     Refuse(request.status());

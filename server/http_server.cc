@@ -89,9 +89,15 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
                                                               std::map<std::string, Handler> handlers) {
   auto server = std::unique_ptr<HttpServer>(new HttpServer());
   server->impl_->handlers = std::move(handlers);
-  const std::array<const char*, 9> options = {
-      "listening_ports", address.c_str(),     "num_threads", "4",    "request_timeout_ms",
-      "10000",           "enable_keep_alive", "no",          nullptr};
+  const std::array<const char*, 9> options = {"listening_ports",
+                                              address.c_str(),
+                                              "num_threads",
+                                              "16",
+                                              "request_timeout_ms",
+                                              "2000",
+                                              "enable_keep_alive",
+                                              "no",
+                                              nullptr};
   mg_callbacks callbacks{};
   callbacks.begin_request = &Impl::OnRequest;
   callbacks.log_message = &Impl::OnLog;

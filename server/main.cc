@@ -16,6 +16,7 @@
 #include "server/configuration.h"
 #include "server/daemon.h"
 #include "server/grpc_server.h"
+#include "server/process_setup.h"
 #include "server/settings.h"
 #include "server/signal_watch.h"
 
@@ -84,6 +85,8 @@ int Main(int argc, char** argv) {
       break;
   }
   StartLogging(configuration->settings);
+  RaiseOpenFileLimit();
+  ExplainBusErrors();
   const absl::Status status = Serve(configuration->settings, &CreateDevice);
   return status.ok() ? EXIT_SUCCESS : Fail(status);
 }

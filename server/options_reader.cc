@@ -71,30 +71,56 @@ void ReadSampling(const v1::SamplingOptions& in, scheduler::SamplingParams* out,
   out->seed = in.has_seed() ? in.seed() : RandomSeed();
 }
 
+// The bad elements of a list: the first is named, the others are counted.
+class BadElements {
+ public:
+  void Add(int index) {
+    if (count_++ == 0) first_ = index;
+  }
+  bool any() const { return count_ > 0; }
+  int first() const { return first_; }
+  void Report(absl::string_view field, std::string description, Violations* violations) const {
+    if (count_ > 1) absl::StrAppend(&description, " (and ", count_ - 1, " more)");
+    violations->Add(absl::StrCat(field, "[", first_, "]"), std::move(description));
+  }
+
+ private:
+  int first_ = -1;
+  int count_ = 0;
+};
+
 void ReadStop(const v1::StopOptions& in, const ServedModel& model, scheduler::Request* out,
               Violations* violations) {
   if (in.strings_size() > kMaxStopStrings) {
     violations->Add("options.stop.strings",
                     absl::StrCat(in.strings_size(), " strings, at most ", kMaxStopStrings));
   }
+  BadElements bad_strings;
   for (int i = 0; i < std::min(in.strings_size(), kMaxStopStrings); ++i) {
     const std::string& text = in.strings(i);
-    if (text.empty() || text.size() > kMaxStopStringBytes) {
-      violations->Add(absl::StrCat("options.stop.strings[", i, "]"),
-                      absl::StrCat(text.size(), " bytes, must be 1..", kMaxStopStringBytes));
-    }
+    if (text.empty() || text.size() > kMaxStopStringBytes) bad_strings.Add(i);
     out->stop_strings.push_back(text);
+  }
+  if (bad_strings.any()) {
+    bad_strings.Report(
+        "options.stop.strings",
+        absl::StrCat(in.strings(bad_strings.first()).size(), " bytes, must be 1..", kMaxStopStringBytes),
+        violations);
   }
   if (in.token_ids_size() > kMaxStopTokenIds) {
     violations->Add("options.stop.token_ids",
                     absl::StrCat(in.token_ids_size(), " ids, at most ", kMaxStopTokenIds));
   }
+  BadElements bad_ids;
   for (int i = 0; i < std::min(in.token_ids_size(), kMaxStopTokenIds); ++i) {
-    if (!model.tokenizer->InRange(in.token_ids(i))) {
-      violations->Add(absl::StrCat("options.stop.token_ids[", i, "]"),
-                      absl::StrCat(in.token_ids(i), " is not in 0..", model.tokenizer->vocab_size() - 1));
-    }
+    if (!model.tokenizer->InRange(in.token_ids(i))) bad_ids.Add(i);
     out->stop_ids.push_back(in.token_ids(i));
+  }
+  if (bad_ids.any()) {
+    bad_ids.Report(
+        "options.stop.token_ids",
+        absl::StrCat(in.token_ids(bad_ids.first()), " is not in 0..", model.tokenizer->vocab_size() - 1),
+        violations);
   }
   out->ignore_eos = in.ignore_eos();
   out->include_stop = in.include_stop_string();

@@ -1,5 +1,6 @@
 #include "server/request_reader.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -33,6 +34,19 @@ void AddTextError(absl::string_view field, const absl::Status& status, Violation
   violations->Add(field, std::string(status.message()));
 }
 
+// Text that cannot fit the context even in the vocabulary's longest tokens need not be tokenised to be
+// refused.
+bool CheckFitsContext(absl::string_view field, size_t size_bytes, const ServedModel& model,
+                      Violations* violations) {
+  const auto limit_bytes =
+      static_cast<size_t>(model.context_tokens) * static_cast<size_t>(model.longest_token_bytes);
+  if (limit_bytes == 0 || size_bytes <= limit_bytes) return true;
+  violations->Add(
+      field, absl::StrCat(size_bytes, " bytes are more than ", model.context_tokens, " tokens can be"),
+      Reason::kPromptTooLong, {{"limit", absl::StrCat(limit_bytes)}, {"value", absl::StrCat(size_bytes)}});
+  return false;
+}
+
 }  // namespace
 
 absl::Status RequestReader::CheckModel(absl::string_view name) const {
@@ -54,6 +68,7 @@ absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::CompleteRequest
         violations.Add("text", "must not be empty");
         break;
       }
+      if (!CheckFitsContext("text", in.text().size(), model_, &violations)) break;
       absl::StatusOr<std::vector<text::TokenId>> ids = model_.tokenizer->Encode(in.text());
       if (!ids.ok()) {
         AddTextError("text", ids.status(), &violations);
@@ -110,9 +125,23 @@ bool RequestReader::CheckMessages(const Messages& messages, absl::string_view pa
     violations->Add(path, "at least one message is needed");
     good = false;
   }
-  for (int i = 0; i < messages.size(); ++i) {
-    if (!messages[i].role().empty()) continue;
-    violations->Add(absl::StrCat(path, "[", i, "].role"), "must not be empty");
+  // A message renders to a token at least: more of them than the context holds are not worth walking.
+  if (messages.size() > model_.context_tokens) {
+    violations->Add(
+        path,
+        absl::StrCat(messages.size(), " messages; a context of ", model_.context_tokens,
+                     " tokens holds fewer"),
+        Reason::kPromptTooLong,
+        {{"limit", absl::StrCat(model_.context_tokens)}, {"value", absl::StrCat(messages.size())}});
+    return false;
+  }
+  const auto has_no_role = [](const v1::ChatMessage& message) { return message.role().empty(); };
+  const auto bad = std::count_if(messages.begin(), messages.end(), has_no_role);
+  if (bad > 0) {
+    const auto first = std::find_if(messages.begin(), messages.end(), has_no_role) - messages.begin();
+    violations->Add(
+        absl::StrCat(path, "[", first, "].role"),
+        absl::StrCat("must not be empty", bad > 1 ? absl::StrCat(" (and ", bad - 1, " more)") : ""));
     good = false;
   }
   return good;
@@ -152,6 +181,10 @@ absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeR
   std::vector<text::TokenId> ids;
   switch (in.input_case()) {
     case v1::TokenizeRequest::kText: {
+      if (in.text().size() > kMaxTokenizeBytes) {
+        violations.Add("text", absl::StrCat(in.text().size(), " bytes, at most ", kMaxTokenizeBytes));
+        break;
+      }
       absl::StatusOr<std::vector<text::TokenId>> encoded =
           model_.tokenizer->Encode(in.text(), {add_bos, in.parse_special()});
       if (encoded.ok()) {
@@ -184,6 +217,9 @@ absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeR
 absl::StatusOr<v1::DetokenizeResponse> RequestReader::Detokenize(const v1::DetokenizeRequest& in) const {
   SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
   Violations violations;
+  if (in.token_ids_size() > kMaxDetokenizeIds) {
+    violations.Add("token_ids", absl::StrCat(in.token_ids_size(), " ids, at most ", kMaxDetokenizeIds));
+  }
   CheckTokenIds("token_ids", in.token_ids(), *model_.tokenizer, &violations);
   SPILLWAY_RETURN_IF_ERROR(violations.ToStatus());
   SPILLWAY_ASSIGN_OR_RETURN(

@@ -25,6 +25,9 @@ constexpr int kMaxStopStringBytes = 256;
 constexpr int kMaxStopTokenIds = 64;
 constexpr int kMaxRequestIdBytes = 256;
 constexpr int kMaxPriority = 100;
+// Of Tokenize and Detokenize, whose answers are larger than the question: an unread answer stays in memory.
+constexpr size_t kMaxTokenizeBytes = size_t{4} << 20;
+constexpr int kMaxDetokenizeIds = 1 << 18;
 
 struct ServedModel {
   std::vector<std::string> names;  // the first is its name, the others are aliases
@@ -39,6 +42,7 @@ struct ServedModel {
   scheduler::SamplingParams defaults;
 
   std::unique_ptr<text::Tokenizer> tokenizer;
+  int32_t longest_token_bytes = 0;  // of the vocabulary; 0: unknown
   std::optional<text::ChatTemplate> chat_template;
   std::string bos_token;  // as the vocabulary spells them, for the template
   std::string eos_token;
