@@ -1,0 +1,71 @@
+// Decoding allocates only what the events for the reader need: the ids of a delta, and text that does not fit
+// into a string object.
+#include <memory>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/fakes/counted_allocations.h"
+#include "tests/fakes/null_executor.h"
+#include "tests/scheduler/harness.h"
+
+namespace spillway::scheduler {
+namespace {
+
+struct CountTokens : Observer {
+  void OnStep(const exec::StepStats&) override {}
+  void OnFirstToken(double) override {}
+  void OnScheduled(double) override {}
+  void OnPrefilled(double, int32_t, int32_t) override {}
+  void OnTokens(int32_t n, double) override { tokens += n; }
+  void OnPreempted() override {}
+  void OnFinished(const RequestRecord&) override {}
+  void OnRejected(Reason) override {}
+
+  int64_t tokens = 0;
+};
+
+TEST(AllocationTest, DecodingAllocatesOnceATokenForItsEvent) {
+  constexpr int32_t kSequences = 16;
+  fakes::NullExecutor executor(/*n_layers=*/4, /*chunk_rows=*/64, kFirstLetter);
+  kv::BlockStore blocks(4000);
+  CountTokens observer;
+  ManualClock clock;
+  kv::Geometry geometry;
+  geometry.block_tokens = 16;
+  SchedulerOptions options;
+  options.context_tokens = 4096;
+  options.max_sequences = kSequences;
+  auto scheduler =
+      Scheduler::Create({executor, blocks, geometry, TestTokenizer(), clock, observer}, options).value();
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (uint32_t i = 0; i < kSequences; ++i) {
+    streams.push_back(std::make_shared<TokenStream>(64, [] {}));
+    Request request = MakeRequest(Prompt(40, i), 2000);
+    request.stop_strings = {"never"};
+    request.deadline_ns = 1'000'000'000'000;
+    ASSERT_TRUE(scheduler->Submit(std::move(request), streams.back()).ok());
+  }
+  while (observer.tokens < 10 * kSequences) scheduler->RunOnce();
+
+  std::vector<Event> events;
+  events.reserve(64);
+  absl::Status status;
+  int64_t allocations = 0;
+  const int64_t tokens_before = observer.tokens;
+  while (observer.tokens < tokens_before + 1000 * kSequences) {
+    fakes::CountedAllocations::Reset();
+    scheduler->RunOnce();
+    allocations += fakes::CountedAllocations::Now().count;
+    for (const auto& stream : streams) {
+      events.clear();
+      stream->Take(&events, &status);
+    }
+  }
+  // One vector of ids each; the deque of waiting events takes a new node now and then.
+  const double tokens = static_cast<double>(observer.tokens - tokens_before);
+  EXPECT_LE(static_cast<double>(allocations) / tokens, 1.5);
+  EXPECT_GE(static_cast<double>(allocations) / tokens, 1) << "the count counts";
+}
+
+}  // namespace
+}  // namespace spillway::scheduler
