@@ -4,7 +4,7 @@
 #
 # Usage: scripts/prove-bare-debian.sh [--test] [--keep-root] [--dir=DIR]
 #
-#   --test        also run scripts/test.sh --quick in it
+#   --test        also run scripts/test.sh in it
 #   --keep-root   leave the root for a look around
 #   --dir=DIR     the folder to make it in (default: $TMPDIR or /tmp; 4 GB)
 #   -h, --help    this text
@@ -123,7 +123,7 @@ prove "quickstart again" quickstart inside
 prove "quickstart without a network" quickstart inside_offline
 prove "the checkout is as it was" nothing_left
 if ((with_tests)); then
-  prove "test.sh --quick" inside bash -c 'cd /root/spillway && scripts/test.sh --quick'
+  prove "test.sh" inside bash -c 'cd /root/spillway && scripts/test.sh'
 fi
 
 step "A bare Debian 12 is enough"

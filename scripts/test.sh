@@ -1,14 +1,15 @@
 #!/bin/bash
-# Installs what the tests need, builds everything and runs all tests, linters, sanitizers and fuzz targets.
+# Installs what the tests need, builds everything, runs every test and checks how the code is written.
 #
-# Usage: scripts/test.sh [--quick] [STAGE...]
+# Usage: scripts/test.sh [--full] [STAGE...]
 #
 # Stages: release   build the release preset, run every test
-#         lint      scripts/lint.sh --all
+#         lint      format, proto (style, and that spillway.v1 only grows), shell scripts
+#         tidy      clang-tidy over every source
 #         tsan      ThreadSanitizer over the rooms below the server
 #         asan      AddressSanitizer and UndefinedBehaviorSanitizer over every test
 #         fuzz      each fuzz target for a short time (clang)
-# Without a STAGE: all of them; with --quick: release and lint (changed files only).
+# Without a STAGE: release and lint; with --full: all of them.
 #
 #   -h, --help   this text
 #
@@ -23,11 +24,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$SPILLWAY_ROOT"
 
-quick=0 stages=()
+full=0 stages=()
 while (($# > 0)); do
   case $1 in
-    --quick) quick=1 ;;
-    release | lint | tsan | asan | fuzz) stages+=("$1") ;;
+    --full) full=1 ;;
+    release | lint | tidy | tsan | asan | fuzz) stages+=("$1") ;;
     -h | --help) print_help; exit 0 ;;
     *) usage_error "unknown argument '$1'" ;;
   esac
@@ -35,7 +36,7 @@ while (($# > 0)); do
 done
 if ((${#stages[@]} == 0)); then
   stages=(release lint)
-  ((quick)) || stages+=(tsan asan fuzz)
+  if ((full)); then stages+=(tidy tsan asan fuzz); fi
 fi
 
 jobs=$(build_jobs)
@@ -90,12 +91,10 @@ run_tests() { "${under[@]}" ctest --preset "$1" --parallel "$jobs" --timeout 300
 
 stage_release() { build release -DSPILLWAY_TESTS=ON && run_tests release; }
 
-stage_lint() {
-  local scope=(--all)
-  ((quick)) && scope=()
-  # clang-tidy needs the compile commands, and the headers that protoc makes.
-  build release -DSPILLWAY_TESTS=ON && scripts/lint.sh "${scope[@]}"
-}
+stage_lint() { scripts/lint.sh format proto shell; }
+
+# clang-tidy needs the compile commands, and the headers that protoc makes.
+stage_tidy() { build release -DSPILLWAY_TESTS=ON && scripts/lint.sh --all tidy; }
 
 stage_asan() { build asan && run_tests asan; }
 
