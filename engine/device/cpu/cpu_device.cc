@@ -45,16 +45,14 @@ const Kernels& KernelsFor(CpuIsa isa, DType type) {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(DeviceInfo info, CpuIsa isa)
+  CpuDevice(DeviceInfo info, CpuIsa isa, bool onednn)
       : info_(std::move(info)),
         kernels_(KernelsFor(isa, info_.compute_dtype)),
         element_bytes_(SizeOf(info_.compute_dtype)),
         memory_(info_.memory_bytes),
         attention_(kernels_, info_.compute_dtype, info_.threads),
         sampler_(kernels_, info_.threads) {
-    // Without AVX-512 oneDNN has no product that reads our panels.
-    if (isa >= CpuIsa::kAvx512)
-      onednn_ = std::make_unique<OneDnnProducts>(info_.compute_dtype, info_.threads);
+    if (onednn) onednn_ = std::make_unique<OneDnnProducts>(info_.compute_dtype, info_.threads);
   }
 
   const DeviceInfo& info() const override { return info_; }
@@ -329,17 +327,23 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const CpuDeviceOptions& 
   if (options.threads < 0 || options.memory_bytes < 0) {
     return absl::InvalidArgumentError("the CPU device's threads and memory cannot be negative");
   }
+  // Without AVX-512 oneDNN has no product that reads our panels; f32 has none in AMX.
+  if (options.onednn.value_or(false) && isa < CpuIsa::kAvx512) {
+    return absl::InvalidArgumentError("products through oneDNN need AVX-512");
+  }
+  const bool onednn = options.onednn.value_or(dtype == DType::kBF16 && HasAmxBf16());
   const CpuIsa used = dtype == DType::kF32 ? std::min(isa, CpuIsa::kAvx512) : isa;
   DeviceInfo info;
   info.kind = "cpu";
   info.isa = std::string(NameOf(used));
   info.threads = options.threads > 0 ? options.threads : UsableThreads();
-  info.name = absl::StrCat(ProcessorName(), " (", info.threads,
-                           info.threads == 1 ? " thread, " : " threads, ", info.isa, ")");
+  info.name =
+      absl::StrCat(ProcessorName(), " (", info.threads, info.threads == 1 ? " thread, " : " threads, ",
+                   info.isa, onednn ? ", oneDNN)" : ")");
   info.host_addressable = true;
   info.memory_bytes = options.memory_bytes > 0 ? options.memory_bytes : HostMemoryBytes();
   info.compute_dtype = dtype;
-  return std::make_unique<CpuDevice>(std::move(info), isa);
+  return std::make_unique<CpuDevice>(std::move(info), isa, onednn);
 }
 
 }  // namespace spillway::device

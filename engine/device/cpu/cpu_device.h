@@ -1,7 +1,8 @@
 // The CPU as a device: the reference for every other one, and the honest mode of a machine without a GPU.
 // Device memory is host memory, streams run their work inline in the calling thread (in order, so every event
-// is complete once recorded), products go through oneDNN or, for few rows, through kernels of our own over
-// the same packed layout. Kernels are dispatched at run time over an x86-64-v2 baseline.
+// is complete once recorded). Kernels are dispatched at run time over an x86-64-v2 baseline. Products are our
+// own, as fast as oneDNN's on AVX-512 and with the same bits for a row in every batch; where the processor
+// has AMX, which ours do not use, large ones go through oneDNN over the same packed weights.
 //
 // Thread-compatible; uses OpenMP threads inside operations.
 #ifndef SPILLWAY_ENGINE_DEVICE_CPU_CPU_DEVICE_H_
@@ -23,6 +24,7 @@ struct CpuDeviceOptions {
   int64_t memory_bytes = 0;    // 0: no budget of its own
   std::optional<DType> dtype;  // unset: bf16 where the processor multiplies it, else f32
   std::optional<CpuIsa> isa;   // unset: the best this processor has; InvalidArgument if it has not
+  std::optional<bool> onednn;  // large products through oneDNN; unset: where the processor has AMX for them
 };
 
 // The best instruction set of this processor.

@@ -1,6 +1,6 @@
-// oneDNN's matrix products over our packed weights, as a table of primitives made beforehand: making one
-// takes some 0.3 ms, so nothing is made while a step runs. oneDNN brings what our own kernels do not have
-// (AMX); where both run on AVX-512 they are equally fast and give the same bits.
+// oneDNN's matrix products over our packed weights, for what our own kernels do not have (AMX). A table of
+// primitives made beforehand: making one takes some 0.3 ms, so nothing is made while a step runs. oneDNN sums
+// long rows in another order than our kernels: a row's last bits depend on which of the two multiplied it.
 //
 // Thread-compatible. Execution uses the OpenMP team of parallel.h.
 #ifndef SPILLWAY_ENGINE_DEVICE_CPU_ONEDNN_PRODUCTS_H_

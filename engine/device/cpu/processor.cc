@@ -57,6 +57,15 @@ CpuIsa DetectCpuIsa() {
   return __builtin_cpu_supports("avx512bf16") ? CpuIsa::kAvx512Bf16 : CpuIsa::kAvx512;
 }
 
+bool HasAmxBf16() {
+  constexpr uint32_t kAmxBf16 = uint32_t{1} << 22;
+  uint32_t eax = 0;
+  uint32_t ebx = 0;
+  uint32_t ecx = 0;
+  uint32_t edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAmxBf16) != 0;
+}
+
 absl::string_view NameOf(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kBaseline:

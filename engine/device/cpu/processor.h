@@ -13,6 +13,9 @@ namespace spillway::device {
 // "x86-64-v2", "avx2", "avx512", "avx512_bf16".
 absl::string_view NameOf(CpuIsa isa);
 
+// Whether this processor multiplies bf16 matrices in tiles (AMX).
+bool HasAmxBf16();
+
 // As the processor names itself: "AMD EPYC 9654".
 std::string ProcessorName();
 
