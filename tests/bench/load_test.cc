@@ -115,7 +115,7 @@ TEST(WorkloadTest, FractionsAreKept) {
 }
 
 TEST(WorkloadTest, AFileGivesItsRequestsInTurn) {
-  const std::string path = ::testing::TempDir() + "/workload.jsonl";
+  const std::string path = ::testing::TempDir() + std::to_string(getpid()) + "_workload.jsonl";
   std::ofstream(path)
       << "{\"prompt\": \"first\", \"max_tokens\": 3}\n\n{\"prompt_tokens\": 5, \"max_tokens\": 4}\n";
   WorkloadOptions options;

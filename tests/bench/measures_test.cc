@@ -1,4 +1,6 @@
 // The arithmetic under a report: percentiles, distributions, the ledger, scrapes and slopes.
+#include <unistd.h>
+
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -213,7 +215,8 @@ TEST(ResidentSlopeTest, IsTheLineThroughTheLaterSamples) {
 }
 
 TEST(ThreadTimesTest, ThreadsOfOneNameAreAddedUp) {
-  const std::filesystem::path root = std::filesystem::path(::testing::TempDir()) / "proc";
+  const std::filesystem::path root =
+      std::filesystem::path(::testing::TempDir()) / (std::to_string(getpid()) + "_proc");
   const auto write = [&](int thread, const std::string& name, int user, int system) {
     const auto folder = root / "42" / "task" / std::to_string(thread);
     std::filesystem::create_directories(folder);

@@ -1,6 +1,8 @@
 // Whole command lines against a daemon by script: what is printed where, what is sent, and how it exits.
 #include "client/spillway.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -410,7 +412,7 @@ TEST(ConversationTest, AnAnswerCutShortStaysAsFarAsItCame) {
 }
 
 TEST_F(SpillwayTest, MessagesComeFromAFile) {
-  const std::string path = ::testing::TempDir() + "/messages.json";
+  const std::string path = ::testing::TempDir() + std::to_string(getpid()) + "_messages.json";
   std::ofstream(path) << R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"}])";
   Run({"chat", "--messages=" + path, "c"});
   ASSERT_EQ(daemon_.chats().size(), 1U);

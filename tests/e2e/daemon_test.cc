@@ -1,6 +1,7 @@
 // What a person and a supervisor see of spillwayd: starting, failing to start, answering, stopping.
 #include <signal.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <fstream>
@@ -102,7 +103,7 @@ TEST(Daemon, AnswersAndStopsWithZero) {
 }
 
 TEST(Daemon, ChatAndGenerationDefaultsComeFromTheFile) {
-  const std::string path = testing::TempDir() + "defaults.gguf";
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_defaults.gguf";
   fakes::TinyLlamaOptions options;
   options.amend = [](fakes::GgufWriter& writer) {
     writer.Float32("general.sampling.temp", 0.25F);
@@ -236,11 +237,11 @@ TEST(DaemonStart, HelpVersionAndConfigurationNeedNoModel) {
 
 TEST(DaemonStart, FilesThatAreNoModelAreRefused) {
   ExpectRefusal(RunDaemon({"--model=/no/such.gguf"}), {"/no/such.gguf"});
-  const std::string garbage = testing::TempDir() + "garbage.gguf";
+  const std::string garbage = testing::TempDir() + std::to_string(getpid()) + "_garbage.gguf";
   ASSERT_TRUE(fakes::WriteFile(garbage, "this is not a model, whatever its name says").ok());
   ExpectRefusal(RunDaemon({"--model=" + garbage}), {garbage});
   const std::string whole = fakes::TinyLlamaBytes({});
-  const std::string truncated = testing::TempDir() + "truncated.gguf";
+  const std::string truncated = testing::TempDir() + std::to_string(getpid()) + "_truncated.gguf";
   for (const size_t size : {size_t{3}, size_t{100}, whole.size() / 2, whole.size() - 1}) {
     ASSERT_TRUE(fakes::WriteFile(truncated, absl::string_view(whole).substr(0, size)).ok());
     ExpectRefusal(RunDaemon({"--model=" + truncated}), {truncated});
@@ -248,7 +249,7 @@ TEST(DaemonStart, FilesThatAreNoModelAreRefused) {
 }
 
 TEST(DaemonStart, UnsupportedArchitecturesAreRefusedByName) {
-  const std::string path = testing::TempDir() + "mamba.gguf";
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_mamba.gguf";
   fakes::GgufWriter writer;
   writer.String("general.architecture", "mamba");
   ASSERT_TRUE(fakes::WriteFile(path, writer.Bytes()).ok());
@@ -256,7 +257,7 @@ TEST(DaemonStart, UnsupportedArchitecturesAreRefusedByName) {
 }
 
 TEST(DaemonStart, AnUnsupportedTemplateIsRefusedWithAWayOut) {
-  const std::string jinja = testing::TempDir() + "bad.jinja";
+  const std::string jinja = testing::TempDir() + std::to_string(getpid()) + "_bad.jinja";
   std::ofstream(jinja) << "{% call nothing() %}x{% endcall %}";
   ExpectRefusal(RunDaemon(ModelFlags({"--chat_template=" + jinja})), {jinja, "none"});
   SpawnedDaemon daemon(ModelFlags({"--chat_template=none"}));

@@ -1,5 +1,7 @@
 #include "server/configuration.h"
 
+#include <unistd.h>
+
 #include <fstream>
 #include <sstream>
 
@@ -15,7 +17,7 @@ using ::testing::HasSubstr;
 using Strings = std::vector<std::string>;
 
 std::string WriteTemp(const std::string& name, const std::string& text) {
-  const std::string path = testing::TempDir() + name;
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + name;
   std::ofstream(path) << text;
   return path;
 }

@@ -110,7 +110,7 @@ TEST_F(MetricsTest, AScrapeShowsTheTableAndNothingElse) {
 
 TEST_F(MetricsTest, PromtoolHasNothingToSay) {
   if (std::system("command -v promtool > /dev/null") != 0) GTEST_SKIP() << "promtool is not installed";
-  const std::string path = testing::TempDir() + "scrape.txt";
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_scrape.txt";
   std::ofstream(path) << metrics_.Scrape();
   FILE* const pipe = popen(("promtool check metrics < " + path + " 2>&1").c_str(), "r");
   std::string output;

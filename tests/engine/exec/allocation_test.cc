@@ -1,6 +1,8 @@
 // The step loop allocates nothing. This binary replaces malloc and its kin, so that every allocation of every
 // library and thread is seen; those that oneDNN makes of itself in each execution are marked by
 // ThirdPartyAllocationScope, counted apart and printed. Not built with sanitizers, which own malloc.
+#include <unistd.h>
+
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -93,7 +95,7 @@ class AllocationCount {
 class AllocationTest : public ::testing::TestWithParam<device::DType> {
  protected:
   void SetUp() override {
-    const std::string path = ::testing::TempDir() + "allocation_test.gguf";
+    const std::string path = ::testing::TempDir() + std::to_string(getpid()) + "_allocation_test.gguf";
     ASSERT_TRUE(fakes::WriteTinyLlama(path, {}).ok());
     TinyEngineOptions options;
     options.dtype = GetParam();

@@ -1,7 +1,11 @@
 #include "engine/exec/row_executor.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -22,7 +26,7 @@ constexpr int32_t kVocab = 320;
 // One file for all tests of this binary.
 const std::string& TinyModelPath() {
   static const std::string* const path = [] {
-    auto* name = new std::string(::testing::TempDir() + "row_executor_test.gguf");
+    auto* name = new std::string(::testing::TempDir() + std::to_string(getpid()) + "_row_executor_test.gguf");
     fakes::TinyLlamaOptions options;
     options.n_heads = 6;
     options.n_kv_heads = 2;
@@ -49,7 +53,7 @@ class RowExecutorTest : public ::testing::TestWithParam<device::DType> {
     TinyEngineOptions options;
     options.dtype = GetParam();
     options.chunk_rows = chunk_rows;
-    options.head_rows = 24;  // kept logits and samples cross the border
+    options.head_rows = 10;  // kept logits and samples cross the border
     options.block_tokens = block_tokens;
     engine_ = std::make_unique<TinyEngine>(TinyModelPath(), options);
     return *engine_;
@@ -260,19 +264,29 @@ TEST_P(RowExecutorTest, AbandonAtAnyVisitLeavesOthersAloneAndTheItemReusable) {
   EXPECT_EQ(engine.KeptLogits(*item, 0, 40), expected);
 }
 
-TEST_P(RowExecutorTest, GreedySamplingTakesTheLikeliestTokenOfTheLastRow) {
+TEST_P(RowExecutorTest, EverySegmentIsSampledFromItsLastRowByItsOwnParameters) {
   TinyEngine& engine = MakeEngine();
   const std::unique_ptr<WorkItem> item = engine.NewItem();
-  std::vector<Sequence> sequences(30);  // more than head_rows
+  std::vector<Sequence> sequences(30);  // of which more than head_rows sample
   std::vector<Segment> segments;
+  std::vector<text::TokenId> likeliest(sequences.size());
   std::vector<text::TokenId> expected;
   for (size_t i = 0; i < sequences.size(); ++i) {
     sequences[i].tokens = RandomTokens(static_cast<uint32_t>(30 + i), 5, kVocab);
-    const std::vector<float> last = engine.LogitsOfAll(sequences[i].tokens).back();
-    expected.push_back(static_cast<text::TokenId>(std::max_element(last.begin(), last.end()) - last.begin()));
+    std::vector<float> last = engine.LogitsOfAll(sequences[i].tokens).back();
+    const auto argmax = [&] {
+      return static_cast<text::TokenId>(std::max_element(last.begin(), last.end()) - last.begin());
+    };
+    likeliest[i] = argmax();
     // Some sample, some only fill the cache, one keeps its logits: their outputs must not mix.
     const Output output = i % 5 == 1 ? Output::kNone : i == 12 ? Output::kAllLogits : Output::kSample;
     segments.push_back(engine.Next(sequences[i], 5, output));
+    if (i % 2 == 0) {  // may not draw the likeliest token
+      segments.back().sample.forbidden_ids = &likeliest[i];
+      segments.back().sample.n_forbidden_ids = 1;
+      last[static_cast<size_t>(likeliest[i])] = std::numeric_limits<float>::lowest();
+    }
+    expected.push_back(argmax());
   }
   const StepResult result = engine.Run(*item, segments);
   size_t next = 0;
@@ -357,8 +371,8 @@ TEST_P(RowExecutorTest, StatsCountWhatTheStepDid) {
   EXPECT_EQ(stats.reads_tokens, (37 + 38 + 39 + 40) + (33 + 34 + 35 + 36 + 37 + 38));
   EXPECT_EQ(stats.predicted_step_s, 0.25);
   EXPECT_EQ(stats.corrected_step_s, 0.5);
-  EXPECT_GT(stats.lanes[static_cast<size_t>(Lane::kCompute)].busy_ns, 0);
   EXPECT_GT(stats.head_ns, 0);
+  EXPECT_GT(stats.lanes[static_cast<size_t>(Lane::kCompute)].busy_ns, stats.head_ns);
   EXPECT_GE(stats.wall_ns, stats.active_ns);
   EXPECT_EQ(stats.lanes[static_cast<size_t>(Lane::kKvLoad)].bytes, 0);
 }
@@ -395,11 +409,18 @@ class BreakableDevice : public device::ForwardingDevice {
   const device::DeviceInfo& info() const override {
     return overridden_info ? *overridden_info : target_info();
   }
+  void Record(device::EventId event, device::StreamId stream) override {
+    last_recorded = event;
+    ForwardingDevice::Record(event, stream);
+  }
   absl::Status Synchronize(device::EventId event) override {
+    last_synchronized = event;
     return broken ? status() : ForwardingDevice::Synchronize(event);
   }
 
   bool broken = false;
+  std::optional<device::EventId> last_recorded;
+  std::optional<device::EventId> last_synchronized;
   std::unique_ptr<device::DeviceInfo> overridden_info;
 
  private:
@@ -423,6 +444,31 @@ TEST(RowExecutorErrorsTest, DeviceErrorIsReturnedByVisitAndTheItemCanBeAbandoned
   EXPECT_EQ((*executor)->Visit(**item).code(), absl::StatusCode::kInternal);
   (*executor)->Abandon(**item);
   EXPECT_FALSE((*item)->running());
+}
+
+TEST(RowExecutorErrorsTest, AbandonAndDestructionWaitForTheLastVisit) {
+  TinyEngine engine(TinyModelPath(), {});
+  BreakableDevice device(engine.device());
+  auto executor =
+      RowExecutor::Create(device, engine.model().config, *engine.model().weights, engine.pool(), {});
+  ASSERT_TRUE(executor.ok());
+  Sequence sequence;
+  sequence.tokens = RandomTokens(18, 4, kVocab);
+  const Segment segment = engine.Next(sequence, 4, Output::kNone);
+  for (const bool abandon : {true, false}) {
+    auto item = (*executor)->CreateWorkItem({16, 4, 16, 4, 0});
+    ASSERT_TRUE(item.ok());
+    (*executor)->Begin(**item, Phase::kPrefill, {&segment, 1}, AllResidentPlan({}));
+    ASSERT_TRUE((*executor)->Visit(**item).ok());
+    device.last_synchronized.reset();
+    if (abandon) {
+      (*executor)->Abandon(**item);
+    } else {
+      item->reset();
+    }
+    EXPECT_TRUE(device.last_synchronized.has_value());
+    EXPECT_EQ(device.last_synchronized, device.last_recorded);
+  }
 }
 
 TEST(RowExecutorErrorsTest, DeviceThatDoesNotAddressThePoolIsRefused) {
@@ -450,6 +496,7 @@ TEST(RowExecutorErrorsTest, ScratchThatDoesNotFitIsRefusedByName) {
 }
 
 TEST(RowExecutorDeathTest, ProgrammersMistakesAreCaught) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";  // the pool has a thread
   TinyEngineOptions options;
   options.threads = 1;
   TinyEngine engine(TinyModelPath(), options);

@@ -29,7 +29,7 @@ std::string Message(const absl::Status& status) { return std::string(status.mess
 class TemporaryFile {
  public:
   explicit TemporaryFile(absl::string_view bytes) {
-    path_ = ::testing::TempDir() + "/gguf_test_XXXXXX";
+    path_ = ::testing::TempDir() + std::to_string(getpid()) + "_gguf_test_XXXXXX";
     const int fd = mkstemp(path_.data());
     EXPECT_GE(fd, 0);
     close(fd);
@@ -171,7 +171,7 @@ TEST(GgufFileOpen, WhatIsNoModelFileIsRefused) {
 }
 
 TEST(GgufFileOpen, NamedPipeIsRefusedAndNotWaitedFor) {
-  const std::string path = ::testing::TempDir() + "/gguf_test_pipe";
+  const std::string path = ::testing::TempDir() + std::to_string(getpid()) + "_gguf_test_pipe";
   unlink(path.c_str());
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   EXPECT_THAT(Message(GgufFile::Open(path).status()), HasSubstr("not a regular file"));

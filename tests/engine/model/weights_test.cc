@@ -1,5 +1,7 @@
 #include "engine/model/weights.h"
 
+#include <unistd.h>
+
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -205,7 +207,7 @@ TEST(ModelWeightsTest, ErrorOfALoadingThreadIsReturnedAndMemoryFreed) {
 }
 
 TEST(LoadModelTest, GivesEverythingOfAFile) {
-  const std::string path = ::testing::TempDir() + "load_model_test.gguf";
+  const std::string path = ::testing::TempDir() + std::to_string(getpid()) + "_load_model_test.gguf";
   fakes::TinyLlamaOptions options;
   options.name = "Tiny One";
   ASSERT_TRUE(fakes::WriteTinyLlama(path, options).ok());
