@@ -287,6 +287,15 @@ TEST(ChatTemplateTest, HostileWorkEndsInAnError) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
 }
 
+TEST(ChatTemplateTest, RecursionThroughDeepBlocksIsRefusedBeforeTheStackEnds) {
+  const int n = 60;
+  EXPECT_EQ(Render("{% macro m() %}" + Repeat("{% if 1 %}{% with %}", n / 2) + "{{ m() }}" +
+                   Repeat("{% endwith %}{% endif %}", n / 2) + "{% endmacro %}{{ m() }}")
+                .status()
+                .code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
 TEST(ChatTemplateTest, LongConversationsStayWithinTheLimits) {
   std::vector<ChatMessage> messages;
   for (int i = 0; i < 5000; ++i) messages.push_back({i % 2 ? "assistant" : "user", std::string(200, 'x')});

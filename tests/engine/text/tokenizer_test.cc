@@ -203,6 +203,35 @@ TEST(SentencePieceTest, TextGetsASpaceInFrontAndLosesItAgain) {
   EXPECT_EQ(*tokenizer->Decode(Encode(*tokenizer, "  hello")), "  hello");
 }
 
+TEST(SentencePieceTest, TheSpaceIsPutInFrontAgainBehindAControlToken) {
+  Vocabulary vocabulary = MakeTinySentencePieceVocabulary();
+  vocabulary.tokens.push_back("<tool>");
+  vocabulary.types.push_back(TokenType::kUserDefined);
+  vocabulary.scores.push_back(0);
+  const auto tokenizer = MakeTinyTokenizer(std::move(vocabulary));
+  const auto bytes = [&](absl::string_view text) {
+    std::vector<std::string> result;
+    for (const TokenId id : Encode(*tokenizer, text, {.add_bos = false, .parse_special = true})) {
+      result.emplace_back(tokenizer->TokenBytes(id));
+    }
+    return result;
+  };
+  EXPECT_THAT(bytes("hello</s>hello"), ElementsAre(" hello", "</s>", " hello"));
+  EXPECT_THAT(bytes("hello<tool>hello"), ElementsAre(" hello", "<tool>", "hello"));
+  EXPECT_THAT(bytes("<tool>hello"), ElementsAre(" ", "<tool>", "hello"));
+}
+
+TEST(SentencePieceTest, TokensMayReachAcrossWords) {
+  Vocabulary vocabulary = MakeTinySentencePieceVocabulary();
+  vocabulary.tokens.push_back("o\u2581w");
+  vocabulary.types.push_back(TokenType::kNormal);
+  vocabulary.scores.push_back(100);
+  const auto tokenizer = MakeTinyTokenizer(std::move(vocabulary));
+  const auto ids = Encode(*tokenizer, "o world");
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), tokenizer->vocab_size() - 1), 1);
+  EXPECT_EQ(*tokenizer->Decode(ids), "o world");
+}
+
 TEST(SentencePieceTest, UnknownCharactersBecomeBytes) {
   const auto tokenizer = MakeTinyTokenizer(MakeTinySentencePieceVocabulary());
   const auto ids = Encode(*tokenizer, "\u00E9", {.add_bos = false});
