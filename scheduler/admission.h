@@ -7,6 +7,8 @@
 // whose reader does not keep up.
 //
 // A waiting sequence of higher priority makes room for itself when those of lower priority hold enough.
+// Nobody passes the first waiting one, so a large request is not starved by small ones; priorities are
+// strict, so a low one waits as long as higher ones keep coming.
 //
 // Step thread only.
 #ifndef SPILLWAY_SCHEDULER_ADMISSION_H_

@@ -32,7 +32,7 @@ Reason Inbox::Offer(std::unique_ptr<ActiveRequest>& request) {
 
 void Inbox::NoteMoved(uint64_t number) {
   MutexLock lock(mutex_);
-  // A request's notes between two visits are one: its number comes in runs at most as long as the readers.
+  // One note is enough until the step thread looks; others of the same request in between do no harm.
   if (!moved_.empty() && moved_.back() == number) return;
   moved_.push_back(number);
   mail_came_.NotifyOne();

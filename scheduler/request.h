@@ -42,7 +42,7 @@ struct Request {
   int32_t priority = 0;                 // higher runs earlier
   Objective objective = Objective::kAuto;
   std::vector<uint8_t> cache_salt;  // prefixes are shared only within one salt
-  MonotonicNs arrival_ns = 0;       // when the call came, before tokenising
+  MonotonicNs arrival_ns = 0;       // when the call came, before tokenising; 0: now
   MonotonicNs deadline_ns = 0;      // 0: none
 };
 

@@ -158,6 +158,7 @@ absl::Status Scheduler::Impl::Submit(Request request, std::shared_ptr<TokenStrea
   if (!matcher.ok()) {
     return MakeFieldError({{"stop.strings", std::string(matcher.status().message())}});
   }
+  if (request.arrival_ns == 0) request.arrival_ns = parts.clock.NowNs();
   const uint64_t number = next_number.fetch_add(1, std::memory_order_relaxed);
   auto active = std::make_unique<ActiveRequest>(std::move(request), stream, number, parts.tokenizer,
                                                 *std::move(matcher), room, options.model_fingerprint);

@@ -5,6 +5,7 @@
 #ifndef SPILLWAY_SCHEDULER_STEP_STATE_H_
 #define SPILLWAY_SCHEDULER_STEP_STATE_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 

@@ -37,9 +37,9 @@ TINY = {
     # Three query heads to a KV head, tied embedding.
     "tiny_gqa": dict(hidden_size=48, num_attention_heads=6, num_key_value_heads=2, head_dim=8,
                      intermediate_size=96, tie_word_embeddings=True, rope_theta=10000.0),
-    # As many KV heads as query heads, an output matrix of its own.
+    # As many KV heads as query heads, an output matrix of its own, an epsilon that shows.
     "tiny_mha": dict(hidden_size=64, num_attention_heads=4, num_key_value_heads=4, head_dim=16,
-                     intermediate_size=80, tie_word_embeddings=False, rope_theta=500000.0),
+                     intermediate_size=80, tie_word_embeddings=False, rope_theta=500000.0, rms_norm_eps=0.01),
     # Llama 3.1's frequencies, scaled so that the short context of the test crosses all three ranges; heads
     # wider than hidden_size / heads.
     "tiny_llama3_rope": dict(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
@@ -53,9 +53,10 @@ def tiny_config(shape):
     shape = dict(shape)
     rope = dict(rope_theta=shape.pop("rope_theta"), rope_type="default")
     rope.update(shape.pop("rope_scaling", {}))
+    shape.setdefault("rms_norm_eps", 1e-5)
     return transformers.LlamaConfig(
-        vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=512, rms_norm_eps=1e-5,
-        rope_parameters=rope, attention_bias=False, mlp_bias=False, **shape)
+        vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=512, rope_parameters=rope,
+        attention_bias=False, mlp_bias=False, **shape)
 
 
 def tiny_model(config, seed):

@@ -42,6 +42,8 @@ class Interpreter {
 
   // Puts the line into an error that has none yet.
   absl::Status Locate(absl::Status status, int line);
+  // ResourceExhausted when statements, expressions and macros are too deep within each other.
+  absl::Status CheckDepth() const;
 
   absl::StatusOr<Flow> Execute(const Block& block);
   absl::StatusOr<Flow> ExecuteStatement(const Statement& statement);
