@@ -25,8 +25,10 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
+// One thread: on a busy machine the tiny model would do little else than wait for its second one.
 std::vector<std::string> ModelFlags(std::vector<std::string> more = {}) {
-  std::vector<std::string> flags = {"--model=" + TinyModelPath(), "--host_pool=64MiB", "--max_sequences=8"};
+  std::vector<std::string> flags = {"--model=" + TinyModelPath(), "--host_pool=64MiB", "--max_sequences=8",
+                                    "--threads=1"};
   flags.insert(flags.end(), more.begin(), more.end());
   return flags;
 }
@@ -111,7 +113,8 @@ TEST(Daemon, ChatAndGenerationDefaultsComeFromTheFile) {
     writer.Float32("general.sampling.top_p", 5);  // nonsense is passed over, and said
   };
   ASSERT_TRUE(fakes::WriteTinyLlama(path, options).ok());
-  SpawnedDaemon daemon({"--model=" + path, "--host_pool=64MiB", "--served_model_name=mine,also"});
+  SpawnedDaemon daemon(
+      {"--model=" + path, "--host_pool=64MiB", "--served_model_name=mine,also", "--threads=1"});
   ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
   EXPECT_THAT(daemon.output(), HasSubstr("general.sampling.top_p"));
   const auto stub = v1::InferenceService::NewStub(daemon.Connect());
@@ -132,7 +135,8 @@ TEST(Daemon, ChatAndGenerationDefaultsComeFromTheFile) {
 }
 
 TEST(Daemon, SigtermLetsStreamsFinish) {
-  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=300"}));
+  // Long enough for the calls below on a busy machine.
+  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=3000"}));
   ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
   const auto channel = daemon.Connect();
   const auto stub = v1::InferenceService::NewStub(channel);
