@@ -14,13 +14,19 @@ namespace spillway::device {
 
 struct PackedMatrix;
 
-// hidden[r, :] = table[ids[r], :] * scale. The table is a matrix of [vocab, d] in row-major T.
+// Elements of a head at most, in every operation that has heads.
+constexpr int32_t kHeadElementsMax = 512;
+
+// hidden[r, :] = table[ids[r], :] * scale (+ positions[append[r].position, :], for learned positions).
+// The tables are matrices in row-major T.
 struct EmbedArgs {
   int32_t rows = 0;
   int32_t d = 0;
-  DevicePtr table;   // T [vocab, d]
-  DevicePtr ids;     // int32 [rows]
-  DevicePtr hidden;  // f32 [rows, d], out
+  DevicePtr table;      // T [vocab, d]
+  DevicePtr ids;        // int32 [rows]
+  DevicePtr positions;  // T [*, d] or null
+  DevicePtr append;     // AppendRow [rows], of which only the position is read; with `positions`
+  DevicePtr hidden;     // f32 [rows, d], out
   float scale = 1;
 };
 

@@ -25,6 +25,10 @@ bool Sha256(absl::Span<const uint8_t> bytes, ModelFingerprint& digest) {
          size == digest.size();
 }
 
+absl::Status NoSha256() {
+  return absl::InternalError("OpenSSL computes no SHA-256; check its configuration (OPENSSL_CONF)");
+}
+
 }  // namespace
 
 absl::StatusOr<ModelFingerprint> Fingerprint(const GgufFile& file, int n_threads) {
@@ -56,9 +60,15 @@ absl::StatusOr<ModelFingerprint> Fingerprint(const GgufFile& file, int n_threads
   }
   for (const ModelFingerprint& digest : digests) root.insert(root.end(), digest.begin(), digest.end());
   ModelFingerprint fingerprint;
-  if (failed || !Sha256(root, fingerprint)) {
-    return absl::InternalError("OpenSSL computes no SHA-256; check its configuration (OPENSSL_CONF)");
-  }
+  if (failed || !Sha256(root, fingerprint)) return NoSha256();
+  return fingerprint;
+}
+
+absl::StatusOr<ModelFingerprint> FingerprintOfText(absl::string_view description) {
+  ModelFingerprint fingerprint;
+  const absl::Span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(description.data()),
+                                        description.size());
+  if (!Sha256(bytes, fingerprint)) return NoSha256();
   return fingerprint;
 }
 

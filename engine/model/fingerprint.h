@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/model/gguf.h"
 
 namespace spillway::model {
@@ -21,6 +22,9 @@ using ModelFingerprint = std::array<uint8_t, 32>;
 // 2 GB/s a thread where the processor has SHA instructions, about 0.4 without. Fails if the file changed
 // since it was opened. REQUIRES: n_threads >= 1.
 absl::StatusOr<ModelFingerprint> Fingerprint(const GgufFile& file, int n_threads);
+
+// SHA-256 of a text that describes a model which no file holds.
+absl::StatusOr<ModelFingerprint> FingerprintOfText(absl::string_view description);
 
 // 64 lowercase hexadecimal digits.
 std::string ToHex(const ModelFingerprint& fingerprint);

@@ -25,12 +25,13 @@
 #include "engine/model/gguf_cursor.h"
 #include "engine/model/gguf_metadata.h"
 #include "engine/model/mapped_file.h"
+#include "engine/model/tensor_source.h"
 
 namespace spillway::model {
 
 // Move-only; thread-safe once made. Every view it gives (metadata strings, tensor data) dies with it, except
 // that moving it keeps them.
-class GgufFile {
+class GgufFile : public TensorSource {
  public:
   // Maps the file; see MappedFile for what happens when somebody changes it meanwhile.
   static absl::StatusOr<GgufFile> Open(const std::string& path);
@@ -38,7 +39,7 @@ class GgufFile {
   // Reads bytes that the caller keeps alive; `name` stands for the path in errors.
   static absl::StatusOr<GgufFile> Parse(absl::Span<const uint8_t> bytes, std::string name);
 
-  const std::string& path() const { return *path_; }
+  const std::string& path() const override { return *path_; }
   uint32_t version() const { return version_; }
   const GgufMetadata& metadata() const { return metadata_; }
 
@@ -47,8 +48,7 @@ class GgufFile {
 
   // In the order of the file. Shapes are outermost first: GGUF's [columns, rows] becomes [rows, columns].
   const std::vector<device::TensorView>& tensors() const { return tensors_; }
-  // Null when there is none of that name. The pointer lives as long as the file.
-  const device::TensorView* FindTensor(absl::string_view name) const;
+  const device::TensorView* FindTensor(absl::string_view name) const override;
 
   // Ok for parsed bytes. See MappedFile::CheckUnchanged.
   absl::Status CheckUnchanged() const;

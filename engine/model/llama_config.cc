@@ -7,7 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "engine/device/ops.h"
 #include "engine/model/gguf.h"
+#include "engine/model/implied_tensors.h"
 #include "engine/model/model_config.h"
 #include "engine/model/tensor_checklist.h"
 
@@ -17,13 +19,6 @@ namespace {
 constexpr absl::string_view kPrefix = "llama.";
 constexpr absl::string_view kRemoveKey =
     "if it does not change what the model computes, remove it with gguf-new-metadata --remove-metadata";
-
-// Limits that no model comes near; products of any three stay in 63 bits.
-constexpr int64_t kLayersMax = 1 << 12;
-constexpr int64_t kHeadsMax = 1 << 14;
-constexpr int64_t kWidthMax = 1 << 20;
-constexpr int64_t kVocabularyMax = 1 << 24;
-constexpr int64_t kContextMax = 1 << 28;
 
 // Keys under "llama." that are read below, or say nothing about the arithmetic.
 constexpr std::array<absl::string_view, 17> kKnownKeys = {
@@ -218,6 +213,12 @@ absl::Status ReadHeads(const GgufMetadata& metadata, ModelConfig& config) {
                           absl::StrCat(config.n_heads, " does not divide the embedding length ",
                                        config.d_model, "; ", kDamagedFile));
   }
+  if (config.d_head > device::kHeadElementsMax) {
+    const bool stated = metadata.Has(Key("attention.key_length"));
+    return Unsupported(metadata, Key(stated ? "attention.key_length" : "attention.head_count"),
+                       absl::StrCat("heads of ", config.d_head, " elements, more than ",
+                                    device::kHeadElementsMax, ", are not supported; serve another model"));
+  }
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t d_value,
                             SizeOr(metadata, "attention.value_length", kWidthMax, config.d_head));
   if (d_value != config.d_head) {
@@ -244,30 +245,12 @@ absl::Status ReadRopeFactors(const GgufFile& file, ModelConfig& config) {
 
 absl::Status CheckTensors(const GgufFile& file, ModelConfig& config) {
   TensorChecklist checklist(file);
-  const int64_t d = config.d_model;
-  SPILLWAY_RETURN_IF_ERROR(checklist.Require("token_embd.weight", {config.vocab_size, d}));
-  SPILLWAY_RETURN_IF_ERROR(checklist.Require("output_norm.weight", {d}));
-  SPILLWAY_ASSIGN_OR_RETURN(const bool has_output, checklist.Allow("output.weight", {config.vocab_size, d}));
-  config.has_tied_embedding = !has_output;
+  config.has_tied_embedding = file.FindTensor("output.weight") == nullptr;
   SPILLWAY_ASSIGN_OR_RETURN(const bool has_rope_factors,
                             checklist.Allow("rope_freqs.weight", {config.rope.dims / 2}));
   if (has_rope_factors) SPILLWAY_RETURN_IF_ERROR(ReadRopeFactors(file, config));
-  for (int32_t layer = 0; layer < config.n_layers; ++layer) {
-    const std::string block = absl::StrCat("blk.", layer, ".");
-    const std::pair<absl::string_view, std::vector<int64_t>> weights[] = {
-        {"attn_norm.weight", {d}},
-        {"attn_q.weight", {config.d_q(), d}},
-        {"attn_k.weight", {config.d_kv(), d}},
-        {"attn_v.weight", {config.d_kv(), d}},
-        {"attn_output.weight", {d, config.d_q()}},
-        {"ffn_norm.weight", {d}},
-        {"ffn_gate.weight", {config.d_ff, d}},
-        {"ffn_up.weight", {config.d_ff, d}},
-        {"ffn_down.weight", {d, config.d_ff}},
-    };
-    for (const auto& [name, shape] : weights) {
-      SPILLWAY_RETURN_IF_ERROR(checklist.Require(absl::StrCat(block, name), shape));
-    }
+  for (const ImpliedTensor& tensor : ImpliedTensors(config)) {
+    SPILLWAY_RETURN_IF_ERROR(checklist.Require(tensor.name, tensor.shape));
   }
   return checklist.RefuseTheRest();
 }

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "engine/model/gguf.h"
 #include "engine/model/gguf_vocabulary.h"
+#include "engine/model/hugging_face_config.h"
+#include "engine/model/random_weights.h"
 
 namespace spillway::model {
 
@@ -22,6 +25,19 @@ absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
   SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, Fingerprint(file, n_threads));
   SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, file, model.config, options));
   SPILLWAY_RETURN_IF_ERROR(file.CheckUnchanged());
+  return model;
+}
+
+absl::StatusOr<Model> LoadRandomModel(const std::string& config_path, uint64_t seed, device::Device& device,
+                                      const WeightOptions& options) {
+  Model model;
+  model.path = config_path;
+  SPILLWAY_ASSIGN_OR_RETURN(model.config, ReadHuggingFaceConfig(config_path));
+  model.config.name = absl::StrCat("random-", NameOf(model.config.family));
+  model.vocabulary = text::IdVocabulary(model.config.vocab_size);
+  const RandomTensors tensors(model.config, seed, absl::StrCat("random weights of ", config_path));
+  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, tensors.Fingerprint());
+  SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, tensors, model.config, options));
   return model;
 }
 

@@ -18,12 +18,18 @@ namespace spillway::model {
 // Movable; immutable and thread-safe once loaded. The device must outlive it. The file is closed again.
 struct Model {
   std::string path;
-  int64_t file_bytes = 0;
+  int64_t file_bytes = 0;  // 0: of a model that no file holds
   ModelConfig config;
   text::Vocabulary vocabulary;
   ModelFingerprint fingerprint{};
   std::unique_ptr<ModelWeights> weights;
 };
+
+// Makes a model of the architecture and size that a Hugging Face config.json (or a directory with one)
+// describes, with random weights that `seed` decides (RandomTensors). It has no text: its vocabulary is one
+// of ids, and nothing ends a generation but its length.
+absl::StatusOr<Model> LoadRandomModel(const std::string& config_path, uint64_t seed, device::Device& device,
+                                      const WeightOptions& options);
 
 // Reads a GGUF file. Errors are those of GgufFile, ConfigFromGguf, VocabularyFromGguf and ModelWeights::Load;
 // each is one line that names the file and the remedy.

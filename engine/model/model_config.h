@@ -8,12 +8,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace spillway::model {
 
 class GgufFile;
 
-enum class Family : uint8_t { kLlama };
+enum class Family : uint8_t { kLlama, kOpt };
+// "llama", "opt": as files and GetModel call it.
+absl::string_view NameOf(Family family);
+
 enum class NormKind : uint8_t { kRms, kLayer };
 // kSiluGated: down(silu(gate(x)) * up(x)).
 enum class ActivationKind : uint8_t { kSiluGated, kRelu };
@@ -50,7 +54,8 @@ struct ModelConfig {
   ActivationKind activation = ActivationKind::kSiluGated;
   PositionKind position = PositionKind::kRotary;
   RopeConfig rope;                  // of kRotary
-  bool has_biases = false;          // on every projection
+  int32_t position_offset = 0;      // of kLearned: rows of the position table before that of position 0
+  bool has_biases = false;          // on every projection; norms of kLayer always have one
   bool has_tied_embedding = false;  // the output matrix is the embedding
 
   int64_t d_q() const { return int64_t{n_heads} * d_head; }
@@ -64,6 +69,13 @@ struct ModelConfig {
   // Weights of the whole model; a tied matrix counts once.
   int64_t parameter_count() const;
 };
+
+// Limits that no model comes near; products of any three stay in 63 bits.
+constexpr int64_t kLayersMax = 1 << 12;
+constexpr int64_t kHeadsMax = 1 << 14;
+constexpr int64_t kWidthMax = 1 << 20;
+constexpr int64_t kVocabularyMax = 1 << 24;
+constexpr int64_t kContextMax = 1 << 28;
 
 // Reads and checks the configuration of a GGUF file of architecture "llama": sizes, divisibility, and that
 // every tensor it implies is there with the exact shape. What Spillway would compute wrongly is

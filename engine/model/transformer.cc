@@ -35,9 +35,6 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(device::Device&
                                                                  const ModelWeights& weights,
                                                                  const TransformerLimits& limits) {
   SPILLWAY_CHECK(limits.max_rows > 0 && limits.max_head_rows > 0);
-  if (config.position == PositionKind::kLearned) {
-    return absl::UnimplementedError("learned positions are not supported; serve a model with RoPE");
-  }
   std::unique_ptr<Transformer> transformer(new Transformer(device, config, weights, limits));
   SPILLWAY_RETURN_IF_ERROR(transformer->AllocateScratch());
   SPILLWAY_RETURN_IF_ERROR(transformer->WarmUp());
@@ -98,6 +95,8 @@ void Transformer::Embed(StreamId stream, const RowBatch& batch) {
   args.d = config_.d_model;
   args.table = weights_.embedding();
   args.ids = batch.ids;
+  args.positions = weights_.position_embedding();
+  args.append = batch.append;
   args.hidden = batch.hidden;
   device_.Embed(stream, args);
 }

@@ -24,7 +24,7 @@ struct RowBatch {
   int32_t n_sequences = 0;
   device::DevicePtr ids;        // int32 [rows]; read by Embed
   device::DevicePtr hidden;     // f32 [rows, d], the residual stream, in and out
-  device::DevicePtr append;     // AppendRow [rows]
+  device::DevicePtr append;     // AppendRow [rows]; read by Embed, too
   device::DevicePtr sequences;  // AttentionSequence [n_sequences]; their rows are those of this batch
   device::DevicePtr blocks;     // AttentionBlock [*]
   int32_t block_tokens = 0;
@@ -37,8 +37,8 @@ struct TransformerLimits {
 
 class Transformer {
  public:
-  // Allocates the scratch and builds the device's products for up to these limits. Unimplemented for what no
-  // device operation computes yet. `device` and `weights` must outlive the transformer.
+  // Allocates the scratch and builds the device's products for up to these limits. `device` and `weights`
+  // must outlive the transformer.
   static absl::StatusOr<std::unique_ptr<Transformer>> Create(device::Device& device,
                                                              const ModelConfig& config,
                                                              const ModelWeights& weights,
@@ -50,7 +50,7 @@ class Transformer {
   const ModelConfig& config() const { return config_; }
   const TransformerLimits& limits() const { return limits_; }
 
-  // hidden = embedding of ids.
+  // hidden = embedding of ids, plus that of their positions where the family has one.
   void Embed(device::StreamId stream, const RowBatch& batch);
   // One layer: appends the rows' K and V to `arena` (the layer's), then attends and feeds forward; hidden is
   // updated.

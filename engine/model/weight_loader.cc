@@ -26,9 +26,9 @@ constexpr const char* kUseNames[] = {"weights: layers", "weights: embedding", "w
 }  // namespace
 
 absl::StatusOr<const device::TensorView*> WeightLoader::Tensor(const std::string& name) const {
-  const device::TensorView* tensor = file_.FindTensor(name);
+  const device::TensorView* tensor = source_.FindTensor(name);
   if (tensor == nullptr) {
-    return absl::NotFoundError(absl::StrCat(file_.path(), ": tensor '", name, "' is missing"));
+    return absl::NotFoundError(absl::StrCat(source_.path(), ": tensor '", name, "' is missing"));
   }
   return tensor;
 }
@@ -52,15 +52,26 @@ absl::Status WeightLoader::PlaceMatrix(const std::vector<std::string>& names, Us
   addresses_.emplace_back(&matrix->data, offset);
   jobs_.push_back(
       {offset, matrix->size_bytes, [this, parts = std::move(parts), plan = *matrix](uint8_t* out) {
-         return device_.PackMatrix(parts, plan, out);
+         std::vector<std::vector<uint8_t>> rooms(parts.size());
+         std::vector<device::TensorView> read;
+         for (size_t i = 0; i < parts.size(); ++i) {
+           read.push_back(source_.Rows(parts[i], 0, parts[i].shape[0], &rooms[i]));
+         }
+         return device_.PackMatrix(read, plan, out);
        }});
   return absl::OkStatus();
 }
 
-absl::Status WeightLoader::PlaceF32(const std::string& name, device::DevicePtr* ptr) {
-  SPILLWAY_ASSIGN_OR_RETURN(const device::TensorView* tensor, Tensor(name));
-  std::vector<float> values(static_cast<size_t>(tensor->elements()));
-  device::DecodeToF32(tensor->encoding, tensor->data, tensor->elements(), values.data());
+absl::Status WeightLoader::PlaceF32(const std::vector<std::string>& names, device::DevicePtr* ptr) {
+  std::vector<float> values;
+  for (const std::string& name : names) {
+    SPILLWAY_ASSIGN_OR_RETURN(const device::TensorView* tensor, Tensor(name));
+    std::vector<uint8_t> room;
+    const device::TensorView read = source_.Rows(*tensor, 0, tensor->shape[0], &room);
+    const size_t before = values.size();
+    values.resize(before + static_cast<size_t>(read.elements()));
+    device::DecodeToF32(read.encoding, read.data, read.elements(), values.data() + before);
+  }
   PlaceF32(std::move(values), ptr);
   return absl::OkStatus();
 }
@@ -76,23 +87,26 @@ void WeightLoader::PlaceF32(std::vector<float> values, device::DevicePtr* ptr) {
                    }});
 }
 
-absl::Status WeightLoader::PlaceRows(const std::string& name, Use use, device::DevicePtr* ptr) {
+absl::Status WeightLoader::PlaceRows(const std::string& name, int64_t first, Use use,
+                                     device::DevicePtr* ptr) {
   SPILLWAY_ASSIGN_OR_RETURN(const device::TensorView* tensor, Tensor(name));
-  SPILLWAY_CHECK(tensor->shape.size() == 2);
-  const int64_t rows = tensor->shape[0];
+  SPILLWAY_CHECK(tensor->shape.size() == 2 && first >= 0 && first < tensor->shape[0]);
+  const int64_t rows = tensor->shape[0] - first;
   const int64_t columns = tensor->shape[1];
   const device::DType dtype = device_.info().compute_dtype;
   const int64_t row_bytes = columns * device::SizeOf(dtype);
   const int64_t offset = Reserve(rows * row_bytes, use);
   addresses_.emplace_back(ptr, offset);
-  for (int64_t first = 0; first < rows; first += kRowsPerJob) {
-    const int64_t count = std::min(kRowsPerJob, rows - first);
-    jobs_.push_back({offset + first * row_bytes, count * row_bytes, [=](uint8_t* out) {
-                       const int64_t encoded_bytes = device::EncodedBytes(tensor->encoding, columns);
+  for (int64_t done = 0; done < rows; done += kRowsPerJob) {
+    const int64_t count = std::min(kRowsPerJob, rows - done);
+    jobs_.push_back({offset + done * row_bytes, count * row_bytes, [=, this](uint8_t* out) {
+                       std::vector<uint8_t> room;
+                       const device::TensorView read = source_.Rows(*tensor, first + done, count, &room);
+                       const int64_t encoded_bytes = device::EncodedBytes(read.encoding, columns);
                        std::vector<float> row(static_cast<size_t>(columns));
                        for (int64_t i = 0; i < count; ++i) {
-                         device::DecodeToF32(tensor->encoding, tensor->data + (first + i) * encoded_bytes,
-                                             columns, row.data());
+                         device::DecodeToF32(read.encoding, read.data + i * encoded_bytes, columns,
+                                             row.data());
                          NarrowFromF32(dtype, row.data(), columns, out + i * row_bytes);
                        }
                        return absl::OkStatus();

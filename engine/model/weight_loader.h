@@ -23,16 +23,16 @@ class WeightLoader {
   enum class Use : uint8_t { kLayers, kEmbedding, kHead, kTiedHead, kSmall };
 
   // All references outlive this.
-  WeightLoader(device::Device& device, const GgufFile& file, const WeightOptions& options)
-      : device_(device), file_(file), options_(options) {}
+  WeightLoader(device::Device& device, const TensorSource& source, const WeightOptions& options)
+      : device_(device), source_(source), options_(options) {}
 
   // A matrix of the tensors `names` stacked along n. `matrix` gets its address by Fill.
   absl::Status PlaceMatrix(const std::vector<std::string>& names, Use use, device::PackedMatrix* matrix);
-  // A tensor as f32. `ptr` gets its address by Fill.
-  absl::Status PlaceF32(const std::string& name, device::DevicePtr* ptr);
+  // Tensors, one after the other, as f32. `ptr` gets its address by Fill.
+  absl::Status PlaceF32(const std::vector<std::string>& names, device::DevicePtr* ptr);
   void PlaceF32(std::vector<float> values, device::DevicePtr* ptr);
-  // A matrix as rows of the compute dtype, [n, k].
-  absl::Status PlaceRows(const std::string& name, Use use, device::DevicePtr* ptr);
+  // A matrix from its row `first` on, as rows of the compute dtype, [n - first, k].
+  absl::Status PlaceRows(const std::string& name, int64_t first, Use use, device::DevicePtr* ptr);
 
   // Allocates, fills and sets every address; then `weights` owns the memory.
   absl::Status Fill(ModelWeights& weights);
@@ -53,7 +53,7 @@ class WeightLoader {
                       device::EventId copied);
 
   device::Device& device_;
-  const GgufFile& file_;
+  const TensorSource& source_;
   const WeightOptions& options_;
 
   int64_t reserved_bytes_ = 0;

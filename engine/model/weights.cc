@@ -1,6 +1,7 @@
 #include "engine/model/weights.h"
 
 #include <cmath>
+#include <initializer_list>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,8 @@
 
 namespace spillway::model {
 namespace {
+
+using device::DevicePtr;
 
 // Angle of pair i per position; see RopeConfig.
 std::vector<float> InverseFrequencies(const RopeConfig& rope) {
@@ -21,31 +24,57 @@ std::vector<float> InverseFrequencies(const RopeConfig& rope) {
   return frequencies;
 }
 
-absl::Status PlaceLlamaLayer(int32_t index, LayerWeights& layer, WeightLoader& loader) {
-  using Use = WeightLoader::Use;
-  const auto name = [index](absl::string_view tensor) {
-    return absl::StrCat("blk.", index, ".", tensor, ".weight");
+std::vector<std::string> Names(int32_t layer, std::initializer_list<absl::string_view> tensors,
+                               absl::string_view suffix) {
+  std::vector<std::string> names;
+  for (const absl::string_view tensor : tensors) {
+    names.push_back(absl::StrCat("blk.", layer, ".", tensor, ".", suffix));
+  }
+  return names;
+}
+
+absl::Status PlaceLayer(const ModelConfig& config, int32_t index, LayerWeights& layer, WeightLoader& loader) {
+  const auto place = [&](std::initializer_list<absl::string_view> tensors, device::PackedMatrix* matrix,
+                         DevicePtr* bias) -> absl::Status {
+    SPILLWAY_RETURN_IF_ERROR(
+        loader.PlaceMatrix(Names(index, tensors, "weight"), WeightLoader::Use::kLayers, matrix));
+    if (!config.has_biases) return absl::OkStatus();
+    return loader.PlaceF32(Names(index, tensors, "bias"), bias);
   };
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32(name("attn_norm"), &layer.attention_norm));
-  SPILLWAY_RETURN_IF_ERROR(
-      loader.PlaceMatrix({name("attn_q"), name("attn_k"), name("attn_v")}, Use::kLayers, &layer.qkv));
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceMatrix({name("attn_output")}, Use::kLayers, &layer.attention_output));
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32(name("ffn_norm"), &layer.feed_forward_norm));
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceMatrix({name("ffn_gate"), name("ffn_up")}, Use::kLayers, &layer.up));
-  return loader.PlaceMatrix({name("ffn_down")}, Use::kLayers, &layer.down);
+  const auto place_norm = [&](absl::string_view tensor, DevicePtr* gain, DevicePtr* bias) -> absl::Status {
+    SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32(Names(index, {tensor}, "weight"), gain));
+    if (config.norm != NormKind::kLayer) return absl::OkStatus();
+    return loader.PlaceF32(Names(index, {tensor}, "bias"), bias);
+  };
+  SPILLWAY_RETURN_IF_ERROR(place_norm("attn_norm", &layer.attention_norm, &layer.attention_norm_bias));
+  SPILLWAY_RETURN_IF_ERROR(place({"attn_q", "attn_k", "attn_v"}, &layer.qkv, &layer.qkv_bias));
+  SPILLWAY_RETURN_IF_ERROR(place({"attn_output"}, &layer.attention_output, &layer.attention_output_bias));
+  SPILLWAY_RETURN_IF_ERROR(place_norm("ffn_norm", &layer.feed_forward_norm, &layer.feed_forward_norm_bias));
+  SPILLWAY_RETURN_IF_ERROR(config.activation == ActivationKind::kSiluGated
+                               ? place({"ffn_gate", "ffn_up"}, &layer.up, &layer.up_bias)
+                               : place({"ffn_up"}, &layer.up, &layer.up_bias));
+  return place({"ffn_down"}, &layer.down, &layer.down_bias);
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(device::Device& device, const GgufFile& file,
+absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(device::Device& device,
+                                                                 const TensorSource& source,
                                                                  const ModelConfig& config,
                                                                  const WeightOptions& options) {
   using Use = WeightLoader::Use;
   std::unique_ptr<ModelWeights> weights(new ModelWeights(device));
   weights->layers_.resize(static_cast<size_t>(config.n_layers));
-  WeightLoader loader(device, file, options);
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("token_embd.weight", Use::kEmbedding, &weights->embedding_));
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32("output_norm.weight", &weights->output_norm_));
+  WeightLoader loader(device, source, options);
+  SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("token_embd.weight", 0, Use::kEmbedding, &weights->embedding_));
+  if (config.position == PositionKind::kLearned) {
+    SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("position_embd.weight", config.position_offset, Use::kEmbedding,
+                                              &weights->position_embedding_));
+  }
+  SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.weight"}, &weights->output_norm_));
+  if (config.norm == NormKind::kLayer) {
+    SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.bias"}, &weights->output_norm_bias_));
+  }
   SPILLWAY_RETURN_IF_ERROR(config.has_tied_embedding
                                ? loader.PlaceMatrix({"token_embd.weight"}, Use::kTiedHead, &weights->head_)
                                : loader.PlaceMatrix({"output.weight"}, Use::kHead, &weights->head_));
@@ -53,7 +82,7 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(device::Device&
     loader.PlaceF32(InverseFrequencies(config.rope), &weights->inverse_frequency_);
   }
   for (int32_t i = 0; i < config.n_layers; ++i) {
-    SPILLWAY_RETURN_IF_ERROR(PlaceLlamaLayer(i, weights->layers_[static_cast<size_t>(i)], loader));
+    SPILLWAY_RETURN_IF_ERROR(PlaceLayer(config, i, weights->layers_[static_cast<size_t>(i)], loader));
   }
   SPILLWAY_RETURN_IF_ERROR(loader.Fill(*weights));
   return weights;

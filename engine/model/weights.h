@@ -1,7 +1,7 @@
 // ModelWeights: a model's weights in device memory, in the layout that the device's products read.
 //
-// Loaded once, by several threads, straight from the file's encoded tensors; immutable and thread-safe
-// afterwards. Owns its device memory: one allocation. The device must outlive it; the file need not.
+// Loaded once, by several threads, straight from the source's encoded tensors; immutable and thread-safe
+// afterwards. Owns its device memory: one allocation. The device must outlive it; the source need not.
 #ifndef SPILLWAY_ENGINE_MODEL_WEIGHTS_H_
 #define SPILLWAY_ENGINE_MODEL_WEIGHTS_H_
 
@@ -14,8 +14,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
-#include "engine/model/gguf.h"
 #include "engine/model/model_config.h"
+#include "engine/model/tensor_source.h"
 
 namespace spillway::model {
 
@@ -52,9 +52,10 @@ struct WeightOptions {
 
 class ModelWeights {
  public:
-  // Packs the tensors of `file`, which `config` was read from. InvalidArgument for a tensor that the device
-  // cannot hold or multiply, ResourceExhausted where device memory is too small.
-  static absl::StatusOr<std::unique_ptr<ModelWeights>> Load(device::Device& device, const GgufFile& file,
+  // Packs the tensors of `source` that `config` implies. InvalidArgument for a tensor that the device cannot
+  // hold or multiply, ResourceExhausted where device memory is too small.
+  static absl::StatusOr<std::unique_ptr<ModelWeights>> Load(device::Device& device,
+                                                            const TensorSource& source,
                                                             const ModelConfig& config,
                                                             const WeightOptions& options);
   ~ModelWeights();
@@ -62,11 +63,12 @@ class ModelWeights {
   ModelWeights& operator=(const ModelWeights&) = delete;
 
   const std::vector<LayerWeights>& layers() const { return layers_; }
-  device::DevicePtr embedding() const { return embedding_; }                  // T [vocab, d]
-  device::DevicePtr inverse_frequency() const { return inverse_frequency_; }  // f32 [rope.dims / 2]
-  device::DevicePtr output_norm() const { return output_norm_; }              // f32 [d]
-  device::DevicePtr output_norm_bias() const { return output_norm_bias_; }    // f32 [d] or null
-  const device::PackedMatrix& head() const { return head_; }                  // [vocab, d]
+  device::DevicePtr embedding() const { return embedding_; }                    // T [vocab, d]
+  device::DevicePtr position_embedding() const { return position_embedding_; }  // T [context, d] or null
+  device::DevicePtr inverse_frequency() const { return inverse_frequency_; }    // f32 [rope.dims / 2]
+  device::DevicePtr output_norm() const { return output_norm_; }                // f32 [d]
+  device::DevicePtr output_norm_bias() const { return output_norm_bias_; }      // f32 [d] or null
+  const device::PackedMatrix& head() const { return head_; }                    // [vocab, d]
 
   int64_t allocated_bytes() const { return allocated_bytes_; }
   // Bytes that every decode step reads: all matrices and norms, the head included, the embedding not.
@@ -87,6 +89,7 @@ class ModelWeights {
 
   std::vector<LayerWeights> layers_;  // [n_layers]
   device::DevicePtr embedding_;
+  device::DevicePtr position_embedding_;
   device::DevicePtr inverse_frequency_;
   device::DevicePtr output_norm_;
   device::DevicePtr output_norm_bias_;

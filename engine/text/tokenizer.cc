@@ -73,7 +73,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(Vocabulary vocabula
   } else if (vocabulary.model == "llama") {
     SPILLWAY_ASSIGN_OR_RETURN(tokenizer->encoder_, SentencePieceBpe::Create(vocabulary));
     tokenizer->add_space_prefix_ = vocabulary.add_space_prefix;
-  } else {
+  } else if (vocabulary.model != "ids") {
     return absl::UnimplementedError(
         absl::StrCat("tokenizer \"", vocabulary.model,
                      "\" (tokenizer.ggml.model) is not supported; supported are gpt2 "
@@ -145,6 +145,9 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::EncodeText(absl::string_view tex
   }
   if (const auto offset = FindInvalidUtf8(text)) {
     return absl::InvalidArgumentError(absl::StrCat("the text is not valid UTF-8 at byte ", *offset));
+  }
+  if (!has_text()) {
+    return absl::FailedPreconditionError("the model has no tokenizer; give token ids");
   }
   std::vector<TokenId> ids;
   ids.reserve(text.size() / 4 + 2);

@@ -1,5 +1,6 @@
 // Text to token ids and back, as the model's own vocabulary says. Two families: byte-level BPE ("gpt2", with
-// a named pre-tokenizer) and SentencePiece BPE ("llama", with scores and byte fallback).
+// a named pre-tokenizer) and SentencePiece BPE ("llama", with scores and byte fallback). A vocabulary of
+// "ids" has no text: it encodes nothing, and every token is spelled "".
 //
 // Immutable after Create and thread-safe. The time to encode grows nearly linearly with the text, also for
 // text without a single space.
@@ -60,6 +61,9 @@ class Tokenizer {
   // The bytes a token stands for; not necessarily whole UTF-8. REQUIRES: 0 <= id < vocab_size(). The view
   // lives as long as the tokenizer.
   absl::string_view TokenBytes(TokenId id) const;
+
+  // False of a vocabulary of ids: Encode and EncodePieces are then FailedPrecondition.
+  bool has_text() const { return encoder_ != nullptr; }
 
   int vocab_size() const { return static_cast<int>(types_.size()); }
   bool InRange(TokenId id) const { return id >= 0 && id < vocab_size(); }

@@ -24,8 +24,10 @@ enum class TokenType : uint8_t {
 };
 
 struct Vocabulary {
-  std::string model;  // "gpt2" (byte-level BPE), "llama" (SentencePiece BPE with scores)
-  std::string pre;    // name of the pre-tokenizer for "gpt2": "smollm", "llama-bpe", "qwen2", ...
+  // "gpt2" (byte-level BPE), "llama" (SentencePiece BPE with scores), "ids" (numbers without text: every
+  // token is spelled "")
+  std::string model;
+  std::string pre;  // name of the pre-tokenizer for "gpt2": "smollm", "llama-bpe", "qwen2", ...
 
   std::vector<std::string> tokens;  // [vocab] as the file spells them
   std::vector<float> scores;        // [vocab], or empty
@@ -44,6 +46,14 @@ struct Vocabulary {
 
   std::string chat_template;  // Jinja; empty when the file has none
 };
+
+// Of a model that has no tokenizer: `size` ids, none of which is special.
+inline Vocabulary IdVocabulary(int32_t size) {
+  Vocabulary vocabulary;
+  vocabulary.model = "ids";
+  vocabulary.tokens.resize(static_cast<size_t>(size));
+  return vocabulary;
+}
 
 }  // namespace spillway::text
 

@@ -182,12 +182,16 @@ int64_t CpuDevice::ElapsedNs(EventId begin, EventId end) {
 }
 
 void CpuDevice::Embed(StreamId, const EmbedArgs& args) {
+  SPILLWAY_CHECK_MSG(!args.positions || args.append, "learned positions need the rows' positions");
   if (Failed()) return;
+  const AppendRow* append = At<const AppendRow>(args.append);
   const int32_t* ids = At<const int32_t>(args.ids);
   ParallelRanges(Threads(int64_t{args.rows} * args.d, kSerialElements), args.rows,
                  [&](int64_t begin, int64_t end, int32_t) {
                    for (int64_t r = begin; r < end; ++r) {
-                     kernels_.embed(RowOf(args.table, ids[r], args.d), args.scale, args.d,
+                     const void* position =
+                         args.positions ? RowOf(args.positions, append[r].position, args.d) : nullptr;
+                     kernels_.embed(RowOf(args.table, ids[r], args.d), args.scale, position, args.d,
                                     At<float>(args.hidden) + r * args.d);
                    }
                  });

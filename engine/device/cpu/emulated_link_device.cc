@@ -118,7 +118,7 @@ class EmulatedLinkDevice final : public Device {
 
   void Embed(StreamId stream, const EmbedArgs& args) override {
     EmbedArgs in = args;
-    MakeInside(in.table, in.ids, in.hidden);
+    MakeInside(in.table, in.ids, in.positions, in.append, in.hidden);
     Enqueue(stream, [this, in] { compute_->Embed(compute_stream_, in); });
   }
   void AddNorm(StreamId stream, const AddNormArgs& args) override {

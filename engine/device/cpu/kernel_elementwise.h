@@ -13,9 +13,18 @@ SPILLWAY_SIMD void ForLanes(int64_t n, const Full& full, const Rest& rest) {
   if (i < n) rest(i, n - i);
 }
 
-void EmbedRow(const void* table_row, float scale, int64_t d, float* hidden) {
+void EmbedRow(const void* table_row, float scale, const void* position_row, int64_t d, float* hidden) {
   const T* row = static_cast<const T*>(table_row);
+  const T* position = static_cast<const T*>(position_row);
   const F s = Splat(scale);
+  if (position != nullptr) {
+    ForLanes(
+        d, [&](int64_t i) { Store(hidden + i, Fma(LoadT(row + i), s, LoadT(position + i))); },
+        [&](int64_t i, int64_t n) {
+          StoreFirst(hidden + i, Fma(LoadFirstT(row + i, n), s, LoadFirstT(position + i, n)), n);
+        });
+    return;
+  }
   ForLanes(
       d, [&](int64_t i) { Store(hidden + i, Mul(LoadT(row + i), s)); },
       [&](int64_t i, int64_t n) { StoreFirst(hidden + i, Mul(LoadFirstT(row + i, n), s), n); });

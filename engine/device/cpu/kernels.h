@@ -37,7 +37,7 @@ struct ProductArgs {
 // Rows of one tile of queries, and keys of one inner step of attention.
 constexpr int64_t kQueryTile = 96;
 constexpr int64_t kKeyTile = 64;
-constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kMaxHeadDim = kHeadElementsMax;
 
 // One tile of queries of one KV head against keys [key_begin, key_end) of one sequence. Query row i of the
 // tile is head (first_query + i) % group of the sequence's token (first_query + i) / group.
@@ -99,7 +99,7 @@ struct LogitSummary {
 
 struct Kernels {
   // --- Elementwise, one row.
-  void (*embed)(const void* table_row, float scale, int64_t d, float* hidden);
+  void (*embed)(const void* table_row, float scale, const void* position_row, int64_t d, float* hidden);
   void (*add_norm)(const NormRow& row);
   void (*fill_rope_table)(RopeStyle style, int64_t rope_dims, const float* inverse_frequency,
                           int32_t position, float* cosine, float* sine);

@@ -37,6 +37,33 @@ TEST_P(DeviceSuite, EmbedTakesScaledRowsOfTheTable) {
   }
 }
 
+TEST_P(DeviceSuite, EmbedAddsTheRowOfTheRowsPosition) {
+  for (int64_t d : {1, 7, 64, 100}) {
+    const Values table = Random(11 * d);
+    const Values positions = Random(300 * d);
+    const std::vector<int32_t> ids = {10, 0, 3, 3};
+    const std::vector<int32_t> at = {0, 299, 17, 16};
+    std::vector<AppendRow> append;
+    for (int32_t position : at)
+      append.push_back({.k_slot = 1, .v_slot = 2, .x_slot = -1, .offset_tokens = 3, .position = position});
+    EmbedArgs args;
+    args.rows = 4;
+    args.d = static_cast<int32_t>(d);
+    args.table = UploadT(table);
+    args.ids = UploadArray(ids);
+    args.positions = UploadT(positions);
+    args.append = UploadArray(append);
+    args.hidden = Allocate(4 * d * 4);
+    args.scale = 2.5F;
+    device_->Embed(stream_, args);
+    Values want;
+    for (size_t r = 0; r < ids.size(); ++r) {
+      for (int64_t i = 0; i < d; ++i) want.push_back(2.5 * table[ids[r] * d + i] + positions[at[r] * d + i]);
+    }
+    ExpectClose(DownloadF32(args.hidden, 4 * d), want, {1e-6, 1e-6}, "embedding with positions");
+  }
+}
+
 TEST_P(DeviceSuite, AddNormAddsAndNormalises) {
   for (const auto& [rows, d] : {std::pair{1, 1}, {1, 64}, {3, 33}, {129, 576}, {2, 1000}}) {
     for (NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
