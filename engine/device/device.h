@@ -105,6 +105,10 @@ class Device {
   // these parts.
   virtual absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
                                   void* packed) const = 0;
+  // Output features [first, first + n) of `matrix` as a matrix of its own over the same bytes (K and V of a
+  // fused q|k|v). InvalidArgument where the device's layout cannot be cut there; SliceMatrix(m, 0, m.n) is m.
+  virtual absl::StatusOr<PackedMatrix> SliceMatrix(const PackedMatrix& matrix, int64_t first,
+                                                   int64_t n) const = 0;
 
   // --- Operations (engine/device/ops.h documents shapes and formulas).
   virtual void Embed(StreamId stream, const EmbedArgs& args) = 0;

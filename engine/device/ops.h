@@ -87,7 +87,8 @@ enum class RopeStyle : uint8_t {
   kHalf,         // rotates (i, i + rope_dims/2): Hugging Face llama files
 };
 
-// Rotates q in place and k on its way into the block; v and x are copied. Angle of pair i at position p is
+// Rotates q in place and k on its way into the block; v and x are copied. With n_heads 0 the rows are k | v
+// alone (what is rebuilt from X). Angle of pair i at position p is
 // p * inverse_frequency[i]; dims beyond rope_dims pass unrotated.
 struct RopeAppendArgs {
   int32_t rows = 0;
@@ -125,7 +126,10 @@ struct AttentionBlock {
 // be merged by log-sum-exp (Milakov & Gimelshein 2018; Dao 2023): with s = scale * q.k over the listed keys,
 //   max[r,h] = max s;  sum[r,h] = sum exp(s - max);  acc[r,h,:] = sum exp(s - max) * v
 // A row that reads no key gets max = -inf, sum = 0, acc = 0. Query head h reads KV head h / (n_heads /
-// n_kv_heads).
+// n_kv_heads). No two sequences of a call have a row in common.
+//
+// Positions only say which keys a query sees, so blocks that every query of the sequence sees may be listed in
+// any order, at any positions before first_position.
 struct PartialAttentionArgs {
   int32_t n_sequences = 0;
   int32_t rows = 0;  // rows of q in all
@@ -139,9 +143,12 @@ struct PartialAttentionArgs {
   DevicePtr sequences;  // AttentionSequence [n_sequences]
   DevicePtr blocks;     // AttentionBlock [*]
   SlotArena arena;      // the layer's
-  DevicePtr acc;        // f32 [rows, n_heads, d_head], out
-  DevicePtr max;        // f32 [rows, n_heads], out
-  DevicePtr sum;        // f32 [rows, n_heads], out
+  // What acc, max and sum hold of other keys is kept and these keys are merged in (rows of no sequence stay
+  // as they are); else they are overwritten.
+  bool accumulate = false;
+  DevicePtr acc;  // f32 [rows, n_heads, d_head], out
+  DevicePtr max;  // f32 [rows, n_heads], out
+  DevicePtr sum;  // f32 [rows, n_heads], out
 };
 
 // out[r,h,:] = merge over p < n_parts of (max, sum, acc)[p]; part p of each array lies p * part_stride_rows

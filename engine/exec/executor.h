@@ -5,6 +5,7 @@
 // may run another item, and come back. So a prefill is suspended by not visiting it, and resumed by visiting
 // it.
 //
+//   plan = planner.PlanFor(executor.ShapeOf(phase, segments));   // where executor.splits()
 //   executor.Begin(item, phase, segments, plan);        // freezes membership and plan
 //   while (!item.done()) executor.Visit(item);          // or another item in between
 //   auto results = executor.Finish(item);               // head and sampling, stats
@@ -92,6 +93,14 @@ class Executor {
   virtual int32_t n_layers() const = 0;
   virtual int32_t vocab_size() const = 0;
 
+  // Whether cached tokens reach attention in several ways, so that a plan matters. Without: every token is
+  // read in place and AllResidentPlan will do.
+  virtual bool splits() const { return false; }
+  // What a plan for these segments is solved for: their distinct cached tokens by residency and stored form
+  // as they are now. REQUIRES: splits(), and what Begin requires of segments.
+  virtual BatchShape ShapeOf(Phase phase, absl::Span<const Segment> segments);
+
+  // Obeys `plan` as far as blocks allow (a block is carried whole, in a form in which it is stored).
   // REQUIRES: !item.running(), at least one segment, within item.limits(), ids within the vocabulary, blocks
   // cover the rows. Blocks that rows are written to belong to one segment alone.
   virtual void Begin(WorkItem& item, Phase phase, absl::Span<const Segment> segments,

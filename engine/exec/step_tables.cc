@@ -22,6 +22,19 @@ void DistinctTokens::Add(kv::BlockId block, int32_t n_tokens) {
   seen.n_tokens = n_tokens;
 }
 
+BatchShape ShapeWithoutCache(Phase phase, absl::Span<const Segment> segments) {
+  BatchShape shape;
+  shape.phase = phase;
+  shape.sequences = static_cast<int32_t>(segments.size());
+  for (const Segment& segment : segments) {
+    // Row i attends to everything before it and to itself.
+    const int64_t rows = static_cast<int64_t>(segment.tokens.size());
+    shape.new_tokens += static_cast<int32_t>(rows);
+    shape.reads_tokens += rows * segment.first_position + rows * (rows + 1) / 2;
+  }
+  return shape;
+}
+
 StepTables::StepTables(const ItemLimits& limits, int32_t chunk_rows, int32_t block_tokens)
     : limits_(limits), chunk_rows_(chunk_rows), block_tokens_(block_tokens) {
   const size_t max_rows = static_cast<size_t>(limits.max_rows);

@@ -36,6 +36,9 @@ class DistinctTokens {
   int64_t count_ = 0;
 };
 
+// Phase, sequences, rows and reads of `segments`; nothing of what is cached where.
+BatchShape ShapeWithoutCache(Phase phase, absl::Span<const Segment> segments);
+
 class StepTables {
  public:
   // A run of the item's rows that one visit computes, and its share of sequences().

@@ -115,7 +115,12 @@ struct BlockStore::Impl {
     TakeFromList(block);
     index.Remove(block);
     blocks[block].published = false;
+    Lose(block);
+  }
+
+  void Lose(BlockId block) {
     free_blocks.push_back(block);
+    if (listener != nullptr) listener->OnBlockLost(block);
   }
 
   // One word, so that another thread reads numbers of one moment.
@@ -131,6 +136,7 @@ struct BlockStore::Impl {
   std::vector<BlockId> free_blocks;  // a stack
   int32_t cached = 0;                // length of the list
   std::atomic<uint64_t> counts{0};   // free << 32 | cached
+  BlockListener* listener = nullptr;
 };
 
 BlockStore::BlockStore(int64_t n_blocks) : impl_(std::make_unique<Impl>(n_blocks)) {}
@@ -164,7 +170,7 @@ void BlockStore::Unref(BlockId block) {
   if (entry.published) {
     impl_->AppendToList(block);
   } else {
-    impl_->free_blocks.push_back(block);
+    impl_->Lose(block);
   }
   impl_->PublishCounts();
 }
@@ -202,6 +208,8 @@ void BlockStore::DropCached() {
   while (impl_->cached > 0) impl_->Evict(impl_->blocks[impl_->list_head].newer);
   impl_->PublishCounts();
 }
+
+void BlockStore::SetListener(BlockListener* listener) { impl_->listener = listener; }
 
 BlockCounts BlockStore::Counts() const {
   const uint64_t counts = impl_->counts.load(std::memory_order_relaxed);

@@ -27,6 +27,14 @@ struct BlockCounts {
 
 class HostPool;
 
+// Hears when a block's content is lost: its last reference went before it was published, or it was evicted.
+// What others keep of the block (planes on a device) is worthless from then on. Must not call back.
+class BlockListener {
+ public:
+  virtual ~BlockListener() = default;
+  virtual void OnBlockLost(BlockId block) = 0;
+};
+
 class BlockStore {
  public:
   explicit BlockStore(int64_t n_blocks);
@@ -58,6 +66,9 @@ class BlockStore {
 
   // Forgets every cached block's content (they become free). Blocks in use stay findable.
   void DropCached();
+
+  // `listener` outlives the store, or is taken back with null.
+  void SetListener(BlockListener* listener);
 
   BlockCounts Counts() const;
 

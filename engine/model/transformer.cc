@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(device::Device&
                                                                  const TransformerLimits& limits) {
   SPILLWAY_CHECK(limits.max_rows > 0 && limits.max_head_rows > 0);
   std::unique_ptr<Transformer> transformer(new Transformer(device, config, weights, limits));
+  if (limits.max_rebuild_rows > 0) SPILLWAY_RETURN_IF_ERROR(transformer->SliceRebuildMatrices());
   SPILLWAY_RETURN_IF_ERROR(transformer->AllocateScratch());
   SPILLWAY_RETURN_IF_ERROR(transformer->WarmUp());
   return transformer;
@@ -62,6 +63,7 @@ absl::Status Transformer::AllocateScratch() {
       {&attended_, rows * config_.d_q() * element_bytes},
       {&up_, rows * (IsGated(config_) ? 2 * d_ff : d_ff) * element_bytes},
       {&logits_, int64_t{limits_.max_head_rows} * config_.vocab_size * 4},
+      {&rebuilt_, limits_.max_rebuild_rows * 2 * config_.d_kv() * element_bytes},
   };
   if (IsGated(config_)) buffers.emplace_back(&activated_, rows * d_ff * element_bytes);
   std::vector<int64_t> offsets;
@@ -71,6 +73,15 @@ absl::Status Transformer::AllocateScratch() {
   }
   SPILLWAY_ASSIGN_OR_RETURN(scratch_, device_.Allocate(scratch_bytes_, "transformer scratch"));
   for (size_t i = 0; i < buffers.size(); ++i) *buffers[i].first = scratch_ + offsets[i];
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::SliceRebuildMatrices() {
+  for (const LayerWeights& layer : weights_.layers()) {
+    SPILLWAY_ASSIGN_OR_RETURN(const device::PackedMatrix kv,
+                              device_.SliceMatrix(layer.qkv, config_.d_q(), 2 * config_.d_kv()));
+    rebuild_.push_back(kv);
+  }
   return absl::OkStatus();
 }
 
@@ -85,6 +96,9 @@ absl::Status Transformer::WarmUp() {
   const LayerWeights& layer = weights_.layers().front();
   const device::PackedMatrix matrices[] = {layer.qkv, layer.attention_output, layer.up, layer.down};
   SPILLWAY_RETURN_IF_ERROR(device_.WarmUp(matrices, rows_up_to(limits_.max_rows)));
+  if (!rebuild_.empty()) {
+    SPILLWAY_RETURN_IF_ERROR(device_.WarmUp({&rebuild_.front(), 1}, rows_up_to(limits_.max_rebuild_rows)));
+  }
   return device_.WarmUp({&weights_.head(), 1}, rows_up_to(limits_.max_head_rows));
 }
 
@@ -103,13 +117,10 @@ void Transformer::Embed(StreamId stream, const RowBatch& batch) {
 
 void Transformer::Layer(StreamId stream, int32_t layer, const RowBatch& batch,
                         const device::SlotArena& arena) {
-  SPILLWAY_DCHECK(batch.rows > 0 && batch.rows <= limits_.max_rows);
-  SPILLWAY_DCHECK(layer >= 0 && layer < config_.n_layers);
-  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
-  Norm(stream, batch, weights.attention_norm, weights.attention_norm_bias);
-  Attention(stream, weights, batch, arena);
-  Norm(stream, batch, weights.feed_forward_norm, weights.feed_forward_norm_bias);
-  FeedForward(stream, weights, batch);
+  Project(stream, layer, batch, arena);
+  Attend(stream, batch, {batch.n_sequences, batch.sequences, batch.blocks, arena, batch.block_tokens},
+         /*first=*/true);
+  Complete(stream, layer, batch);
 }
 
 void Transformer::Norm(StreamId stream, const RowBatch& batch, DevicePtr gain, DevicePtr bias) {
@@ -125,51 +136,67 @@ void Transformer::Norm(StreamId stream, const RowBatch& batch, DevicePtr gain, D
   device_.AddNorm(stream, args);
 }
 
-void Transformer::Attention(StreamId stream, const LayerWeights& weights, const RowBatch& batch,
-                            const device::SlotArena& arena) {
-  const device::DType dtype = device_.info().compute_dtype;
+device::RopeAppendArgs Transformer::RopeArgs(int32_t n_heads, int32_t block_tokens,
+                                             const device::SlotArena& arena) const {
+  device::RopeAppendArgs args;
+  args.n_heads = n_heads;
+  args.n_kv_heads = config_.n_kv_heads;
+  args.d_head = config_.d_head;
+  args.d = config_.d_model;
+  args.block_tokens = block_tokens;
+  args.style = DeviceRope(config_);
+  args.rope_dims = config_.rope.dims;
+  args.inverse_frequency = weights_.inverse_frequency();
+  args.arena = arena;
+  return args;
+}
+
+void Transformer::Project(StreamId stream, int32_t layer, const RowBatch& batch,
+                          const device::SlotArena& arena) {
+  SPILLWAY_DCHECK(batch.rows > 0 && batch.rows <= limits_.max_rows);
+  SPILLWAY_DCHECK(layer >= 0 && layer < config_.n_layers);
+  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
+  Norm(stream, batch, weights.attention_norm, weights.attention_norm_bias);
 
   device::GemmArgs project;
   project.rows = batch.rows;
   project.in = normed_;
   project.out = qkv_;
-  project.out_dtype = dtype;
+  project.out_dtype = device_.info().compute_dtype;
   project.bias = weights.qkv_bias;
   device_.Gemm(stream, weights.qkv, project);
 
-  device::RopeAppendArgs append;
+  device::RopeAppendArgs append = RopeArgs(config_.n_heads, batch.block_tokens, arena);
   append.rows = batch.rows;
-  append.n_heads = config_.n_heads;
-  append.n_kv_heads = config_.n_kv_heads;
-  append.d_head = config_.d_head;
-  append.d = config_.d_model;
-  append.block_tokens = batch.block_tokens;
-  append.style = DeviceRope(config_);
-  append.rope_dims = config_.rope.dims;
-  append.inverse_frequency = weights_.inverse_frequency();
   append.qkv = qkv_;
+  append.x = normed_;
   append.append = batch.append;
-  append.arena = arena;
   device_.RopeAppend(stream, append);
+}
 
+void Transformer::Attend(StreamId stream, const RowBatch& batch, const KeyTable& keys, bool first) {
   device::PartialAttentionArgs attend;
-  attend.n_sequences = batch.n_sequences;
+  attend.n_sequences = keys.n_sequences;
   attend.rows = batch.rows;
   attend.n_heads = config_.n_heads;
   attend.n_kv_heads = config_.n_kv_heads;
   attend.d_head = config_.d_head;
-  attend.block_tokens = batch.block_tokens;
+  attend.block_tokens = keys.block_tokens;
   attend.q_stride = static_cast<int32_t>(config_.d_q() + 2 * config_.d_kv());
   attend.scale = 1.0F / std::sqrt(static_cast<float>(config_.d_head));
   attend.q = qkv_;
-  attend.sequences = batch.sequences;
-  attend.blocks = batch.blocks;
-  attend.arena = arena;
+  attend.sequences = keys.sequences;
+  attend.blocks = keys.blocks;
+  attend.arena = keys.arena;
+  attend.accumulate = !first;
   attend.acc = acc_;
   attend.max = max_;
   attend.sum = sum_;
   device_.PartialAttention(stream, attend);
+}
 
+void Transformer::Complete(StreamId stream, int32_t layer, const RowBatch& batch) {
+  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
   device::MergeAttentionArgs merge;
   merge.rows = batch.rows;
   merge.n_heads = config_.n_heads;
@@ -190,6 +217,27 @@ void Transformer::Attention(StreamId stream, const LayerWeights& weights, const 
   output.bias = weights.attention_output_bias;
   output.accumulate = true;
   device_.Gemm(stream, weights.attention_output, output);
+
+  Norm(stream, batch, weights.feed_forward_norm, weights.feed_forward_norm_bias);
+  FeedForward(stream, weights, batch);
+}
+
+void Transformer::Rebuild(StreamId stream, int32_t layer, const RebuildBatch& batch) {
+  SPILLWAY_DCHECK(batch.rows > 0 && batch.rows <= limits_.max_rebuild_rows);
+  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
+  device::GemmArgs project;
+  project.rows = batch.rows;
+  project.in = batch.x;
+  project.out = rebuilt_;
+  project.out_dtype = device_.info().compute_dtype;
+  if (weights.qkv_bias) project.bias = weights.qkv_bias + config_.d_q() * 4;
+  device_.Gemm(stream, rebuild_[static_cast<size_t>(layer)], project);
+
+  device::RopeAppendArgs append = RopeArgs(/*n_heads=*/0, batch.block_tokens, batch.arena);
+  append.rows = batch.rows;
+  append.qkv = rebuilt_;
+  append.append = batch.append;
+  device_.RopeAppend(stream, append);
 }
 
 void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, const RowBatch& batch) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,15 +31,34 @@ struct RowBatch {
   int32_t block_tokens = 0;
 };
 
+// Keys that some of a batch's rows read: the tables and the memory of one partial attention.
+struct KeyTable {
+  int32_t n_sequences = 0;
+  device::DevicePtr sequences;  // AttentionSequence [n_sequences]; their rows are those of the batch
+  device::DevicePtr blocks;     // AttentionBlock [*]
+  device::SlotArena arena;
+  int32_t block_tokens = 0;
+};
+
+// Rows whose K and V are computed from X again, and where they go.
+struct RebuildBatch {
+  int32_t rows = 0;
+  device::DevicePtr x;       // T [rows, d]
+  device::DevicePtr append;  // AppendRow [rows]; x_slot is not read
+  device::SlotArena arena;
+  int32_t block_tokens = 0;
+};
+
 struct TransformerLimits {
-  int32_t max_rows = 0;       // of a RowBatch
-  int32_t max_head_rows = 0;  // of a call of Head
+  int32_t max_rows = 0;          // of a RowBatch
+  int32_t max_head_rows = 0;     // of a call of Head
+  int32_t max_rebuild_rows = 0;  // of a RebuildBatch; 0: Rebuild is not called
 };
 
 class Transformer {
  public:
-  // Allocates the scratch and builds the device's products for up to these limits. `device` and `weights`
-  // must outlive the transformer.
+  // Allocates the scratch and builds the device's products for up to these limits. InvalidArgument where K and
+  // V cannot be rebuilt from X on this device. `device` and `weights` must outlive the transformer.
   static absl::StatusOr<std::unique_ptr<Transformer>> Create(device::Device& device,
                                                              const ModelConfig& config,
                                                              const ModelWeights& weights,
@@ -53,8 +73,21 @@ class Transformer {
   // hidden = embedding of ids, plus that of their positions where the family has one.
   void Embed(device::StreamId stream, const RowBatch& batch);
   // One layer: appends the rows' K and V to `arena` (the layer's), then attends and feeds forward; hidden is
-  // updated.
+  // updated. Project, one Attend over batch.sequences and batch.blocks, Complete.
   void Layer(device::StreamId stream, int32_t layer, const RowBatch& batch, const device::SlotArena& arena);
+
+  // --- A layer in parts, for keys that lie in several places or arrive one after another.
+  // Norm and q|k|v of the rows; appends K and V to `arena`, and where the append rows name an x_slot X, the
+  // input of the projections.
+  void Project(device::StreamId stream, int32_t layer, const RowBatch& batch, const device::SlotArena& arena);
+  // The projected rows' attention to `keys`; the first call after Project starts anew, later ones merge.
+  void Attend(device::StreamId stream, const RowBatch& batch, const KeyTable& keys, bool first);
+  // Everything after attention: merge, output projection, feed forward; hidden is updated.
+  void Complete(device::StreamId stream, int32_t layer, const RowBatch& batch);
+  // K and V from X, bias and rotation included: what Project appended for these rows, but for the rounding of
+  // another product's shape. May run between any two of the calls above. REQUIRES: max_rebuild_rows > 0.
+  void Rebuild(device::StreamId stream, int32_t layer, const RebuildBatch& batch);
+
   // Logits of rows hidden[row_index[0..rows)]: f32 [rows, vocab] in scratch, valid until the next call of
   // Head. `hidden` is not changed.
   device::DevicePtr Head(device::StreamId stream, int32_t rows, device::DevicePtr hidden,
@@ -68,8 +101,9 @@ class Transformer {
 
   absl::Status AllocateScratch();
   absl::Status WarmUp();
-  void Attention(device::StreamId stream, const LayerWeights& weights, const RowBatch& batch,
-                 const device::SlotArena& arena);
+  absl::Status SliceRebuildMatrices();
+  device::RopeAppendArgs RopeArgs(int32_t n_heads, int32_t block_tokens,
+                                  const device::SlotArena& arena) const;
   void FeedForward(device::StreamId stream, const LayerWeights& weights, const RowBatch& batch);
   void Norm(device::StreamId stream, const RowBatch& batch, device::DevicePtr gain, device::DevicePtr bias);
 
@@ -90,6 +124,10 @@ class Transformer {
   device::DevicePtr up_;         // T [m, 2 * d_ff] gated, else [m, d_ff]
   device::DevicePtr activated_;  // T [m, d_ff]; gated only
   device::DevicePtr logits_;     // f32 [max_head_rows, vocab]
+  device::DevicePtr rebuilt_;    // T [max_rebuild_rows, 2 * d_kv]
+
+  std::vector<device::PackedMatrix>
+      rebuild_;  // [n_layers] of max_rebuild_rows > 0: [2 * d_kv, d], K | V of qkv
 };
 
 }  // namespace spillway::model

@@ -56,6 +56,10 @@ class ForwardingDevice : public Device {
                                           WeightMode mode) const override {
     return target_.PlanMatrix(parts, mode);
   }
+  absl::StatusOr<PackedMatrix> SliceMatrix(const PackedMatrix& matrix, int64_t first,
+                                           int64_t n) const override {
+    return target_.SliceMatrix(matrix, first, n);
+  }
   absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
                           void* packed) const override {
     return target_.PackMatrix(parts, plan, packed);

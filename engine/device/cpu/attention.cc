@@ -20,6 +20,8 @@ constexpr int64_t kTasksPerThread = 4;
 // Below this many key rows in all, entering a parallel region costs more than it saves.
 constexpr int64_t kSerialKeyRows = 192;
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Parts of a thread's working memory, in floats; T takes at most as much.
@@ -145,7 +147,7 @@ void CpuAttention::Attend(const PartialAttentionArgs& args, const Task& task, in
 void CpuAttention::MergeInto(const TileResult& into, const TileResult& part, int64_t rows,
                              int64_t d16) const {
   for (int64_t i = 0; i < rows; ++i) {
-    if (part.max[i] == -std::numeric_limits<float>::infinity()) continue;
+    if (part.max[i] == -kInfinity) continue;
     const float max = std::max(into.max[i], part.max[i]);
     const float a = std::exp(into.max[i] - max);
     const float b = std::exp(part.max[i] - max);
@@ -163,9 +165,22 @@ void CpuAttention::Deliver(const PartialAttentionArgs& args, const Task& task,
     const int64_t query = task.first_query + i;
     const int64_t row = task.sequence->first_row + query / group;
     const int64_t at = row * args.n_heads + task.kv_head * group + query % group;
-    At<float>(args.max)[at] = result.max[i];
-    At<float>(args.sum)[at] = result.sum[i];
-    std::copy_n(result.acc + i * d16, args.d_head, At<float>(args.acc) + at * args.d_head);
+    float& max = At<float>(args.max)[at];
+    float& sum = At<float>(args.sum)[at];
+    float* acc = At<float>(args.acc) + at * args.d_head;
+    if (args.accumulate && max != -kInfinity) {
+      if (result.max[i] == -kInfinity) continue;
+      const float top = std::max(max, result.max[i]);
+      const float keep = std::exp(max - top);
+      const float add = std::exp(result.max[i] - top);
+      kernels_.blend(acc, keep, result.acc + i * d16, add, args.d_head);
+      sum = sum * keep + result.sum[i] * add;
+      max = top;
+    } else {
+      max = result.max[i];
+      sum = result.sum[i];
+      std::copy_n(result.acc + i * d16, args.d_head, acc);
+    }
   }
 }
 
@@ -255,13 +270,13 @@ void CpuAttention::Merge(const MergeAttentionArgs& args) {
       const float* source = acc + at * args.d_head;
       float total = sum[at];
       if (args.n_parts > 1) {
-        float top = -std::numeric_limits<float>::infinity();
+        float top = -kInfinity;
         for (int64_t part = 0; part < args.n_parts; ++part) top = std::max(top, max[at + part * part_stride]);
         std::fill_n(merged, args.d_head, 0.0F);
         total = 0;
         for (int64_t part = 0; part < args.n_parts; ++part) {
           const int64_t there = at + part * part_stride;
-          if (max[there] == -std::numeric_limits<float>::infinity()) continue;
+          if (max[there] == -kInfinity) continue;
           const float weight = std::exp(max[there] - top);
           total += sum[there] * weight;
           kernels_.blend(merged, 1.0F, acc + there * args.d_head, weight, args.d_head);

@@ -106,6 +106,10 @@ class CpuDevice final : public Device {
     PackPanels(parts, plan, info_.threads, packed);
     return absl::OkStatus();
   }
+  absl::StatusOr<PackedMatrix> SliceMatrix(const PackedMatrix& matrix, int64_t first,
+                                           int64_t n) const override {
+    return SlicePanels(matrix, first, n, info_.compute_dtype);
+  }
 
   void Embed(StreamId stream, const EmbedArgs& args) override;
   void AddNorm(StreamId stream, const AddNormArgs& args) override;

@@ -115,6 +115,10 @@ class EmulatedLinkDevice final : public Device {
                           void* packed) const override {
     return compute_->PackMatrix(parts, plan, packed);
   }
+  absl::StatusOr<PackedMatrix> SliceMatrix(const PackedMatrix& matrix, int64_t first,
+                                           int64_t n) const override {
+    return compute_->SliceMatrix(matrix, first, n);  // arithmetic on `data`, wherever it lies
+  }
 
   void Embed(StreamId stream, const EmbedArgs& args) override {
     EmbedArgs in = args;

@@ -124,4 +124,18 @@ void PackPanels(absl::Span<const TensorView> parts, const PackedMatrix& plan, in
   });
 }
 
+absl::StatusOr<PackedMatrix> SlicePanels(const PackedMatrix& matrix, int64_t first, int64_t n, DType type) {
+  SPILLWAY_CHECK(first >= 0 && n > 0 && first + n <= matrix.n);
+  if (first % kPanelColumns != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("a matrix of the CPU device is cut at multiples of ",
+                                                   kPanelColumns, " output features, not at ", first));
+  }
+  const int64_t panel_bytes = PanelStride(type, matrix.k) * SizeOf(type);
+  PackedMatrix slice = matrix;
+  slice.data = matrix.data + first / kPanelColumns * panel_bytes;
+  slice.n = n;
+  slice.size_bytes = (n + kPanelColumns - 1) / kPanelColumns * panel_bytes;
+  return slice;
+}
+
 }  // namespace spillway::device

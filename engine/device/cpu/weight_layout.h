@@ -18,6 +18,9 @@ int64_t PanelStride(DType type, int64_t k);
 absl::StatusOr<PackedMatrix> PlanPanels(absl::Span<const TensorView> parts, WeightMode mode, DType type);
 void PackPanels(absl::Span<const TensorView> parts, const PackedMatrix& plan, int32_t threads, void* packed);
 
+// As Device::SliceMatrix says: slices begin at whole panels.
+absl::StatusOr<PackedMatrix> SlicePanels(const PackedMatrix& matrix, int64_t first, int64_t n, DType type);
+
 }  // namespace spillway::device
 
 #endif  // SPILLWAY_ENGINE_DEVICE_CPU_WEIGHT_LAYOUT_H_

@@ -272,6 +272,71 @@ TEST_P(DeviceSuite, MergedPartsEqualTheWhole) {
   ExpectClose(DownloadT(merge.out, items * heads.d_head), unsplit, OutputTolerance(type()), "merged parts");
 }
 
+// The same keys range by range into the same accumulators, in any order and at any earlier positions.
+TEST_P(DeviceSuite, AccumulatedRangesEqualTheWhole) {
+  const Heads heads{6, 2, 64, 16};
+  const std::vector<Sequence> whole = {{150, 1, 0, 151}, {64, 20, 0, 84}};
+  const int64_t q_stride = heads.n_heads * heads.d_head;
+  Cache cache(*this, heads, whole);
+  const Values q = Random(cache.n_rows() * q_stride);
+  PartialAttentionArgs args = cache.Args(q, q_stride);
+  const int64_t items = cache.n_rows() * heads.n_heads;
+  MergeAttentionArgs merge;
+  merge.rows = args.rows;
+  merge.n_heads = args.n_heads;
+  merge.d_head = args.d_head;
+  merge.acc = args.acc;
+  merge.max = args.max;
+  merge.sum = args.sum;
+  merge.out = Allocate(items * heads.d_head * 4);
+  device_->PartialAttention(stream_, args);
+  device_->MergeAttention(stream_, merge);
+  const Values unsplit = DownloadT(merge.out, items * heads.d_head);
+
+  // Own rows first, as a step does; then ranges of earlier blocks, the later of which names the first keys,
+  // shifted by a block; the second sequence is in two of the three calls.
+  struct Range {
+    std::vector<int32_t> begins, ends, shifts;
+  };
+  const Range ranges[] = {{{128, 64}, {151, 84}, {0, 0}}, {{32, 0}, {128, 64}, {16, 0}}, {{0}, {32}, {48}}};
+  bool accumulate = false;
+  for (const Range& range : ranges) {
+    std::vector<AttentionSequence> sequences = cache.table();
+    sequences.resize(range.begins.size());
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      sequences[s].first_block += range.begins[s] / 16;
+      sequences[s].n_blocks = (range.ends[s] - range.begins[s] + 15) / 16;
+      sequences[s].key_begin = range.begins[s] + range.shifts[s];
+      sequences[s].key_end = range.ends[s] + range.shifts[s];
+    }
+    PartialAttentionArgs part = args;
+    part.n_sequences = static_cast<int32_t>(sequences.size());
+    part.sequences = UploadArray(sequences);
+    part.accumulate = accumulate;
+    accumulate = true;
+    device_->PartialAttention(stream_, part);
+  }
+  device_->MergeAttention(stream_, merge);
+  ExpectClose(DownloadT(merge.out, items * heads.d_head), unsplit, OutputTolerance(type()), "accumulated");
+}
+
+TEST_P(DeviceSuite, AccumulatingNoKeysChangesNothing) {
+  const Heads heads{4, 2, 32, 16};
+  Cache cache(*this, heads, {{20, 2, 0, 22}});
+  const Values q = Random(cache.n_rows() * 128);
+  PartialAttentionArgs args = cache.Args(q, 128);
+  device_->PartialAttention(stream_, args);
+  const int64_t items = cache.n_rows() * heads.n_heads;
+  const Values before = DownloadF32(args.acc, items * heads.d_head);
+  std::vector<AttentionSequence> nothing = cache.table();
+  nothing[0].key_end = nothing[0].key_begin;
+  nothing[0].n_blocks = 0;
+  args.sequences = UploadArray(nothing);
+  args.accumulate = true;
+  device_->PartialAttention(stream_, args);
+  EXPECT_EQ(DownloadF32(args.acc, items * heads.d_head), before);
+}
+
 TEST_P(DeviceSuite, LargeScoresNeitherOverflowNorVanish) {
   const Heads heads{1, 1, 32, 16};
   Cache cache(*this, heads, {{99, 1, 0, 100}});

@@ -144,6 +144,33 @@ TEST_P(DeviceSuite, StackedPartsOfDifferentEncodingsAreOneMatrix) {
               {1e-4, 1e-5}, "stacked parts");
 }
 
+TEST_P(DeviceSuite, SlicesMultiplyAsTheWholeDoes) {
+  constexpr int64_t kRows = 5;
+  constexpr int64_t kColumns = 300;
+  constexpr int64_t kInner = 96;
+  const PackedMatrix whole = UploadMatrix(Random(kColumns * kInner), kColumns, kInner);
+  GemmArgs args;
+  args.rows = kRows;
+  args.in = UploadT(Random(kRows * kInner));
+  args.out = Allocate(kRows * kColumns * 4);
+  device_->Gemm(stream_, whole, args);
+  const std::vector<double> all = DownloadF32(args.out, kRows * kColumns);
+
+  for (const auto& [first, n] : {std::pair<int64_t, int64_t>{0, kColumns}, {64, 128}, {128, 172}}) {
+    const absl::StatusOr<PackedMatrix> slice = device_->SliceMatrix(whole, first, n);
+    ASSERT_TRUE(slice.ok()) << slice.status();
+    EXPECT_EQ(slice->n, n);
+    device_->Gemm(stream_, *slice, args);
+    std::vector<double> want;
+    for (int64_t row = 0; row < kRows; ++row) {
+      want.insert(want.end(), all.begin() + row * kColumns + first, all.begin() + row * kColumns + first + n);
+    }
+    // The same sums of the same products: a device may order them otherwise in another shape.
+    ExpectClose(DownloadF32(args.out, kRows * n), want, {1e-4, 1e-5}, absl::StrCat("slice at ", first));
+  }
+  EXPECT_THAT(std::string(device_->SliceMatrix(whole, 7, 20).status().message()), HasSubstr("not at 7"));
+}
+
 TEST_P(DeviceSuite, MatricesThatCannotBeMultipliedAreRefusedByName) {
   const TensorView vector{"model.norm", Encoding::kF32, {64}, nullptr, 256};
   EXPECT_THAT(std::string(device_->PlanMatrix({vector}, WeightMode::kExpanded).status().message()),

@@ -125,6 +125,28 @@ TEST_F(BlockStoreTest, LeastRecentlyUsedIsEvictedAndFindIsAUse) {
   EXPECT_EQ(store.Allocate(), kNoBlock);
 }
 
+TEST_F(BlockStoreTest, ListenerHearsOfEveryLostContentOnce) {
+  struct Listener final : BlockListener {
+    void OnBlockLost(BlockId block) override { lost.push_back(block); }
+    std::vector<BlockId> lost;
+  } listener;
+  BlockStore& store = MakeStore(2);
+  store.SetListener(&listener);
+  const BlockId unpublished = store.Allocate();
+  const BlockId published = store.Allocate();
+  store.Publish(published, HashOf(1, 1));
+  store.Ref(unpublished);
+  store.Unref(published);
+  store.Unref(unpublished);
+  EXPECT_THAT(listener.lost, testing::IsEmpty());  // one is cached, the other has a reference left
+  store.Unref(unpublished);
+  EXPECT_THAT(listener.lost, testing::ElementsAre(unpublished));
+  store.Allocate();
+  store.Allocate();  // evicts the cached one
+  EXPECT_THAT(listener.lost, testing::ElementsAre(unpublished, published));
+  store.SetListener(nullptr);
+}
+
 TEST_F(BlockStoreTest, BlocksInUseAreNeverEvicted) {
   BlockStore& store = MakeStore(2);
   const BlockId kept = store.Allocate();
