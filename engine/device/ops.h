@@ -102,8 +102,12 @@ struct RopeAppendArgs {
   DevicePtr inverse_frequency;  // f32 [rope_dims / 2]
   DevicePtr qkv;                // T [rows, (n_heads + 2*n_kv_heads) * d_head]: q | k | v; q rotated in place
   DevicePtr x;                  // T [rows, d] or null
-  DevicePtr append;             // AppendRow [rows]
-  SlotArena arena;              // the layer's
+  DevicePtr append;             // AppendRow [rows], or null:
+  // whole blocks in order. Row r is token r % block_tokens of block b = r / block_tokens, whose K and V
+  // planes are slots 2b and 2b + 1 and whose first token has position block_positions[b]. REQUIRES: x is
+  // null.
+  DevicePtr block_positions;  // int32 [ceil(rows / block_tokens)], read where append is null
+  SlotArena arena;            // the layer's
 };
 
 // One sequence's share of an attention call: its query rows and the run of blocks that they read.
@@ -128,8 +132,8 @@ struct AttentionBlock {
 // A row that reads no key gets max = -inf, sum = 0, acc = 0. Query head h reads KV head h / (n_heads /
 // n_kv_heads). No two sequences of a call have a row in common.
 //
-// Positions only say which keys a query sees, so blocks that every query of the sequence sees may be listed in
-// any order, at any positions before first_position.
+// Positions only say which keys a query sees, so blocks that every query of the sequence sees may be listed
+// in any order, at any positions before first_position.
 struct PartialAttentionArgs {
   int32_t n_sequences = 0;
   int32_t rows = 0;  // rows of q in all

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "engine/exec/item_outputs.h"
 
 namespace spillway::exec {
 namespace {
@@ -31,8 +32,7 @@ class RowExecutor::Item final : public WorkItem {
         owner(&executor),
         device(executor.device_),
         tables(limits, executor.options_.chunk_rows, executor.pool_.geometry().block_tokens),
-        results(static_cast<size_t>(limits.max_outputs)),
-        kept_logits(static_cast<size_t>(int64_t{limits.max_kept_logits} * executor.vocab_size())) {
+        outputs(limits, executor.vocab_size()) {
     for (auto& pair : visit_events) pair = {device.CreateEvent(), device.CreateEvent()};
     finished = device.CreateEvent();
   }
@@ -86,8 +86,7 @@ class RowExecutor::Item final : public WorkItem {
   device::Device& device;
 
   StepTables tables;
-  std::vector<device::SampleResult> results;  // [max_outputs]
-  std::vector<float> kept_logits;             // [max_kept_logits, vocab]
+  ItemOutputs outputs;
   StepStats stats;
   int32_t visits_collected = 0;
 
@@ -108,6 +107,7 @@ absl::StatusOr<std::unique_ptr<RowExecutor>> RowExecutor::Create(
   SPILLWAY_CHECK(options.chunk_rows > 0 && options.head_rows > 0);
   const kv::Geometry& geometry = pool.geometry();
   SPILLWAY_CHECK(geometry.n_layers == config.n_layers && geometry.n_kv_heads == config.n_kv_heads);
+  SPILLWAY_CHECK_MSG(pool.form() == kv::Form::kKv, "what is read in place is stored as K and V");
   SPILLWAY_CHECK(geometry.d_head == config.d_head &&
                  geometry.element_bytes == device::SizeOf(device.info().compute_dtype));
   if (!device.info().host_addressable) {
@@ -122,30 +122,8 @@ absl::StatusOr<std::unique_ptr<RowExecutor>> RowExecutor::Create(
   for (int32_t layer = 0; layer < config.n_layers; ++layer) {
     executor->arenas_.push_back({device.HostAddress(pool.LayerArena(layer)), geometry.slot_bytes()});
   }
-  SPILLWAY_RETURN_IF_ERROR(executor->WarmUpOutputs());
+  SPILLWAY_RETURN_IF_ERROR(WarmUpOutputs(device, *executor->transformer_, executor->compute_));
   return executor;
-}
-
-absl::Status RowExecutor::WarmUpOutputs() {
-  const int64_t hidden_bytes = int64_t{transformer_->config().d_model} * 4;
-  SPILLWAY_ASSIGN_OR_RETURN(const DevicePtr hidden, device_.Allocate(hidden_bytes, "warm-up"));
-  device_.Fill(compute_, hidden, 0, hidden_bytes);
-  device::SampleRow greedy{};
-  greedy.repetition_penalty = greedy.top_p = 1;
-  greedy.n_logprobs = -1;
-  device::SampleResult result;
-  device::SampleArgs args;
-  args.rows = 1;
-  args.vocab = vocab_size();
-  args.logits = transformer_->Head(compute_, 1, hidden, DevicePtr{});
-  args.sample = &greedy;
-  args.results = &result;
-  device_.Sample(compute_, args);
-  const device::EventId done = device_.CreateEvent();
-  device_.Record(done, compute_);
-  const absl::Status status = device_.Synchronize(done);
-  device_.Free(hidden);
-  return status;
 }
 
 RowExecutor::RowExecutor(device::Device& device, kv::HostPool& pool, const RowExecutorOptions& options,
@@ -176,7 +154,8 @@ void RowExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segme
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(!item.running());
   const MonotonicNs begin_ns = clock_.NowNs();
-  item.tables.Build(segments, pool_.n_blocks(), vocab_size(), distinct_);
+  const auto planes_of = [this](kv::BlockId block) { return pool_.PlanesOf(block); };
+  item.tables.Build(segments, pool_.n_blocks(), vocab_size(), planes_of, distinct_);
   CopyTables(item);
   item.Start(n_layers() * static_cast<int32_t>(item.tables.chunks().size()));
 
@@ -249,36 +228,11 @@ absl::Status RowExecutor::Collect(Item& item, int32_t visit) {
   return absl::OkStatus();
 }
 
-void RowExecutor::EnqueueOutputs(Item& item) {
-  const int32_t n_samples = static_cast<int32_t>(item.tables.samples().size());
-  const int32_t n_outputs = static_cast<int32_t>(item.tables.output_rows().size());
-  const int64_t logits_bytes = int64_t{vocab_size()} * 4;
-  for (int32_t first = 0; first < n_outputs;) {
-    const bool sampled = first < n_samples;
-    const int32_t n = std::min((sampled ? n_samples : n_outputs) - first, options_.head_rows);
-    const DevicePtr rows = item.output_rows + int64_t{first} * static_cast<int64_t>(sizeof(int32_t));
-    const DevicePtr logits = transformer_->Head(compute_, n, item.hidden, rows);
-    if (sampled) {
-      device::SampleArgs args;
-      args.rows = n;
-      args.vocab = vocab_size();
-      args.logits = logits;
-      args.sample = item.tables.samples().data() + first;
-      args.results = item.results.data() + first;
-      device_.Sample(compute_, args);
-    } else {
-      float* kept = item.kept_logits.data() + int64_t{first - n_samples} * vocab_size();
-      device_.CopyOut(compute_, kept, logits, n * logits_bytes);
-    }
-    first += n;
-  }
-}
-
 absl::StatusOr<StepResult> RowExecutor::Finish(WorkItem& work_item) {
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(item.done());
   const MonotonicNs begin_ns = clock_.NowNs();
-  EnqueueOutputs(item);
+  item.outputs.Enqueue(device_, *transformer_, compute_, item.tables, item.hidden, item.output_rows);
   device_.Record(item.finished, compute_);
   while (item.visits_collected < item.visits_done()) {
     SPILLWAY_RETURN_IF_ERROR(Collect(item, item.visits_collected));
@@ -295,7 +249,7 @@ absl::StatusOr<StepResult> RowExecutor::Finish(WorkItem& work_item) {
   stats.lanes[static_cast<size_t>(Lane::kCompute)].busy_ns += stats.head_ns;
   stats.active_ns += end_ns - begin_ns;
   stats.wall_ns = end_ns - stats.begin_ns;
-  return StepResult{absl::MakeConstSpan(item.results).first(item.tables.samples().size()), stats};
+  return StepResult{item.outputs.Samples(item.tables), stats};
 }
 
 void RowExecutor::Abandon(WorkItem& work_item) {
@@ -308,12 +262,7 @@ void RowExecutor::Abandon(WorkItem& work_item) {
 absl::Span<const float> RowExecutor::LogitsOf(const WorkItem& work_item, int32_t segment, int32_t row) const {
   const Item& item = static_cast<const Item&>(work_item);
   SPILLWAY_CHECK(item.owner == this && !item.running());
-  const absl::Span<const int32_t> kept_begin = item.tables.kept_begin();
-  SPILLWAY_CHECK(segment >= 0 && static_cast<size_t>(segment) < kept_begin.size());
-  const int32_t begin = kept_begin[static_cast<size_t>(segment)];
-  SPILLWAY_CHECK_MSG(begin >= 0 && row >= 0, "the segment kept no logits");
-  return absl::MakeConstSpan(item.kept_logits)
-      .subspan(static_cast<size_t>(int64_t{begin + row} * vocab_size()), static_cast<size_t>(vocab_size()));
+  return item.outputs.Logits(item.tables, segment, row);
 }
 
 }  // namespace spillway::exec

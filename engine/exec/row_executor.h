@@ -63,13 +63,8 @@ class RowExecutor final : public Executor {
   RowExecutor(device::Device& device, kv::HostPool& pool, const RowExecutorOptions& options,
               const Clock& clock);
 
-  // The final norm, the head and sampling of one row, so that what the device allocates at their first use is
-  // there before the first step.
-  absl::Status WarmUpOutputs();
   Item& ItemOf(WorkItem& item) const;
   void CopyTables(Item& item);
-  // Head and sampling of all output rows.
-  void EnqueueOutputs(Item& item);
   // Waits for the item's visit that used this pair of events and takes its time.
   absl::Status Collect(Item& item, int32_t visit);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "engine/kv/host_pool.h"
 
 namespace spillway::exec {
 
@@ -14,12 +13,13 @@ void DistinctTokens::StartCount() {
   epoch_ = 1;
 }
 
-void DistinctTokens::Add(kv::BlockId block, int32_t n_tokens) {
+int32_t DistinctTokens::Add(kv::BlockId block, int32_t n_tokens) {
   Seen& seen = seen_[static_cast<size_t>(block)];
   if (seen.epoch != epoch_) seen = {epoch_, 0};
-  if (n_tokens <= seen.n_tokens) return;
-  count_ += n_tokens - seen.n_tokens;
-  seen.n_tokens = n_tokens;
+  const int32_t added = std::max(0, n_tokens - seen.n_tokens);
+  count_ += added;
+  seen.n_tokens += added;
+  return added;
 }
 
 BatchShape ShapeWithoutCache(Phase phase, absl::Span<const Segment> segments) {
@@ -51,7 +51,7 @@ StepTables::StepTables(const ItemLimits& limits, int32_t chunk_rows, int32_t blo
 }
 
 void StepTables::Build(absl::Span<const Segment> segments, int64_t n_blocks, int32_t vocab_size,
-                       DistinctTokens& distinct) {
+                       PlanesOf planes_of, DistinctTokens& distinct) {
   SPILLWAY_CHECK(!segments.empty() && segments.size() <= static_cast<size_t>(limits_.max_segments));
   chunks_.clear();
   ids_.clear();
@@ -66,14 +66,21 @@ void StepTables::Build(absl::Span<const Segment> segments, int64_t n_blocks, int
     const int32_t n_used = (n_tokens + block_tokens_ - 1) / block_tokens_;
     const int32_t first_block = static_cast<int32_t>(blocks_.size());
     SPILLWAY_CHECK(first_block + n_used <= limits_.max_blocks);
+    int32_t n_absent = 0;
     for (int32_t i = 0; i < n_used; ++i) {
       const kv::BlockId block = segment.blocks[static_cast<size_t>(i)];
       SPILLWAY_CHECK(block >= 0 && block < n_blocks);
-      blocks_.push_back({kv::HostPool::KSlot(block), kv::HostPool::VSlot(block)});
       const int32_t n_cached = segment.first_position - i * block_tokens_;
       if (n_cached > 0) distinct.Add(block, std::min(n_cached, block_tokens_));
+      const kv::Planes planes = planes_of(block);
+      if (planes.has_kv()) {
+        blocks_.push_back({planes.k, planes.v});
+      } else {
+        SPILLWAY_CHECK_MSG(n_cached >= block_tokens_, "a block that rows are written to has no planes");
+        ++n_absent;
+      }
     }
-    AddRows(segment, first_block);
+    AddRows(segment, first_block, n_absent, planes_of);
   }
   cached_tokens_ = distinct.count();
   AddOutputs(segments);
@@ -88,7 +95,7 @@ void StepTables::CheckSegment(const Segment& segment, int64_t n_blocks, int32_t 
   for (const text::TokenId id : segment.tokens) SPILLWAY_CHECK(id >= 0 && id < vocab_size);
 }
 
-void StepTables::AddRows(const Segment& segment, int32_t first_block) {
+void StepTables::AddRows(const Segment& segment, int32_t first_block, int32_t n_absent, PlanesOf planes_of) {
   const int32_t n_tokens = static_cast<int32_t>(segment.tokens.size());
   for (int32_t done = 0; done < n_tokens;) {
     if (chunks_.empty() || chunks_.back().n_rows == chunk_rows_) {
@@ -102,8 +109,8 @@ void StepTables::AddRows(const Segment& segment, int32_t first_block) {
     sequence.n_rows = n;
     sequence.first_position = position;
     sequence.first_block = first_block;
-    sequence.n_blocks = (position + n + block_tokens_ - 1) / block_tokens_;
-    sequence.key_begin = 0;
+    sequence.n_blocks = (position + n + block_tokens_ - 1) / block_tokens_ - n_absent;
+    sequence.key_begin = n_absent * block_tokens_;
     sequence.key_end = position + n;
     sequences_.push_back(sequence);
     // Row i of the n reads position + i + 1 keys.
@@ -111,8 +118,8 @@ void StepTables::AddRows(const Segment& segment, int32_t first_block) {
     for (int32_t i = 0; i < n; ++i) {
       const kv::BlockId block = segment.blocks[static_cast<size_t>((position + i) / block_tokens_)];
       ids_.push_back(segment.tokens[static_cast<size_t>(done + i)]);
-      append_.push_back({kv::HostPool::KSlot(block), kv::HostPool::VSlot(block), /*x_slot=*/-1,
-                         (position + i) % block_tokens_, position + i});
+      const kv::Planes planes = planes_of(block);
+      append_.push_back({planes.k, planes.v, planes.x, (position + i) % block_tokens_, position + i});
     }
     chunk.n_rows += n;
     ++chunk.n_sequences;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "engine/device/ops.h"
 #include "engine/exec/executor.h"
@@ -22,8 +23,9 @@ class DistinctTokens {
   explicit DistinctTokens(int64_t n_blocks) : seen_(static_cast<size_t>(n_blocks)) {}
 
   void StartCount();
-  // `n_tokens` leading tokens of `block` are cached; adds those that no earlier call of this count added.
-  void Add(kv::BlockId block, int32_t n_tokens);
+  // `n_tokens` leading tokens of `block` are cached; adds those that no earlier call of this count added, and
+  // returns how many those are.
+  int32_t Add(kv::BlockId block, int32_t n_tokens);
   int64_t count() const { return count_; }
 
  private:
@@ -51,8 +53,14 @@ class StepTables {
 
   StepTables(const ItemLimits& limits, int32_t chunk_rows, int32_t block_tokens);
 
+  // The planes of a block in the arena that the rows are appended to and attended in; none of a cached block
+  // that is elsewhere.
+  using PlanesOf = absl::FunctionRef<kv::Planes(kv::BlockId)>;
+
   // CHECKs what Executor::Begin requires, block ids against `n_blocks` and token ids against `vocab_size`.
-  void Build(absl::Span<const Segment> segments, int64_t n_blocks, int32_t vocab_size,
+  // sequences() and blocks() list those blocks that have planes. A block without is full of cached tokens, so
+  // those before it may be listed as if they came after: positions only say what a row may see.
+  void Build(absl::Span<const Segment> segments, int64_t n_blocks, int32_t vocab_size, PlanesOf planes_of,
              DistinctTokens& distinct);
 
   int32_t n_rows() const { return static_cast<int32_t>(ids_.size()); }
@@ -76,7 +84,8 @@ class StepTables {
 
  private:
   void CheckSegment(const Segment& segment, int64_t n_blocks, int32_t vocab_size) const;
-  void AddRows(const Segment& segment, int32_t first_block);
+  // The segment's blocks are in blocks() from `first_block` on, but for `n_absent` without planes.
+  void AddRows(const Segment& segment, int32_t first_block, int32_t n_absent, PlanesOf planes_of);
   void AddOutputs(absl::Span<const Segment> segments);
 
   const ItemLimits limits_;

@@ -13,6 +13,17 @@ constexpr BlockId kNoBlock = -1;
 // converted.
 enum class Form : uint8_t { kKv, kX, kBoth };
 
+// The slots in which a block's planes lie in some arena, the same in every layer; -1: that plane is not
+// there.
+struct Planes {
+  int32_t k = -1;
+  int32_t v = -1;
+  int32_t x = -1;
+
+  bool has_kv() const { return k >= 0; }
+  bool has_x() const { return x >= 0; }
+};
+
 struct Geometry {
   int32_t n_layers = 0;
   int32_t n_kv_heads = 0;

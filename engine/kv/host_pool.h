@@ -20,16 +20,18 @@ namespace spillway::kv {
 
 class HostPool {
  public:
-  // Rounds down to whole blocks of Form::kKv. ResourceExhausted, naming the least size that would work, when
-  // less than two blocks fit or the memory cannot be had. Where the device cannot register the memory the
-  // pool works all the same (copies are slower) and says so in the log. `device` must outlive the pool.
+  // Rounds down to whole blocks of `form`, which every block is stored in. ResourceExhausted, naming the
+  // least size that would work, when less than two blocks fit or the memory cannot be had. Where the device
+  // cannot register the memory the pool works all the same (copies are slower) and says so in the log.
+  // `device` must outlive the pool.
   static absl::StatusOr<std::unique_ptr<HostPool>> Create(device::Device& device, const Geometry& geometry,
-                                                          int64_t pool_bytes);
+                                                          int64_t pool_bytes, Form form = Form::kKv);
   ~HostPool();
   HostPool(const HostPool&) = delete;
   HostPool& operator=(const HostPool&) = delete;
 
   const Geometry& geometry() const { return geometry_; }
+  Form form() const { return form_; }
   int64_t size_bytes() const { return size_bytes_; }  // of the mapping: the blocks and alignment
   int64_t n_blocks() const { return n_blocks_; }
   bool registered() const { return registered_; }
@@ -40,17 +42,24 @@ class HostPool {
   uint8_t* LayerArena(int32_t layer) const;
   static constexpr int32_t KSlot(BlockId block) { return 2 * block; }
   static constexpr int32_t VSlot(BlockId block) { return 2 * block + 1; }
+  // K and V of all blocks come first, so that neighbouring blocks are one run; X planes follow.
+  Planes PlanesOf(BlockId block) const;
 
   // Host addresses of a block's planes in a layer.
   uint8_t* KPlane(int32_t layer, BlockId block) const;
   uint8_t* VPlane(int32_t layer, BlockId block) const;
+  // The first byte of a slot.
+  uint8_t* Slot(int32_t layer, int32_t slot) const {
+    return LayerArena(layer) + slot * geometry_.slot_bytes();
+  }
 
  private:
-  HostPool(device::Device& device, const Geometry& geometry, int64_t n_blocks, int64_t arena_bytes,
+  HostPool(device::Device& device, const Geometry& geometry, Form form, int64_t n_blocks, int64_t arena_bytes,
            uint8_t* base);
 
   device::Device& device_;
   const Geometry geometry_;
+  const Form form_;
   const int64_t n_blocks_;
   const int64_t arena_bytes_;  // of one layer
   const int64_t size_bytes_;

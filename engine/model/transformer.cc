@@ -236,7 +236,7 @@ void Transformer::Rebuild(StreamId stream, int32_t layer, const RebuildBatch& ba
   device::RopeAppendArgs append = RopeArgs(/*n_heads=*/0, batch.block_tokens, batch.arena);
   append.rows = batch.rows;
   append.qkv = rebuilt_;
-  append.append = batch.append;
+  append.block_positions = batch.block_positions;
   device_.RopeAppend(stream, append);
 }
 

@@ -40,11 +40,11 @@ struct KeyTable {
   int32_t block_tokens = 0;
 };
 
-// Rows whose K and V are computed from X again, and where they go.
+// Whole blocks whose K and V are computed from X again, and where they go: block b to slots 2b and 2b + 1.
 struct RebuildBatch {
-  int32_t rows = 0;
-  device::DevicePtr x;       // T [rows, d]
-  device::DevicePtr append;  // AppendRow [rows]; x_slot is not read
+  int32_t rows = 0;                   // tokens
+  device::DevicePtr x;                // T [rows, d]
+  device::DevicePtr block_positions;  // int32 [rows / block_tokens]: of each block's first token
   device::SlotArena arena;
   int32_t block_tokens = 0;
 };

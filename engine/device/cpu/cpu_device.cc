@@ -259,7 +259,15 @@ void CpuDevice::RopeAppend(StreamId, const RopeAppendArgs& args) {
   SPILLWAY_CHECK(args.d_head > 0 && args.d_head <= kMaxHeadDim);
   SPILLWAY_CHECK(args.rope_dims >= 0 && args.rope_dims <= args.d_head && args.rope_dims % 2 == 0);
   if (Failed()) return;
+  SPILLWAY_CHECK(args.append || (args.block_positions && !args.x));
   const AppendRow* append = At<const AppendRow>(args.append);
+  const int32_t* block_positions = At<const int32_t>(args.block_positions);
+  const auto target_of = [&](int64_t r) {
+    if (append != nullptr) return append[r];
+    const auto block = static_cast<int32_t>(r / args.block_tokens);
+    const auto offset = static_cast<int32_t>(r % args.block_tokens);
+    return AppendRow{2 * block, 2 * block + 1, -1, offset, block_positions[block] + offset};
+  };
   const int64_t width = int64_t{args.n_heads + 2 * args.n_kv_heads} * args.d_head;
   const int64_t head_bytes = args.d_head * element_bytes_;
   const bool rotate = args.style != RopeStyle::kNone && args.rope_dims > 0;
@@ -272,7 +280,7 @@ void CpuDevice::RopeAppend(StreamId, const RopeAppendArgs& args) {
         alignas(64) float sine[kMaxHeadDim];
         const RopeTable table{args.style, rotate ? args.rope_dims : 0, cosine, sine};
         for (int64_t r = begin; r < end; ++r) {
-          const AppendRow& target = append[r];
+          const AppendRow target = target_of(r);
           uint8_t* head = RowOf(args.qkv, r, width);
           if (rotate) {
             kernels_.fill_rope_table(args.style, args.rope_dims, At<const float>(args.inverse_frequency),

@@ -138,7 +138,7 @@ class EmulatedLinkDevice final : public Device {
   }
   void RopeAppend(StreamId stream, const RopeAppendArgs& args) override {
     RopeAppendArgs in = args;
-    MakeInside(in.inverse_frequency, in.qkv, in.x, in.append, in.arena.base);
+    MakeInside(in.inverse_frequency, in.qkv, in.x, in.append, in.block_positions, in.arena.base);
     Enqueue(stream, [this, in] { compute_->RopeAppend(compute_stream_, in); });
   }
   void PartialAttention(StreamId stream, const PartialAttentionArgs& args) override {

@@ -123,7 +123,8 @@ void StreamEngine::Settle() {
         }
         Event& event = events_[static_cast<size_t>(op.event)];
         if (op.kind == OpKind::kWait && event.completed < op.generation) break;
-        if (op.kind == OpKind::kRecord) {
+        // An earlier record on a slower stream says nothing new.
+        if (op.kind == OpKind::kRecord && op.generation > event.completed) {
           event.completed = op.generation;
           event.time_ns = Now();
         }

@@ -23,6 +23,8 @@ ItemLimits Limits() {
   return limits;
 }
 
+kv::Planes InPool(kv::BlockId block) { return {2 * block, 2 * block + 1, -1}; }
+
 Segment MakeSegment(const std::vector<text::TokenId>& tokens, int32_t first_position,
                     const std::vector<kv::BlockId>& blocks, Output output = Output::kNone) {
   Segment segment;
@@ -42,7 +44,7 @@ TEST(StepTablesTest, ChunkBordersCutSegmentsAndRowsCountFromTheChunk) {
   const std::vector<kv::BlockId> second_blocks = {2, 5, 7};
   tables.Build(
       std::vector<Segment>{MakeSegment(three, 0, first_blocks), MakeSegment(four, 15, second_blocks)}, 10,
-      100, distinct);
+      100, InPool, distinct);
   EXPECT_THAT(tables.ids(), ElementsAre(1, 2, 3, 4, 5, 6, 7));
   ASSERT_EQ(tables.chunks().size(), 2u);
   EXPECT_EQ(tables.chunks()[0].n_rows, 4);
@@ -89,7 +91,7 @@ TEST(StepTablesTest, SampledRowsComeFirstThenKeptOnes) {
                                     MakeSegment(two, 0, blocks[1], Output::kSample),
                                     MakeSegment(two, 0, blocks[2], Output::kNone),
                                     MakeSegment(two, 0, blocks[3], Output::kAllLogits)},
-               10, 100, distinct);
+               10, 100, InPool, distinct);
   EXPECT_THAT(tables.output_rows(), ElementsAre(3, 0, 1, 6, 7));
   EXPECT_EQ(tables.samples().size(), 1u);
   EXPECT_THAT(tables.kept_begin(), ElementsAre(0, -1, -1, 2));
@@ -103,10 +105,32 @@ TEST(StepTablesTest, CachedTokensOfSharedBlocksCountOnce) {
   const std::vector<Segment> segments = {MakeSegment(one, 40, first), MakeSegment(one, 33, second),
                                          MakeSegment(one, 16, third)};
   for (int round = 0; round < 2; ++round) {  // the second count knows nothing of the first
-    tables.Build(segments, 10, 100, distinct);
+    tables.Build(segments, 10, 100, InPool, distinct);
     EXPECT_EQ(tables.cached_tokens(), 16 + 16 + 8 + 1);
     EXPECT_EQ(tables.reads_tokens(), 41 + 34 + 17);
   }
+}
+
+TEST(StepTablesTest, BlocksThatAreElsewhereAreLeftOutAndTheRestMovesUp) {
+  StepTables tables(Limits(), 64, kBlockTokens);
+  DistinctTokens distinct(10);
+  const std::vector<text::TokenId> two = {1, 2};
+  const std::vector<kv::BlockId> blocks = {4, 5, 6, 7};
+  const auto planes = [](kv::BlockId block) {
+    return block == 4 || block == 6 ? kv::Planes{} : kv::Planes{10 * block, 10 * block + 1, 10 * block + 2};
+  };
+  tables.Build(std::vector<Segment>{MakeSegment(two, 50, blocks)}, 10, 100, planes, distinct);
+  ASSERT_EQ(tables.blocks().size(), 2u);
+  EXPECT_EQ(tables.blocks()[0].k_slot, 50);
+  EXPECT_EQ(tables.blocks()[1].k_slot, 70);
+  const device::AttentionSequence& sequence = tables.sequences()[0];
+  EXPECT_EQ(sequence.n_blocks, 2);
+  EXPECT_EQ(sequence.first_position, 50);
+  EXPECT_EQ(sequence.key_begin, 32);  // block 5 stands where 6 was, the unfinished one where it is
+  EXPECT_EQ(sequence.key_end, 52);
+  EXPECT_EQ(tables.append()[1].x_slot, 72);
+  EXPECT_EQ(tables.append()[1].offset_tokens, 3);
+  EXPECT_EQ(tables.append()[1].position, 51);
 }
 
 TEST(DistinctTokensTest, LongerShareOfABlockCountsTheDifference) {
@@ -130,7 +154,7 @@ TEST(StepTablesTest, LimitsAreReachedWithoutGrowing) {
   const std::vector<std::vector<kv::BlockId>> blocks = {{0}, {1}, {2}};
   tables.Build(std::vector<Segment>{MakeSegment(four, 0, blocks[0]), MakeSegment(two, 0, blocks[1]),
                                     MakeSegment(four, 0, blocks[2])},
-               10, 100, distinct);
+               10, 100, InPool, distinct);
   EXPECT_EQ(tables.chunks().size(), 4u);
   EXPECT_LE(static_cast<int64_t>(tables.sequences().size()), max_sequences);
   EXPECT_EQ(tables.max_sequences(), max_sequences);

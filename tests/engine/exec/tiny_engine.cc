@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "engine/device/cpu/cpu_device.h"
+#include "engine/device/cpu/emulated_link_device.h"
 
 namespace spillway::exec {
 namespace {
@@ -38,27 +39,58 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
   cpu.dtype = options.dtype;
   cpu.threads = options.threads;
   device_ = ValueOrDie(device::CreateCpuDevice(cpu));
+  if (options.link.has_value()) {
+    device_ = ValueOrDie(device::CreateEmulatedLinkDevice(std::move(device_), options.link->stream));
+  }
   model_ = ValueOrDie(model::LoadModel(model_path, *device_, {}));
   const kv::Geometry geometry = GeometryOf(model_.config, options.dtype, options.block_tokens);
+  const kv::Form form = options.link.has_value() ? options.link->form : kv::Form::kKv;
   pool_ = ValueOrDie(
-      kv::HostPool::Create(*device_, geometry, options.n_blocks * geometry.block_bytes(kv::Form::kKv)));
+      kv::HostPool::Create(*device_, geometry, options.n_blocks * geometry.block_bytes(form), form));
   // What was never written must not be read: NaN in every block would show.
   for (int32_t layer = 0; layer < geometry.n_layers; ++layer) {
-    std::fill_n(pool_->LayerArena(layer), 2 * pool_->n_blocks() * geometry.slot_bytes(), uint8_t{0xff});
+    std::fill_n(pool_->LayerArena(layer),
+                pool_->n_blocks() * geometry.block_slots(form) * geometry.slot_bytes(), uint8_t{0xff});
   }
   store_ = std::make_unique<kv::BlockStore>(pool_->n_blocks());
-  RowExecutorOptions executor_options;
-  executor_options.chunk_rows = options.chunk_rows;
-  executor_options.head_rows = options.head_rows;
-  executor_ = ValueOrDie(RowExecutor::Create(*device_, model_.config, *model_.weights, *pool_,
-                                             executor_options, *options.clock));
-  item_ = NewItem();
+  if (options.link.has_value()) {
+    const TinyLink& link = *options.link;
+    LinkExecutorOptions link_options;
+    link_options.chunk_rows = options.chunk_rows;
+    link_options.head_rows = options.head_rows;
+    link_options.ring_chunks = link.ring_chunks;
+    link_options.resident_blocks_max = link.resident_blocks_max;
+    link_options.ring_chunk_bytes = link.chunk_blocks * 2 * geometry.slot_bytes();
+    link_options.cache_bytes =
+        link.cache_blocks * geometry.block_bytes(form == kv::Form::kKv ? form : kv::Form::kBoth);
+    auto executor = ValueOrDie(
+        LinkExecutor::Create(*device_, model_.config, *model_.weights, *pool_, link_options, *options.clock));
+    store_->SetListener(&executor->block_listener());
+    executor_ = std::move(executor);
+    CarryAsX(link.x_share);
+  } else {
+    RowExecutorOptions executor_options;
+    executor_options.chunk_rows = options.chunk_rows;
+    executor_options.head_rows = options.head_rows;
+    executor_ = ValueOrDie(RowExecutor::Create(*device_, model_.config, *model_.weights, *pool_,
+                                               executor_options, *options.clock));
+  }
+  max_item_segments_ = options.max_item_segments;
+  item_ = NewItem(options.max_item_rows);
+}
+
+TinyEngine::~TinyEngine() { store_->SetListener(nullptr); }
+
+void TinyEngine::CarryAsX(double share) {
+  plan_ = SplitPlan{};
+  plan_.tokens.carried_x_tokens = static_cast<int64_t>(share * 1000);
+  plan_.tokens.carried_kv_tokens = 1000 - plan_.tokens.carried_x_tokens;
 }
 
 std::unique_ptr<WorkItem> TinyEngine::NewItem(int32_t max_rows) {
   ItemLimits limits;
   limits.max_rows = max_rows;
-  limits.max_segments = max_rows;
+  limits.max_segments = std::min(max_rows, max_item_segments_);
   limits.max_blocks = 4 * pool_->n_blocks();
   limits.max_outputs = max_rows;
   limits.max_kept_logits = max_rows;
@@ -96,7 +128,7 @@ Segment TinyEngine::Next(Sequence& sequence, int32_t n_tokens, Output output) {
 }
 
 StepResult TinyEngine::Run(WorkItem& item, absl::Span<const Segment> segments, Phase phase) {
-  executor_->Begin(item, phase, segments, AllResidentPlan({}));
+  executor_->Begin(item, phase, segments, plan_);
   while (!item.done()) SPILLWAY_CHECK(executor_->Visit(item).ok());
   return ValueOrDie(executor_->Finish(item));
 }

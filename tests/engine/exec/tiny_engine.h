@@ -1,16 +1,20 @@
-// A tiny model on the CPU device with a pool, a store and a row executor: what the tests of this room run.
+// A tiny model with a pool, a store and an executor: what the tests of this room run. On the CPU device,
+// whose row executor reads the pool in place, or on one behind an emulated link.
 #ifndef SPILLWAY_TESTS_ENGINE_EXEC_TINY_ENGINE_H_
 #define SPILLWAY_TESTS_ENGINE_EXEC_TINY_ENGINE_H_
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/clock.h"
+#include "engine/device/cpu/stream_engine.h"
 #include "engine/device/device.h"
+#include "engine/exec/link_executor.h"
 #include "engine/exec/row_executor.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
@@ -27,6 +31,17 @@ struct Sequence {
   int32_t size() const { return static_cast<int32_t>(tokens.size()); }
 };
 
+// A device behind an emulated link, and its executor.
+struct TinyLink {
+  device::StreamEngineOptions stream{.link_bytes_per_s = 2e9};
+  kv::Form form = kv::Form::kKv;  // of the pool
+  int64_t cache_blocks = 64;      // open and resident ones, as if all were open
+  int64_t resident_blocks_max = 64;
+  int32_t ring_chunks = 3;
+  int32_t chunk_blocks = 2;  // blocks that a chunk of the ring holds as K and V
+  double x_share = 0;        // of the carried tokens, carried as X
+};
+
 struct TinyEngineOptions {
   device::DType dtype = device::DType::kF32;
   int32_t chunk_rows = 256;
@@ -34,19 +49,24 @@ struct TinyEngineOptions {
   int32_t block_tokens = 16;
   int64_t n_blocks = 256;
   int32_t threads = 2;
+  int32_t max_item_rows = 256;  // of the item that Logits runs in
+  int32_t max_item_segments = 256;
   const Clock* clock = &Clock::Real();
+  std::optional<TinyLink> link;
 };
 
 class TinyEngine {
  public:
   // Stops the test binary when the model cannot be loaded: nothing can be tested then.
   TinyEngine(const std::string& model_path, const TinyEngineOptions& options);
+  ~TinyEngine();
 
   device::Device& device() { return *device_; }
   const model::Model& model() const { return model_; }
   kv::HostPool& pool() { return *pool_; }
   kv::BlockStore& store() { return *store_; }
-  RowExecutor& executor() { return *executor_; }
+  Executor& executor() { return *executor_; }
+  LinkExecutor& link() { return static_cast<LinkExecutor&>(*executor_); }  // REQUIRES: options.link
 
   // An item with room for `max_rows` rows, all of whose logits may be kept.
   std::unique_ptr<WorkItem> NewItem(int32_t max_rows = 256);
@@ -57,6 +77,8 @@ class TinyEngine {
   // The sequence's next `n_tokens` tokens; counts them as cached.
   Segment Next(Sequence& sequence, int32_t n_tokens, Output output = Output::kAllLogits);
 
+  // What Run begins steps with: of what is carried, this share as X.
+  void CarryAsX(double share);
   // Begin to Finish.
   StepResult Run(WorkItem& item, absl::Span<const Segment> segments, Phase phase = Phase::kPrefill);
   // Logits of the sequence's next `n_tokens` tokens, run alone: [n_tokens][vocab].
@@ -71,7 +93,9 @@ class TinyEngine {
   model::Model model_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> store_;
-  std::unique_ptr<RowExecutor> executor_;
+  SplitPlan plan_;
+  int32_t max_item_segments_ = 0;
+  std::unique_ptr<Executor> executor_;
   std::unique_ptr<WorkItem> item_;  // of Logits and LogitsOfAll
 };
 

@@ -1,0 +1,189 @@
+#include "engine/exec/carry_tables.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+
+namespace spillway::exec {
+namespace {
+
+// Pieces of `total` of at most `most`, as equal as can be.
+int64_t PiecesOf(int64_t total, int64_t most) { return (total + most - 1) / most; }
+
+}  // namespace
+
+CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes)
+    : pool_(pool), limits_(limits), marks_(static_cast<size_t>(pool.n_blocks())) {
+  const kv::Geometry& geometry = pool.geometry();
+  x_plane_bytes_ = geometry.block_tokens * geometry.chi_bytes();
+  chunk_kv_blocks_ = static_cast<int32_t>(chunk_bytes / (2 * geometry.slot_bytes()));
+  chunk_x_blocks_ = static_cast<int32_t>(chunk_bytes / x_plane_bytes_);
+  SPILLWAY_CHECK(pool.form() == kv::Form::kX || chunk_kv_blocks_ > 0);
+  SPILLWAY_CHECK(pool.form() == kv::Form::kKv || chunk_x_blocks_ > 0);
+  max_chunk_runs_ = std::max(chunk_kv_blocks_, chunk_x_blocks_);
+
+  const size_t max_blocks = static_cast<size_t>(limits.max_blocks);
+  carried_.reserve(max_blocks);
+  reads_.reserve(max_blocks);
+  sorted_.reserve(max_blocks);
+  runs_.reserve(max_blocks);
+  positions_.reserve(max_blocks);
+  blocks_.reserve(max_blocks);
+  sequences_.reserve(max_blocks);
+  chunks_.reserve(max_blocks);
+  chunk_reads_.reserve(max_blocks + 1);
+}
+
+void CarryTables::Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache,
+                        const SplitPlan& plan) {
+  chunks_.clear();
+  runs_.clear();
+  positions_.clear();
+  sequences_.clear();
+  blocks_.clear();
+  CollectBlocks(segments, cache);
+  AssignChunks(plan);
+  ListReaders(segments);
+}
+
+CarryTables::Carried* CarryTables::Find(kv::BlockId block) {
+  const Mark& mark = marks_[static_cast<size_t>(block)];
+  return mark.epoch == epoch_ ? &carried_[static_cast<size_t>(mark.index)] : nullptr;
+}
+
+void CarryTables::CollectBlocks(absl::Span<const Segment> segments, const kv::DeviceCache& cache) {
+  carried_.clear();
+  if (++epoch_ == 0) {  // after 2^32 steps, epochs start anew
+    std::fill(marks_.begin(), marks_.end(), Mark{});
+    epoch_ = 1;
+  }
+  const int32_t block_tokens = pool_.geometry().block_tokens;
+  for (const Segment& segment : segments) {
+    const int32_t n_full = segment.first_position / block_tokens;
+    for (int32_t i = 0; i < n_full; ++i) {
+      const kv::BlockId block = segment.blocks[static_cast<size_t>(i)];
+      if (cache.StateOf(block) != kv::DeviceCache::State::kAbsent || Find(block) != nullptr) continue;
+      marks_[static_cast<size_t>(block)] = {epoch_, static_cast<int32_t>(carried_.size())};
+      carried_.push_back({block, i * block_tokens});
+    }
+  }
+}
+
+void CarryTables::AssignChunks(const SplitPlan& plan) {
+  const int64_t n = static_cast<int64_t>(carried_.size());
+  const double planned = static_cast<double>(plan.tokens.carried_kv_tokens + plan.tokens.carried_x_tokens);
+  const double x_share = planned > 0 ? static_cast<double>(plan.tokens.carried_x_tokens) / planned : 0.0;
+  x_blocks_ = std::llround(x_share * static_cast<double>(n));
+  if (pool_.form() == kv::Form::kKv) x_blocks_ = 0;
+  if (pool_.form() == kv::Form::kX) x_blocks_ = n;
+  kv_blocks_ = n - x_blocks_;
+
+  // Chunks of the two forms take turns in proportion, so that the link and the rebuilding compute are busy
+  // side by side however small the ring is.
+  const int64_t x_chunks = PiecesOf(x_blocks_, chunk_x_blocks_);
+  const int64_t kv_chunks = PiecesOf(kv_blocks_, chunk_kv_blocks_);
+  for (int64_t x = 0, kv = 0; x < x_chunks || kv < kv_chunks;) {
+    const bool take_x =
+        kv == kv_chunks || (x < x_chunks && (2 * x + 1) * kv_chunks <= (2 * kv + 1) * x_chunks);
+    const auto cut = [](int64_t total, int64_t pieces, int64_t i) { return total * i / pieces; };
+    if (take_x) {
+      const int64_t first = cut(x_blocks_, x_chunks, x);
+      AddChunk(kv::Form::kX, static_cast<size_t>(first),
+               static_cast<int32_t>(cut(x_blocks_, x_chunks, x + 1) - first));
+      ++x;
+    } else {
+      const int64_t first = cut(kv_blocks_, kv_chunks, kv);
+      AddChunk(kv::Form::kKv, static_cast<size_t>(x_blocks_ + first),
+               static_cast<int32_t>(cut(kv_blocks_, kv_chunks, kv + 1) - first));
+      ++kv;
+    }
+  }
+}
+
+void CarryTables::AddChunk(kv::Form form, size_t first, int32_t n) {
+  const int32_t index = static_cast<int32_t>(chunks_.size());
+  CarryChunk chunk;
+  chunk.form = form;
+  chunk.n_blocks = n;
+  chunk.first_position = static_cast<int32_t>(positions_.size());
+  for (int32_t place = 0; place < n; ++place) {
+    Carried& carried = carried_[first + static_cast<size_t>(place)];
+    carried.chunk = index;
+    carried.place = place;
+    if (form == kv::Form::kX) positions_.push_back(carried.position);
+  }
+  AddRuns(chunk, first);
+  chunks_.push_back(chunk);
+}
+
+void CarryTables::AddRuns(CarryChunk& chunk, size_t first) {
+  const int64_t slot_bytes = pool_.geometry().slot_bytes();
+  const bool is_x = chunk.form == kv::Form::kX;
+  const int64_t block_bytes = is_x ? x_plane_bytes_ : 2 * slot_bytes;
+  chunk.first_run = static_cast<int32_t>(runs_.size());
+  for (int32_t place = 0; place < chunk.n_blocks; ++place) {
+    const kv::Planes planes = pool_.PlanesOf(carried_[first + static_cast<size_t>(place)].block);
+    const int32_t slot = is_x ? planes.x : planes.k;
+    const bool continues =
+        place > 0 && runs_.back().host_slot * slot_bytes + runs_.back().size_bytes == slot * slot_bytes;
+    if (continues) {
+      runs_.back().size_bytes += static_cast<int32_t>(block_bytes);
+    } else {
+      runs_.push_back({slot, static_cast<int32_t>(block_bytes), place * block_bytes});
+    }
+  }
+  chunk.n_runs = static_cast<int32_t>(runs_.size()) - chunk.first_run;
+  chunk.size_bytes = chunk.n_blocks * block_bytes;
+}
+
+void CarryTables::ListReaders(absl::Span<const Segment> segments) {
+  const int32_t block_tokens = pool_.geometry().block_tokens;
+  reads_.clear();
+  chunk_reads_.assign(chunks_.size() + 1, 0);
+  for (size_t s = 0; s < segments.size(); ++s) {
+    const int32_t n_full = segments[s].first_position / block_tokens;
+    for (int32_t i = 0; i < n_full; ++i) {
+      const Carried* carried = Find(segments[s].blocks[static_cast<size_t>(i)]);
+      if (carried == nullptr) continue;
+      SPILLWAY_CHECK(static_cast<int64_t>(reads_.size()) < limits_.max_blocks);
+      reads_.push_back({carried->chunk, static_cast<int32_t>(s), carried->place});
+      ++chunk_reads_[static_cast<size_t>(carried->chunk) + 1];
+    }
+  }
+  for (size_t c = 0; c < chunks_.size(); ++c) chunk_reads_[c + 1] += chunk_reads_[c];
+
+  // Sorted by chunk, and within one by segment, as they came; chunk_reads_ moves on as places are taken.
+  sorted_.resize(reads_.size());
+  for (const Read& read : reads_) {
+    sorted_[static_cast<size_t>(chunk_reads_[static_cast<size_t>(read.chunk)]++)] = read;
+  }
+  size_t at = 0;
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    chunks_[c].first_sequence = static_cast<int32_t>(sequences_.size());
+    int32_t row = 0;
+    int32_t counted = 0;  // segments whose rows are in `row`
+    while (at < sorted_.size() && sorted_[at].chunk == static_cast<int32_t>(c)) {
+      const int32_t s = sorted_[at].segment;
+      for (; counted < s; ++counted) {
+        row += static_cast<int32_t>(segments[static_cast<size_t>(counted)].tokens.size());
+      }
+      device::AttentionSequence sequence{};
+      sequence.first_row = row;
+      sequence.n_rows = static_cast<int32_t>(segments[static_cast<size_t>(s)].tokens.size());
+      sequence.first_position = segments[static_cast<size_t>(s)].first_position;
+      sequence.first_block = static_cast<int32_t>(blocks_.size());
+      for (; at < sorted_.size() && sorted_[at].chunk == static_cast<int32_t>(c) && sorted_[at].segment == s;
+           ++at) {
+        blocks_.push_back({2 * sorted_[at].place, 2 * sorted_[at].place + 1});
+        ++sequence.n_blocks;
+      }
+      // All keys are before the rows, so where each lies among them does not matter.
+      sequence.key_end = sequence.n_blocks * block_tokens;
+      sequences_.push_back(sequence);
+    }
+    chunks_[c].n_sequences = static_cast<int32_t>(sequences_.size()) - chunks_[c].first_sequence;
+  }
+}
+
+}  // namespace spillway::exec

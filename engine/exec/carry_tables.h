@@ -1,0 +1,126 @@
+// CarryTables: which of a step's cached blocks come over the link, in which form, in which chunks of the
+// staging ring, and who reads them. Built once per Begin, for all layers: a chunk of every layer holds the
+// same blocks at the same places.
+//
+// A block that several sequences read is carried once. In a chunk, block b's K and V are slots 2b and 2b + 1,
+// whether they were carried or rebuilt from its X.
+//
+// Sized at construction; Build allocates nothing. Step thread only.
+#ifndef SPILLWAY_ENGINE_EXEC_CARRY_TABLES_H_
+#define SPILLWAY_ENGINE_EXEC_CARRY_TABLES_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "engine/device/ops.h"
+#include "engine/exec/executor.h"
+#include "engine/kv/device_cache.h"
+#include "engine/kv/geometry.h"
+#include "engine/kv/host_pool.h"
+
+namespace spillway::exec {
+
+// Neighbouring slots of a layer's host arena that go to one place of a chunk.
+struct CarryRun {
+  int32_t host_slot = 0;
+  int32_t size_bytes = 0;
+  int64_t offset_bytes = 0;  // in the chunk
+};
+
+struct CarryChunk {
+  kv::Form form = kv::Form::kKv;  // kKv or kX
+  int32_t n_blocks = 0;
+  int64_t size_bytes = 0;
+  int32_t first_run = 0;
+  int32_t n_runs = 0;
+  int32_t first_position = 0;  // into positions(): of its blocks; of kX
+  int32_t first_sequence = 0;
+  int32_t n_sequences = 0;
+};
+
+class CarryTables {
+ public:
+  // Chunks hold at most `chunk_bytes` of planes. REQUIRES: a block fits in a chunk in every form of the pool.
+  CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes);
+
+  // Takes every cached block of `segments` that is not in `cache`: of them the plan's share of carried X
+  // tokens as X, where the pool stores it, the others as K and V.
+  void Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache, const SplitPlan& plan);
+
+  absl::Span<const CarryChunk> chunks() const { return chunks_; }
+  absl::Span<const CarryRun> runs(const CarryChunk& chunk) const {
+    return absl::MakeConstSpan(runs_).subspan(static_cast<size_t>(chunk.first_run),
+                                              static_cast<size_t>(chunk.n_runs));
+  }
+  // Of the first token of each block that is carried as X, chunk by chunk.
+  absl::Span<const int32_t> positions() const { return positions_; }
+  // Readers, chunk by chunk; their blocks in blocks().
+  absl::Span<const device::AttentionSequence> sequences() const { return sequences_; }
+  absl::Span<const device::AttentionBlock> blocks() const { return blocks_; }
+
+  int64_t kv_blocks() const { return kv_blocks_; }
+  int64_t x_blocks() const { return x_blocks_; }
+
+  // What the arrays above can grow to.
+  int64_t max_positions() const { return static_cast<int64_t>(positions_.capacity()); }
+  int64_t max_sequences() const { return static_cast<int64_t>(sequences_.capacity()); }
+  int64_t max_blocks() const { return static_cast<int64_t>(blocks_.capacity()); }
+  int32_t max_runs() const { return max_chunk_runs_; }  // of one chunk
+
+  // Blocks of a form that a chunk holds.
+  int32_t ChunkBlocks(kv::Form form) const {
+    return form == kv::Form::kX ? chunk_x_blocks_ : chunk_kv_blocks_;
+  }
+
+ private:
+  // One distinct carried block.
+  struct Carried {
+    kv::BlockId block;
+    int32_t position;  // of its first token
+    int32_t chunk = -1;
+    int32_t place = -1;  // in the chunk
+  };
+  struct Read {
+    int32_t chunk;
+    int32_t segment;
+    int32_t place;
+  };
+
+  void CollectBlocks(absl::Span<const Segment> segments, const kv::DeviceCache& cache);
+  void AssignChunks(const SplitPlan& plan);
+  void AddChunk(kv::Form form, size_t first, int32_t n);
+  void AddRuns(CarryChunk& chunk, size_t first);
+  void ListReaders(absl::Span<const Segment> segments);
+  Carried* Find(kv::BlockId block);
+
+  const kv::HostPool& pool_;
+  const ItemLimits limits_;
+  int64_t x_plane_bytes_;
+  int32_t chunk_kv_blocks_;
+  int32_t chunk_x_blocks_;
+  int32_t max_chunk_runs_;
+
+  struct Mark {
+    uint32_t epoch = 0;
+    int32_t index = -1;  // in carried_
+  };
+  std::vector<Mark> marks_;  // [n_blocks of the pool]
+  uint32_t epoch_ = 0;
+  std::vector<Carried> carried_;
+  std::vector<Read> reads_;           // in the segments' order
+  std::vector<Read> sorted_;          // by chunk
+  std::vector<int32_t> chunk_reads_;  // of each chunk; then where its reads begin
+
+  std::vector<CarryChunk> chunks_;
+  std::vector<CarryRun> runs_;
+  std::vector<int32_t> positions_;
+  std::vector<device::AttentionSequence> sequences_;
+  std::vector<device::AttentionBlock> blocks_;
+  int64_t kv_blocks_ = 0;
+  int64_t x_blocks_ = 0;
+};
+
+}  // namespace spillway::exec
+
+#endif  // SPILLWAY_ENGINE_EXEC_CARRY_TABLES_H_

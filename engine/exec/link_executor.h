@@ -1,0 +1,159 @@
+// LinkExecutor: the row schedule on a device with memory of its own, behind a link. One work item runs
+// through all layers, then the next. Cached tokens reach attention as the plan says: resident on the device,
+// carried as K and V, or carried as X from which K and V are rebuilt.
+//
+// Three streams: copies in, compute, copies out. A layer's visit projects its rows, attends to what lies on
+// the device, then to the staging ring's chunks in the order in which they arrive, and completes the layer.
+// Copies run ahead of compute as far as the ring reaches, into the layers that come, so the busiest of the
+// link and the compute is all that a step costs. Blocks that become full are stored on the host layer by
+// layer, once.
+//
+// The host enqueues in one order: what frees a chunk before the copy that reuses it. Blocks that work under
+// way reads or stores are pinned in the device cache.
+//
+// An item is one chunk of rows: max_rows of its limits is at most chunk_rows().
+//
+// Owned by the scheduler's step thread. Nothing is allocated after Create and CreateWorkItem.
+#ifndef SPILLWAY_ENGINE_EXEC_LINK_EXECUTOR_H_
+#define SPILLWAY_ENGINE_EXEC_LINK_EXECUTOR_H_
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "base/clock.h"
+#include "engine/device/device.h"
+#include "engine/exec/carry_tables.h"
+#include "engine/exec/executor.h"
+#include "engine/exec/span_timer.h"
+#include "engine/exec/staging_ring.h"
+#include "engine/exec/step_tables.h"
+#include "engine/kv/device_cache.h"
+#include "engine/kv/host_pool.h"
+#include "engine/model/model_config.h"
+#include "engine/model/transformer.h"
+#include "engine/model/weights.h"
+
+namespace spillway::exec {
+
+struct LinkExecutorOptions {
+  int32_t chunk_rows = 256;  // rows of an item at most
+  int32_t head_rows = 64;    // rows whose logits are computed at a time
+  int32_t ring_chunks = 6;
+  int64_t ring_chunk_bytes = 1 << 20;  // raised to one block's planes where those are larger
+  // Device memory of open and resident blocks; at least what the items' open blocks need.
+  int64_t cache_bytes = 0;
+  int64_t resident_blocks_max = std::numeric_limits<int64_t>::max();  // 0: residency is off
+};
+
+class LinkExecutor final : public Executor {
+ public:
+  // InvalidArgument where X is stored and K and V cannot be rebuilt from it on this device, ResourceExhausted
+  // without memory. All references must outlive the executor. The store of the pool's blocks must tell
+  // block_listener(). REQUIRES: the pool's geometry is the model's, in the device's compute dtype.
+  static absl::StatusOr<std::unique_ptr<LinkExecutor>> Create(
+      device::Device& device, const model::ModelConfig& config, const model::ModelWeights& weights,
+      kv::HostPool& pool, const LinkExecutorOptions& options, const Clock& clock = Clock::Real());
+  ~LinkExecutor() override;
+
+  // Items must be destroyed before the executor. InvalidArgument, naming the size that works, where the items
+  // so far and this one may have more blocks open than the cache holds.
+  absl::StatusOr<std::unique_ptr<WorkItem>> CreateWorkItem(const ItemLimits& limits) override;
+
+  int32_t chunk_rows() const override { return options_.chunk_rows; }
+  int32_t n_layers() const override { return transformer_->config().n_layers; }
+  int32_t vocab_size() const override { return transformer_->config().vocab_size; }
+  bool splits() const override { return true; }
+  BatchShape ShapeOf(Phase phase, absl::Span<const Segment> segments) override;
+
+  void Begin(WorkItem& item, Phase phase, absl::Span<const Segment> segments, const SplitPlan& plan) override;
+  absl::Status Visit(WorkItem& item) override;
+  absl::StatusOr<StepResult> Finish(WorkItem& item) override;
+  void Abandon(WorkItem& item) override;
+  absl::Span<const float> LogitsOf(const WorkItem& item, int32_t segment, int32_t row) const override;
+
+  // Until every block that became full so far is stored.
+  void WaitForStores();
+
+  kv::BlockListener& block_listener() { return *cache_; }
+  const kv::DeviceCache& cache() const { return *cache_; }
+  int64_t ring_bytes() const { return ring_->n_chunks() * ring_->chunk_bytes(); }
+  int64_t scratch_bytes() const { return transformer_->scratch_bytes(); }
+
+ private:
+  class Item;
+  // Blocks on their way to the host.
+  struct Stores {
+    device::EventId done;
+    std::vector<kv::BlockId> blocks;
+  };
+
+  LinkExecutor(device::Device& device, kv::HostPool& pool, const LinkExecutorOptions& options,
+               const Clock& clock);
+
+  absl::Status Allocate(const model::ModelConfig& config, const model::ModelWeights& weights);
+  Item& ItemOf(WorkItem& item) const;
+  bool StoresX() const { return pool_.form() != kv::Form::kKv; }
+  // Slots that an open block takes.
+  int64_t OpenSlots() const;
+  // Blocks that an item may have open at once.
+  int64_t MaxOpenBlocks(const ItemLimits& limits) const;
+
+  // --- Begin.
+  void OpenBlocks(Item& item, absl::Span<const Segment> segments);
+  void OpenBlock(kv::BlockId block);
+  void PinReads(Item& item, absl::Span<const Segment> segments);
+  void CopyTables(Item& item);
+  void StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns);
+
+  // --- Visit.
+  // Copies of the item's next chunks, as many as the ring takes.
+  void FetchAhead(Item& item);
+  void Fetch(Item& item);
+  // Makes room in the ring for an item that must go on: what others fetched ahead is given up.
+  void TakeFromOthers(const Item& item);
+  void AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk);
+  void StoreLayer(Item& item, int32_t layer);
+  absl::Status Collect(Item& item, int32_t visit);
+
+  // --- Stores.
+  void AddStores(Item& item);
+  // Seals the blocks whose stores are done.
+  void CollectStores();
+  void WaitForFirstStores();
+  void SealFirstStores();
+
+  device::Device& device_;
+  kv::HostPool& pool_;
+  const LinkExecutorOptions options_;
+  const Clock& clock_;
+  const device::StreamId compute_;
+  const device::StreamId copies_in_;
+  const device::StreamId copies_out_;
+  std::unique_ptr<model::Transformer> transformer_;
+  std::unique_ptr<StagingRing> ring_;
+  std::unique_ptr<kv::DeviceCache> cache_;
+  device::DevicePtr rebuilt_;  // K and V of one chunk's X: slots 2b, 2b + 1
+  DistinctTokens distinct_;
+
+  SpanTimer in_timer_;
+  SpanTimer out_timer_;
+  SpanTimer wait_timer_;          // compute's waits for chunks
+  int64_t kv_store_busy_ns_ = 0;  // not yet in any step's stats
+  int64_t x_store_busy_ns_ = 0;
+  device::EventId projected_;   // a layer's rows are appended: they may be stored
+  std::vector<Stores> stores_;  // in a circle
+  int32_t first_stores_ = 0;
+  int32_t n_stores_ = 0;
+  std::vector<Item*> items_;
+  int64_t open_blocks_max_ = 0;        // of all items
+  std::vector<device::CopyRun> runs_;  // of one batched copy
+};
+
+}  // namespace spillway::exec
+
+#endif  // SPILLWAY_ENGINE_EXEC_LINK_EXECUTOR_H_

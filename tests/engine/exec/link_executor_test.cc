@@ -1,0 +1,319 @@
+// The link executor against the row executor that reads every block in place: the same logits, however cached
+// tokens reach attention. Links here are emulated.
+#include "engine/exec/link_executor.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/engine/exec/tiny_engine.h"
+#include "tests/fakes/gguf_writer.h"
+
+namespace spillway::exec {
+namespace {
+
+using Logits = std::vector<std::vector<float>>;
+
+constexpr int32_t kVocab = 320;
+constexpr int32_t kLayers = 3;
+
+enum class Heads : uint8_t { kMany, kGrouped };
+
+const std::string& ModelPath(Heads heads) {
+  static const std::vector<std::string>* const paths = [] {
+    auto* names = new std::vector<std::string>();
+    for (const int32_t n_kv_heads : {8, 2}) {
+      names->push_back(absl::StrCat(::testing::TempDir(), getpid(), "_link_executor_", n_kv_heads, ".gguf"));
+      fakes::TinyLlamaOptions options;
+      options.n_heads = 8;
+      options.n_kv_heads = n_kv_heads;
+      options.d_model = 128;
+      options.n_layers = kLayers;
+      options.vocab_size = kVocab;
+      options.seed = 11;
+      const absl::Status status = fakes::WriteTinyLlama(names->back(), options);
+      if (!status.ok()) ADD_FAILURE() << status;
+    }
+    return names;
+  }();
+  return (*paths)[static_cast<size_t>(heads)];
+}
+
+void Append(Logits& logits, const Logits& more) { logits.insert(logits.end(), more.begin(), more.end()); }
+
+// How one engine brings cached tokens to attention.
+struct Case {
+  std::string name;
+  Heads heads = Heads::kMany;
+  device::DType dtype = device::DType::kF32;
+  TinyLink link;
+};
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (const auto dtype : {device::DType::kF32, device::DType::kBF16}) {
+    for (const auto heads : {Heads::kMany, Heads::kGrouped}) {
+      const auto add = [&](const std::string& name, kv::Form form, double x_share,
+                           int64_t resident_blocks_max) {
+        Case c;
+        c.name = absl::StrCat(name, heads == Heads::kMany ? "_mha_" : "_gqa_", device::NameOf(dtype));
+        c.heads = heads;
+        c.dtype = dtype;
+        c.link.form = form;
+        c.link.x_share = x_share;
+        c.link.resident_blocks_max = resident_blocks_max;
+        cases.push_back(c);
+      };
+      add("resident", kv::Form::kKv, 0, 64);
+      add("all_kv", kv::Form::kKv, 0, 0);
+      add("all_x", kv::Form::kX, 1, 0);
+      add("mixed", kv::Form::kBoth, 0.5, 0);
+      add("both_as_x", kv::Form::kBoth, 1, 0);
+      add("mixed_half_resident", kv::Form::kBoth, 0.4, 4);
+    }
+  }
+  return cases;
+}
+
+class LinkExecutorTest : public ::testing::TestWithParam<Case> {
+ protected:
+  TinyEngine& Resident(device::DType dtype) {
+    std::unique_ptr<TinyEngine>& engine = resident_[dtype];
+    if (engine == nullptr) {
+      TinyEngineOptions options;
+      options.dtype = dtype;
+      engine = std::make_unique<TinyEngine>(ModelPath(GetParam().heads), options);
+    }
+    return *engine;
+  }
+  // `got`: logits of the sequence's rows from `first` on. In f32 they equal the resident run's but for the
+  // order of sums. In bf16 every way of merging rounds the softmax's weights anew: what that changes is less
+  // than what bf16 loses against f32 in the resident run.
+  void ExpectAlike(const Logits& got, const Sequence& sequence, int32_t first) {
+    const auto rows = [&](const Logits& all) {
+      return Logits(all.begin() + first, all.begin() + first + static_cast<int32_t>(got.size()));
+    };
+    const Logits exact = Resident(device::DType::kF32).LogitsOfAll(sequence.tokens);
+    if (GetParam().dtype == device::DType::kF32) {
+      EXPECT_LT(MaxDifference(got, rows(exact)), LogitTolerance(device::DType::kF32));
+      return;
+    }
+    const Logits want = Resident(GetParam().dtype).LogitsOfAll(sequence.tokens);
+    EXPECT_LT(Difference(got, rows(want)).rms, Difference(want, exact).rms);
+  }
+  TinyEngine& Linked() {
+    if (linked_ == nullptr) {
+      TinyEngineOptions options;
+      options.dtype = GetParam().dtype;
+      options.chunk_rows = 64;
+      options.max_item_segments = 2;
+      options.max_item_rows = 32;
+      options.head_rows = 10;
+      options.link = GetParam().link;
+      linked_ = std::make_unique<TinyEngine>(ModelPath(GetParam().heads), options);
+    }
+    return *linked_;
+  }
+
+ private:
+  std::map<device::DType, std::unique_ptr<TinyEngine>> resident_;
+  std::unique_ptr<TinyEngine> linked_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Ways, LinkExecutorTest, ::testing::ValuesIn(Cases()),
+                         [](const ::testing::TestParamInfo<Case>& test) { return test.param.name; });
+
+// Pieces of a prompt, then single tokens: every later step reads what earlier ones stored.
+TEST_P(LinkExecutorTest, PiecewisePrefillAndDecodeEqualTheResidentRun) {
+  Sequence sequence;
+  sequence.tokens = RandomTokens(3, 150, kVocab);
+  Logits got;
+  for (const int32_t piece : {32, 32, 7, 25, 32}) Append(got, Linked().Logits(sequence, piece));
+  while (sequence.n_cached < sequence.size()) Append(got, Linked().Logits(sequence, 1));
+  ExpectAlike(got, sequence, 0);
+}
+
+TEST_P(LinkExecutorTest, SequencesWithASharedPrefixEqualTheResidentRun) {
+  Sequence first;
+  first.tokens = RandomTokens(4, 130, kVocab);
+  TinyEngine& engine = Linked();
+  for (int32_t i = 0; i < 4; ++i) engine.Logits(first, 32);
+  // The second one has the first four blocks in common and goes on otherwise.
+  Sequence second;
+  second.tokens = RandomTokens(5, 100, kVocab);
+  std::copy_n(first.tokens.begin(), 64, second.tokens.begin());
+  for (int32_t i = 0; i < 4; ++i) {
+    second.blocks.push_back(first.blocks[static_cast<size_t>(i)]);
+    engine.store().Ref(second.blocks.back());
+  }
+  second.n_cached = 64;
+  for (const int32_t piece : {20, 14}) engine.Logits(second, piece);
+
+  const std::unique_ptr<WorkItem> item = engine.NewItem(2);
+  const Segment segments[] = {engine.Next(first, 1), engine.Next(second, 1)};
+  const StepResult result = engine.Run(*item, segments, Phase::kDecode);
+  ExpectAlike(engine.KeptLogits(*item, 0, 1), first, 128);
+  ExpectAlike(engine.KeptLogits(*item, 1, 1), second, 98);
+
+  // Each distinct token once, whoever reads it: 128 of the first, 98 - 64 more of the second.
+  EXPECT_EQ(result.stats.tokens.total_tokens(), 128 + 34);
+  const TokenClasses& tokens = result.stats.tokens;
+  const kv::Geometry& geometry = engine.pool().geometry();
+  EXPECT_EQ(result.stats.lanes[static_cast<size_t>(Lane::kKvLoad)].bytes,
+            tokens.carried_kv_tokens * geometry.beta_bytes() * kLayers);
+  EXPECT_EQ(result.stats.lanes[static_cast<size_t>(Lane::kXLoad)].bytes,
+            tokens.carried_x_tokens * geometry.chi_bytes() * kLayers);
+}
+
+TEST_P(LinkExecutorTest, ShapeCountsWhatTheStepThenFinds) {
+  TinyEngine& engine = Linked();
+  Sequence sequence;
+  sequence.tokens = RandomTokens(6, 120, kVocab);
+  for (int32_t i = 0; i < 3; ++i) engine.Logits(sequence, 32);
+  const std::unique_ptr<WorkItem> item = engine.NewItem(4);
+  const Segment segment = engine.Next(sequence, 3);
+  engine.link().WaitForStores();
+  const BatchShape shape = engine.executor().ShapeOf(Phase::kPrefill, {&segment, 1});
+  EXPECT_EQ(shape.new_tokens, 3);
+  EXPECT_EQ(shape.reads_tokens, 97 + 98 + 99);
+  const StepResult result = engine.Run(*item, {&segment, 1});
+  EXPECT_EQ(shape.resident_kv_tokens, result.stats.tokens.resident_kv_tokens);
+  EXPECT_EQ(shape.host_kv_tokens + shape.host_x_tokens + shape.host_both_tokens,
+            result.stats.tokens.carried_kv_tokens + result.stats.tokens.carried_x_tokens);
+}
+
+// Work items in turn, visit by visit, on a ring too small for both: what one fetched ahead the other takes.
+TEST_P(LinkExecutorTest, ItemsVisitedInTurnGiveTheSameLogits) {
+  TinyEngine& engine = Linked();
+  Sequence sequences[2];
+  std::vector<std::unique_ptr<WorkItem>> items;
+  std::vector<Segment> segments;
+  for (uint32_t i = 0; i < 2; ++i) {
+    sequences[i].tokens = RandomTokens(20 + i, 100, kVocab);
+    for (int32_t piece = 0; piece < 3; ++piece) engine.Logits(sequences[i], 32);
+    items.push_back(engine.NewItem(2));
+  }
+  SplitPlan plan;
+  plan.tokens.carried_x_tokens = static_cast<int64_t>(GetParam().link.x_share * 100);
+  plan.tokens.carried_kv_tokens = 100 - plan.tokens.carried_x_tokens;
+  for (uint32_t i = 0; i < 2; ++i) {
+    segments.push_back(engine.Next(sequences[i], 2));
+    engine.executor().Begin(*items[i], Phase::kPrefill, {&segments[i], 1}, plan);
+  }
+  std::mt19937 random(1);
+  while (!items[0]->done() || !items[1]->done()) {
+    WorkItem& item = *items[random() % 2];
+    if (item.done()) continue;
+    ASSERT_TRUE(engine.executor().Visit(item).ok());
+  }
+  for (uint32_t i = 0; i < 2; ++i) {
+    ASSERT_TRUE(engine.executor().Finish(*items[i]).ok());
+    ExpectAlike(engine.KeptLogits(*items[i], 0, 2), sequences[i], 96);
+  }
+}
+
+TEST_P(LinkExecutorTest, AbandonedItemsLeaveTheRestAlone) {
+  TinyEngine& engine = Linked();
+  Sequence sequence;
+  sequence.tokens = RandomTokens(8, 100, kVocab);
+  for (int32_t piece = 0; piece < 2; ++piece) engine.Logits(sequence, 32);
+  const std::unique_ptr<WorkItem> item = engine.NewItem(20);
+  for (int32_t n_visits = 0; n_visits < kLayers; ++n_visits) {
+    const Segment segment = engine.Next(sequence, 20);
+    engine.executor().Begin(*item, Phase::kPrefill, {&segment, 1}, {});
+    for (int32_t i = 0; i < n_visits; ++i) ASSERT_TRUE(engine.executor().Visit(*item).ok());
+    engine.executor().Abandon(*item);
+    sequence.n_cached -= 20;
+  }
+  ExpectAlike(engine.Logits(sequence, 20), sequence, 64);
+}
+
+// Sequences come, go and share, while every stream is delayed at random: what is not waited for is NaN or
+// somebody else's.
+TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
+  for (uint32_t seed = 1; seed <= 3; ++seed) {
+    TinyEngineOptions options;
+    options.n_blocks = 40;
+    options.max_item_segments = 4;
+    options.max_item_rows = 32;
+    options.chunk_rows = 32;
+    TinyEngine reference(ModelPath(Heads::kMany), {});
+    TinyLink link;
+    link.form = kv::Form::kBoth;
+    link.cache_blocks = 24;
+    link.resident_blocks_max = 5;
+    link.stream.jitter_us = 200;
+    link.stream.jitter_seed = seed;
+    options.link = link;
+    TinyEngine engine(ModelPath(Heads::kMany), options);
+    std::mt19937 random(seed);
+    std::vector<Sequence> sequences(4);
+    std::vector<Logits> wants(4);
+    const std::unique_ptr<WorkItem> item = engine.NewItem(32);
+    for (int32_t step = 0; step < 40; ++step) {
+      engine.CarryAsX(static_cast<double>(random() % 5) / 4);
+      std::vector<Segment> segments;
+      std::vector<std::pair<size_t, int32_t>> members;  // sequence, its first row's position
+      for (size_t s = 0; s < sequences.size(); ++s) {
+        Sequence& sequence = sequences[s];
+        const bool ends =
+            !sequence.tokens.empty() && (sequence.n_cached == sequence.size() || random() % 12 == 0);
+        if (ends) {
+          engine.Release(sequence);
+          sequence = {};
+        }
+        if (sequence.tokens.empty()) {
+          sequence.tokens = RandomTokens(static_cast<uint32_t>(random() % 6),
+                                         60 + static_cast<int32_t>(random() % 70), kVocab);
+          wants[s] = reference.LogitsOfAll(sequence.tokens);
+        }
+        const int32_t left = sequence.size() - sequence.n_cached;
+        const int32_t n = std::min<int32_t>(left, random() % 2 == 0 ? 1 : 8);
+        members.emplace_back(s, sequence.n_cached);
+        segments.push_back(engine.Next(sequence, n));
+      }
+      engine.Run(*item, segments);
+      for (size_t m = 0; m < members.size(); ++m) {
+        const auto [s, first] = members[m];
+        const int32_t n = static_cast<int32_t>(segments[m].tokens.size());
+        ASSERT_LT(MaxDifference(engine.KeptLogits(*item, static_cast<int32_t>(m), n),
+                                Logits(wants[s].begin() + first, wants[s].begin() + first + n)),
+                  LogitTolerance(device::DType::kF32))
+            << "seed " << seed << ", step " << step << ", sequence " << s;
+      }
+    }
+    for (Sequence& sequence : sequences) engine.Release(sequence);
+    engine.link().WaitForStores();
+    EXPECT_EQ(engine.link().cache().open_blocks(), 0);
+  }
+}
+
+TEST(LinkExecutorLimitsTest, CacheTooSmallForOpenBlocksIsRefusedWithTheSizeThatWorks) {
+  TinyEngineOptions options;
+  options.max_item_segments = 2;
+  options.max_item_rows = 16;
+  options.link.emplace();
+  options.link->cache_blocks = 12;
+  TinyEngine engine(ModelPath(Heads::kMany), options);
+  ItemLimits limits;
+  limits.max_rows = 64;
+  limits.max_segments = 64;
+  limits.max_blocks = 256;
+  const auto item = engine.executor().CreateWorkItem(limits);
+  ASSERT_FALSE(item.ok());
+  EXPECT_THAT(std::string(item.status().message()), ::testing::HasSubstr("it needs"));
+}
+
+}  // namespace
+}  // namespace spillway::exec
