@@ -57,8 +57,8 @@ struct TransformerLimits {
 
 class Transformer {
  public:
-  // Allocates the scratch and builds the device's products for up to these limits. InvalidArgument where K and
-  // V cannot be rebuilt from X on this device. `device` and `weights` must outlive the transformer.
+  // Allocates the scratch and builds the device's products for up to these limits. InvalidArgument where K
+  // and V cannot be rebuilt from X on this device. `device` and `weights` must outlive the transformer.
   static absl::StatusOr<std::unique_ptr<Transformer>> Create(device::Device& device,
                                                              const ModelConfig& config,
                                                              const ModelWeights& weights,
