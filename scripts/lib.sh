@@ -4,6 +4,7 @@
 
 # shellcheck disable=SC2034  # used by the scripts that source this
 SPILLWAY_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+SPILLWAY_SCRIPT="$(realpath "$0")"  # the caller's, before it changes folder
 
 if [[ -t 2 ]]; then
   SPILLWAY_BOLD=$'\e[1m' SPILLWAY_PLAIN=$'\e[0m'
@@ -24,7 +25,7 @@ usage_error() {
 }
 
 # The comment block at the top of the calling script, without the first line (#!) and the comment marks.
-print_help() { sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p}' "$0"; }
+print_help() { sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p}' "$SPILLWAY_SCRIPT"; }
 
 # Where downloads live: outside the checkout, so that a fresh clone finds them.
 cache_dir() { printf '%s\n' "${SPILLWAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/spillway}"; }
@@ -56,6 +57,7 @@ available_memory_mib() {
 # Compile jobs: one a core, but 2 GiB each (a file that includes gRPC takes more than 1 GiB to compile).
 build_jobs() {
   if [[ -n ${SPILLWAY_JOBS:-} ]]; then
+    [[ $SPILLWAY_JOBS =~ ^[1-9][0-9]*$ ]] || die "SPILLWAY_JOBS=$SPILLWAY_JOBS: a number of compile jobs, 1 or more"
     printf '%s\n' "$SPILLWAY_JOBS"
     return
   fi

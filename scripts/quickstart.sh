@@ -17,7 +17,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-cd "$SPILLWAY_ROOT"
+# shellcheck source=scripts/machine.sh
+source "$SPILLWAY_ROOT/scripts/machine.sh"
 
 build_dir=build/release
 grpc_port=8090
@@ -41,6 +42,14 @@ while (($# > 0)); do
   shift
 done
 
+if [[ -n $model ]]; then
+  # A shell leaves the ~ of --model=~/x alone; and a relative path is relative to where the caller is.
+  [[ $model != \~/* ]] || model=$HOME/${model#\~/}
+  [[ -f $model && -r $model ]] || die "--model=$model: no such file, or it cannot be read"
+  model=$(realpath "$model")
+fi
+cd "$SPILLWAY_ROOT"
+
 # ------------------------------------------------------------------------------------------- the machine
 
 ask_to_continue() {
@@ -49,80 +58,6 @@ ask_to_continue() {
   read -r -p "    Continue? [Y/n] " answer || answer=n
   [[ $answer =~ ^([Yy].*)?$ ]] || die "stopped, nothing was changed"
 }
-
-check_processor() {
-  [[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] ||
-    die "Spillway runs on Linux on x86-64; this is $(uname -s) on $(uname -m)"
-  local flag missing=()
-  for flag in cx16 popcnt sse4_1 sse4_2 ssse3; do
-    grep -qwm1 "$flag" /proc/cpuinfo || missing+=("$flag")
-  done
-  ((${#missing[@]} == 0)) || die "this processor is older than x86-64-v2 (it lacks ${missing[*]})"
-  local speed='plain vector kernels'
-  grep -qwm1 avx2 /proc/cpuinfo && speed='AVX2'
-  grep -qwm1 avx512f /proc/cpuinfo && speed='AVX-512'
-  grep -qwm1 avx512_bf16 /proc/cpuinfo && speed='AVX-512 with bf16'
-  say "processor: x86-64, $(nproc) cores, $speed"
-}
-
-check_distribution() {
-  local name='an unknown distribution' id='' version=''
-  if [[ -r /etc/os-release ]]; then
-    # shellcheck disable=SC1091  # the machine's own
-    { read -r id; read -r version; read -r name; } < <(. /etc/os-release && printf '%s\n' "${ID:-}" "${VERSION_ID:-}" "${PRETTY_NAME:-$ID}")
-  fi
-  if [[ $id == debian && $version == 12 ]]; then
-    say "distribution: $name"
-    return
-  fi
-  if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
-    die "$name has no apt: Spillway's packages are named as in Debian 12, the only tested distribution"
-  fi
-  warn "$name is untested: Debian 12 is the only tested distribution; packages or their versions may not fit"
-  ask_to_continue
-}
-
-# The size of free space where `path` is or will be, in MiB.
-free_disk_mib() {
-  local path=$1
-  while [[ ! -d $path ]]; do path=$(dirname "$path"); done
-  df --output=avail -m "$path" | tail -n 1 | tr -d ' '
-}
-
-check_disk() {
-  local where=$1 need_mib=$2 what=$3 free_mib
-  free_mib=$(free_disk_mib "$where")
-  ((free_mib >= need_mib)) ||
-    die "$what needs about $need_mib MiB in $where, and $free_mib MiB are free: make room, or move the checkout or SPILLWAY_CACHE"
-}
-
-check_memory() {
-  local available_mib
-  available_mib=$(available_memory_mib)
-  say "memory: $available_mib MiB available"
-  ((available_mib >= 1536)) ||
-    die "$available_mib MiB of memory are available: compiling takes about 2 GiB; stop other programs or add swap"
-}
-
-# Today's build has one device, the CPU. Who has a GPU is told so, rather than left to wonder.
-announce_gpu() {
-  local device found=''
-  for device in /sys/bus/pci/devices/*; do
-    if [[ -r $device/vendor && $(<"$device/vendor") == 0x10de && $(<"$device/class") == 0x03* ]]; then found=$device; fi
-  done
-  compgen -G '/proc/driver/nvidia/gpus/*' >/dev/null && found=/proc/driver/nvidia
-  [[ -n $found ]] || return 0
-  warn "this machine has an NVIDIA GPU, and this version of Spillway does not use it: it has no CUDA device yet."
-  warn "What follows runs on the CPU."
-  local nvcc=/usr/local/cuda/bin/nvcc
-  command -v nvcc >/dev/null && nvcc=$(command -v nvcc)
-  if [[ ! -x $nvcc || ! $("$nvcc" --version) =~ release\ 1[3-9] ]]; then
-    warn "The CUDA device will need nvcc 13 or later, which is not here either:"
-    warn "install NVIDIA's package cuda-toolkit-13-0 (https://developer.nvidia.com/cuda-downloads)."
-  fi
-}
-
-port_in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 choose_ports() {
   local name
@@ -136,14 +71,12 @@ choose_ports() {
 
 step "Looking at this machine"
 check_processor
-check_distribution
-check_memory
+check_distribution || ask_to_continue
+check_memory "$(available_memory_mib)"
 announce_gpu
 choose_ports
-if [[ -n $model ]]; then
-  [[ -f $model && -r $model ]] || die "--model=$model: no such file, or it cannot be read"
-  model=$(realpath "$model")
-fi
+mkdir -p build 2>/dev/null || true
+[[ -w build ]] || die "$SPILLWAY_ROOT/build cannot be written: clone into a folder of your own"
 
 # ------------------------------------------------------------------------------------------- what will happen
 
@@ -152,7 +85,7 @@ jobs=$(build_jobs)
 step "What will happen"
 if ((${#missing[@]} > 0)); then
   say "install ${#missing[@]} Debian packages and what they need (about 150 MB to download, a minute or two)"
-  ((EUID == 0)) || command -v sudo >/dev/null || die "packages are missing and this is neither root nor is sudo here; missing: ${missing[*]}"
+  check_root "apt-get install --no-install-recommends ${missing[*]}"
   check_disk / "$package_disk_mib" "installing packages"
 else
   say "Debian packages: all installed"
@@ -180,7 +113,6 @@ step "Building ($jobs jobs)"
 # The tests need packages that this script does not install; a checkout that has them keeps its setting.
 configure=(cmake --preset release)
 [[ -z $(scripts/packages.sh missing test) ]] || configure+=(-DSPILLWAY_TESTS=OFF)
-mkdir -p build
 "${configure[@]}" >build/configure.log 2>&1 || { tail -n 20 build/configure.log >&2; die "cmake could not configure (build/configure.log)"; }
 cmake --build "$build_dir" --parallel "$jobs" --target spillwayd spillway >&2 || die "the build failed; the compiler's messages are above"
 
@@ -218,12 +150,12 @@ on_exit() {
   exit "$status"
 }
 trap on_exit EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The daemon refuses SPILLWAY_* variables that it does not know; these belong to the scripts. A session of its
-# own keeps a terminal's Ctrl-C and hang-up from it.
-setsid env -u SPILLWAY_CACHE -u SPILLWAY_JOBS "$build_dir/bin/spillwayd" "${daemon_args[@]}" >"$log" 2>&1 </dev/null &
+# A session of its own keeps a terminal's Ctrl-C and hang-up from it: stopping it is on_exit's.
+setsid "$build_dir/bin/spillwayd" "${daemon_args[@]}" >"$log" 2>&1 </dev/null &
 daemon=$!
 
 address() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$run_dir/address.json" "$1"; }
@@ -271,7 +203,7 @@ else
   step "Done: the daemon was stopped"
   say "keep it:          scripts/quickstart.sh --keep"
   say "your own model:   scripts/quickstart.sh --keep --model=/path/to/model.gguf"
-  say "by hand:          $build_dir/bin/spillwayd --model=$model"
+  say "by hand:          $build_dir/bin/spillwayd --model=$(printf '%q' "$model")"
   say "then:             $build_dir/bin/spillway chat \"Why is the sky blue?\""
 fi
 if [[ $model == *SmolLM2-135M* ]]; then

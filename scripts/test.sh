@@ -39,6 +39,8 @@ if ((${#stages[@]} == 0)); then
   if ((full)); then stages+=(tidy tsan asan fuzz); fi
 fi
 
+fuzz_seconds=${SPILLWAY_FUZZ_SECONDS:-30}
+unset SPILLWAY_FUZZ_SECONDS SPILLWAY_LINT_BASE  # the tests' daemons refuse variables that they do not know
 jobs=$(build_jobs)
 logs=build/test-logs
 mkdir -p "$logs"
@@ -48,6 +50,7 @@ rm -f "$logs"/*.log
 
 # promtool checks the metrics. It is in Debian's package `prometheus`, whose installation starts a server on the
 # machine: the package is unpacked instead of installed.
+download_prometheus() { apt-get -q -o Acquire::Retries=3 -o APT::Sandbox::User=root download prometheus >&2; }
 provide_promtool() {
   command -v promtool >/dev/null && return
   local tools work
@@ -57,8 +60,8 @@ provide_promtool() {
     mkdir -p "$tools"
     work=$(mktemp -d "$tools/.fetch.XXXXXX")
     chmod 755 "$work"
-    (cd "$work" && apt-get -q -o Acquire::Retries=3 -o APT::Sandbox::User=root download prometheus >&2 && dpkg-deb -x ./prometheus_*.deb unpacked) ||
-      { rm -rf "$work"; die "the package prometheus could not be fetched: apt-get update, then try again"; }
+    (cd "$work" && { download_prometheus || { as_root apt-get -q update >&2 && download_prometheus; }; } && dpkg-deb -x ./prometheus_*.deb unpacked) ||
+      { rm -rf "$work"; die "the package prometheus could not be fetched: is there a network?"; }
     mv -f "$work/unpacked/usr/bin/promtool" "$tools/promtool"
     rm -rf "$work"
   fi
@@ -106,7 +109,7 @@ stage_tsan() {
 }
 
 stage_fuzz() {
-  local seconds=${SPILLWAY_FUZZ_SECONDS:-30} target name options found targets=(fuzzers)
+  local target name options found targets=(fuzzers)
   build fuzz || return 1
   for target in build/fuzz/bin/*_fuzz; do
     name=$(basename "$target")
@@ -115,8 +118,8 @@ stage_fuzz() {
     [[ -d tests/fuzz/corpus/$name ]] && options+=("tests/fuzz/corpus/$name")
     found="build/fuzz/found/$name"
     mkdir -p "$found/corpus"
-    say "$name for $seconds s"
-    "$target" -max_total_time="$seconds" -max_len=16384 -timeout=10 -malloc_limit_mb=64 -rss_limit_mb=2048 \
+    say "$name for $fuzz_seconds s"
+    "$target" -max_total_time="$fuzz_seconds" -max_len=16384 -timeout=10 -malloc_limit_mb=64 -rss_limit_mb=2048 \
       -print_final_stats=1 -artifact_prefix="$found/" "$found/corpus" "${options[@]}" 2>&1 | grep -v '# Uses: ' | tail -n 12 ||
       { say "the input that $name fails on is in $found"; return 1; }
   done

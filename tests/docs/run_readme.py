@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs every command of README.md's ```sh blocks, in order, as a reader would, and checks what they print.
+"""Runs every command of README.md's ```sh blocks, in order, as a reader would, and checks what they print. The flags and
+files that its prose names have to be there too.
 
 Usage: run_readme.py ROOT    needs a built release preset; takes SPILLWAY_DEMO_MODEL, or fetches it
 
@@ -19,6 +20,7 @@ import time
 
 SUBSTITUTES = {"scripts/test.sh": "scripts/test.sh --help"}
 OWN_MODEL = "/path/to/model.gguf"
+PROGRAMS = ["scripts/quickstart.sh", "scripts/test.sh", "build/release/bin/spillwayd", "build/release/bin/spillway"]
 METRICS = "127.0.0.1:8091"
 EXPECTED = {  # command's beginning: what its output has to have
     "scripts/quickstart.sh": "Paris",
@@ -32,6 +34,19 @@ def commands(readme):
     blocks = re.findall(r"^```sh\n(.*?)^```", readme, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def unknown_names(readme):
+    """Flags in the prose that no program's --help has, and files that the checkout does not have."""
+    prose = re.sub(r"^```.*?^```", "", readme, flags=re.M | re.S)
+    helps = "".join(subprocess.run([program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                   check=True).stdout for program in PROGRAMS)
+    named = [name for span in re.findall(r"`([^`\n]+)`", prose) for name in span.split()]
+    flags = [name.partition("=")[0] for name in named if name.startswith("--")]
+    files = [name for name in named if re.match(r"(scripts|docs|proto|examples|tests|build)/", name)]
+    if not flags or not files:
+        sys.exit("README.md names no flags or no files any more; the test has to follow")
+    return [flag for flag in flags if not re.search(rf"{flag}\b", helps)] + [file for file in files if not os.path.exists(file)]
 
 
 class Daemon:
@@ -68,10 +83,13 @@ class Daemon:
 def main():
     root = pathlib.Path(sys.argv[1])
     os.chdir(root)
-    todo = commands((root / "README.md").read_text())
+    readme = (root / "README.md").read_text()
+    todo = commands(readme)
     unused = [begin for begin in [*SUBSTITUTES, *EXPECTED] if not any(c.startswith(begin) for c in todo)]
     if unused:
         sys.exit(f"README.md no longer has: {unused}; the test has to follow")
+    if unknown := unknown_names(readme):
+        sys.exit(f"README.md names what is not there: {unknown}")
     environment = dict(os.environ)
     model = environment.get("SPILLWAY_DEMO_MODEL") or subprocess.run(
         ["scripts/fetch-demo-model.sh"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
