@@ -1,7 +1,6 @@
 #include "server/engine.h"
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <map>
 #include <optional>
@@ -18,6 +17,7 @@
 #include "base/status_macros.h"
 #include "engine/kv/memory_budget.h"
 #include "engine/model/gguf.h"
+#include "server/executor_setup.h"
 
 namespace spillway::server {
 namespace {
@@ -25,9 +25,6 @@ namespace {
 // Prompt and answer of the warm-up: a prefill, and a few decode steps.
 constexpr int32_t kWarmUpPromptTokens = 12;
 constexpr int32_t kWarmUpTokens = 4;
-// Without a link blocks need not be large, and small ones waste less of a sequence's last block.
-constexpr int32_t kBlockTokensWithoutLink = 16;
-constexpr int64_t kLinkBlockBytes = 256 * kKiB;
 
 // A generation default of the file, where it is one that a request could ask for as well.
 void ReadDefault(const model::GgufMetadata& metadata, absl::string_view key, float min, float max,
@@ -54,13 +51,6 @@ scheduler::SamplingParams ReadSampling(const model::GgufMetadata& metadata) {
   ReadDefault(metadata, "general.sampling.min_p", 0, 0.999F, &out.min_p);
   ReadDefault(metadata, "general.sampling.penalty_repeat", 1e-6F, 10, &out.repetition_penalty);
   return out;
-}
-
-int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry) {
-  if (info.host_addressable) return kBlockTokensWithoutLink;
-  const int64_t tokens = kLinkBlockBytes / std::max<int64_t>(1, geometry.beta_bytes());
-  return static_cast<int32_t>(std::clamp<int64_t>(
-      static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(tokens, 1)))), 16, 128));
 }
 
 // Says how far loading is, at most once a second. Called one at a time, from several threads.
@@ -176,11 +166,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_);
   const int64_t weights_bytes = device.allocated_bytes();
 
-  exec::RowExecutorOptions executor_options;
-  executor_options.chunk_rows = static_cast<int32_t>(settings.prefill_chunk_tokens);
   SPILLWAY_ASSIGN_OR_RETURN(
-      engine->executor_, exec::RowExecutor::Create(device, engine->loaded_.config, *engine->loaded_.weights,
-                                                   *engine->pool_, executor_options));
+      engine->executor_,
+      CreateExecutor(settings, context_tokens, device, engine->loaded_, *engine->pool_, *engine->blocks_));
   scheduler::SchedulerOptions options;
   options.context_tokens = context_tokens;
   options.max_sequences = static_cast<int32_t>(settings.max_sequences);
@@ -258,7 +246,8 @@ absl::Status Engine::CreatePool(const Settings& settings, int32_t context_tokens
                                                           settings.max_sequences);
   Log(LogLevel::kInfo, "allocating the KV pool",
       {{"pool", FormatBytes(pool_bytes)}, {"block_tokens", geometry.block_tokens}});
-  absl::StatusOr<std::unique_ptr<kv::HostPool>> pool = kv::HostPool::Create(device, geometry, pool_bytes);
+  absl::StatusOr<std::unique_ptr<kv::HostPool>> pool =
+      kv::HostPool::Create(device, geometry, pool_bytes, StoredForm(device, loaded_, geometry));
   if (!pool.ok()) {
     return absl::Status(pool.status().code(), absl::StrCat("--host_pool: ", pool.status().message()));
   }

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
-#include "engine/exec/row_executor.h"
+#include "engine/exec/executor.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
@@ -66,7 +66,7 @@ class Engine {
   ServedModel model_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
-  std::unique_ptr<exec::RowExecutor> executor_;
+  std::unique_ptr<exec::Executor> executor_;
   std::unique_ptr<scheduler::Scheduler> scheduler_;  // stops before the others go
   std::vector<MemoryUse> memory_;
 };

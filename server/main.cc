@@ -5,13 +5,16 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "engine/device/cpu/cpu_device.h"
+#include "engine/device/cpu/emulated_link_device.h"
 #include "google/protobuf/stubs/logging.h"
 #include "server/configuration.h"
 #include "server/daemon.h"
@@ -44,7 +47,20 @@ absl::StatusOr<std::unique_ptr<device::Device>> CreateDevice(const Settings& set
   options.threads = static_cast<int32_t>(settings.threads);
   if (settings.dtype == "bf16") options.dtype = device::DType::kBF16;
   if (settings.dtype == "f32") options.dtype = device::DType::kF32;
-  return device::CreateCpuDevice(options);
+  options.memory_bytes = settings.device_memory_bytes;
+  if (settings.emulated_link_mb_per_s == 0) return device::CreateCpuDevice(options);
+  if (settings.device_memory_bytes == 0) {
+    return absl::InvalidArgumentError(
+        "--emulated_link_mb_per_s needs --device_memory: how much of the host's memory plays the device's");
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<device::Device> compute, device::CreateCpuDevice(options));
+  Log(LogLevel::kWarning,
+      "the link between host and device is emulated: timings say nothing of real hardware",
+      {{"mb_per_s", settings.emulated_link_mb_per_s}});
+  device::StreamEngineOptions link;
+  link.link_bytes_per_s = static_cast<double>(settings.emulated_link_mb_per_s) * 1e6;
+  link.copy_overhead_us = static_cast<double>(settings.emulated_copy_overhead_us);
+  return device::CreateEmulatedLinkDevice(std::move(compute), link);
 }
 
 void StartLogging(const Settings& settings) {

@@ -66,6 +66,17 @@ std::vector<Flag> MakeFlags() {
                  "served yet)."),
       IntFlag(kModel, "threads", 0, 1024, "0", &S::threads,
               "CPU threads that compute. 0: the cores this process may use."),
+      SizeFlag(
+          kModel, "device_memory", "0", &S::device_memory_bytes,
+          "Device memory that may be used: weights, scratch, and cached tokens that stay there. 0: what the "
+          "device has. Where device memory is host memory it bounds weights and scratch."),
+      IntFlag(
+          kModel, "emulated_link_mb_per_s", 0, 1'000'000, "0", &S::emulated_link_mb_per_s,
+          "For development: puts the CPU behind an emulated link of this rate, with a device memory of its "
+          "own (--device_memory). The cache then lies in the host pool and is carried over the link. Honest "
+          "up to about 250. 0: no link."),
+      IntFlag(kModel, "emulated_copy_overhead_us", 0, 1'000'000, "0", &S::emulated_copy_overhead_us,
+              "Time that the emulated link takes for each copy besides its bytes."),
 
       IntFlag(
           kMemory, "context", 0, kTokensMax, "0", &S::context_tokens,

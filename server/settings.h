@@ -23,6 +23,9 @@ struct Settings {
   std::string dtype;
   std::string weights;
   int64_t threads = 0;
+  int64_t device_memory_bytes = 0;
+  int64_t emulated_link_mb_per_s = 0;
+  int64_t emulated_copy_overhead_us = 0;
 
   int64_t context_tokens = 0;
   int64_t host_pool_bytes = 0;

@@ -187,12 +187,16 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   SPILLWAY_ASSIGN_OR_RETURN(transformer_, model::Transformer::Create(device_, config, weights, limits));
   SPILLWAY_RETURN_IF_ERROR(WarmUpOutputs(device_, *transformer_, compute_));
 
-  const int64_t slots = options_.cache_bytes / (geometry.slot_bytes() * geometry.n_layers);
+  const int64_t left_bytes =
+      device_.info().memory_bytes - device_.allocated_bytes() - options_.reserve_bytes - kMiB;
+  const int64_t cache_bytes =
+      options_.cache_bytes > 0 ? options_.cache_bytes : std::max<int64_t>(left_bytes, 0);
+  const int64_t slots = cache_bytes / (geometry.slot_bytes() * geometry.n_layers);
   // More than every block of the pool would never be used.
   const int64_t most = pool_.n_blocks() * OpenSlots();
   if (slots < OpenSlots()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a device cache of ", FormatBytes(options_.cache_bytes), " holds no block; one takes ",
+        absl::StrCat("a device cache of ", FormatBytes(cache_bytes), " holds no block; one takes ",
                      FormatBytes(OpenSlots() * geometry.slot_bytes() * geometry.n_layers)));
   }
   SPILLWAY_ASSIGN_OR_RETURN(

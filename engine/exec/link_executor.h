@@ -45,8 +45,10 @@ struct LinkExecutorOptions {
   int32_t head_rows = 64;    // rows whose logits are computed at a time
   int32_t ring_chunks = 6;
   int64_t ring_chunk_bytes = 1 << 20;  // raised to one block's planes where those are larger
-  // Device memory of open and resident blocks; at least what the items' open blocks need.
+  // Device memory of open and resident blocks; at least what the items' open blocks need. 0: what the
+  // device's budget leaves but for `reserve_bytes`, which are the work items'.
   int64_t cache_bytes = 0;
+  int64_t reserve_bytes = 0;
   int64_t resident_blocks_max = std::numeric_limits<int64_t>::max();  // 0: residency is off
 };
 

@@ -1,0 +1,94 @@
+#include "server/executor_setup.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "engine/exec/link_executor.h"
+#include "engine/exec/row_executor.h"
+
+namespace spillway::server {
+namespace {
+
+// Without a link blocks need not be large, and small ones waste less of a sequence's last block.
+constexpr int32_t kBlockTokensWithoutLink = 16;
+constexpr int64_t kLinkBlockBytes = 256 * kKiB;
+constexpr int32_t kHeadRows = 64;
+constexpr int32_t kRingChunks = 6;
+
+// What the scheduler's work items will take of device memory at most: rows, and tables of an entry a block.
+int64_t WorkItemBytes(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
+                      const kv::Geometry& geometry) {
+  constexpr int64_t kRowTableBytes = 64;
+  constexpr int64_t kBlockTableBytes = 64;
+  const int64_t rows = settings.max_sequences + settings.prefill_rows;
+  const int64_t sequence_blocks = geometry.blocks_for(context_tokens) + 1;
+  const int64_t blocks = (settings.max_sequences + 8) * sequence_blocks + rows;
+  return rows * (int64_t{config.d_model} * 4 + kRowTableBytes) + blocks * kBlockTableBytes + kMiB;
+}
+
+absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
+    const Settings& settings, int32_t context_tokens, device::Device& device, const model::Model& model,
+    kv::HostPool& pool, kv::BlockStore& blocks) {
+  exec::LinkExecutorOptions options;
+  options.head_rows = kHeadRows;
+  options.ring_chunks = kRingChunks;
+  // An item is one chunk of rows: a decode batch, or a quarter of the rows of prefill.
+  options.chunk_rows = static_cast<int32_t>(
+      std::max({settings.prefill_chunk_tokens, settings.max_sequences, settings.prefill_rows / 4}));
+  options.reserve_bytes = WorkItemBytes(settings, context_tokens, model.config, pool.geometry());
+  absl::StatusOr<std::unique_ptr<exec::LinkExecutor>> executor =
+      exec::LinkExecutor::Create(device, model.config, *model.weights, pool, options);
+  if (!executor.ok()) {
+    return absl::Status(executor.status().code(),
+                        absl::StrCat("--device_memory: ", executor.status().message()));
+  }
+  blocks.SetListener(&(*executor)->block_listener());
+  Log(LogLevel::kInfo, "cached tokens reach attention over a link",
+      {{"stored_as", pool.form() == kv::Form::kBoth ? "K, V and X" : "K and V"},
+       {"ring", FormatBytes((*executor)->ring_bytes())},
+       {"device_cache", FormatBytes((*executor)->cache().size_bytes())}});
+  return executor;
+}
+
+}  // namespace
+
+int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry) {
+  if (info.host_addressable) return kBlockTokensWithoutLink;
+  // 256 KiB of the smaller form on a real link; an emulated one is a thousand times slower, and so are
+  // blocks.
+  const int64_t block_bytes = info.emulated_link ? kLinkBlockBytes / 8 : kLinkBlockBytes;
+  const int64_t token_bytes = std::min(geometry.beta_bytes(), geometry.chi_bytes());
+  const uint64_t tokens =
+      static_cast<uint64_t>(std::max<int64_t>(block_bytes / std::max<int64_t>(1, token_bytes), 1));
+  return static_cast<int32_t>(std::clamp<int64_t>(static_cast<int64_t>(std::bit_floor(tokens)), 16, 128));
+}
+
+kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry) {
+  if (device.info().host_addressable || geometry.chi_bytes() >= geometry.beta_bytes()) return kv::Form::kKv;
+  const absl::Status sliced =
+      device.SliceMatrix(model.weights->layers().front().qkv, model.config.d_q(), 2 * model.config.d_kv())
+          .status();
+  if (sliced.ok()) return kv::Form::kBoth;
+  Log(LogLevel::kWarning, "keys and values cannot be rebuilt on this device; they are always carried",
+      {{"cause", sliced.message()}});
+  return kv::Form::kKv;
+}
+
+absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& settings,
+                                                               int32_t context_tokens, device::Device& device,
+                                                               const model::Model& model, kv::HostPool& pool,
+                                                               kv::BlockStore& blocks) {
+  if (!device.info().host_addressable) {
+    return CreateLinkExecutor(settings, context_tokens, device, model, pool, blocks);
+  }
+  exec::RowExecutorOptions options;
+  options.chunk_rows = static_cast<int32_t>(settings.prefill_chunk_tokens);
+  return exec::RowExecutor::Create(device, model.config, *model.weights, pool, options);
+}
+
+}  // namespace spillway::server

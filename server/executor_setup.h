@@ -1,0 +1,35 @@
+// What a device's kind decides: how cached blocks are stored in the host pool, and which executor brings them
+// to attention.
+#ifndef SPILLWAY_SERVER_EXECUTOR_SETUP_H_
+#define SPILLWAY_SERVER_EXECUTOR_SETUP_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/exec/executor.h"
+#include "engine/kv/block_store.h"
+#include "engine/kv/host_pool.h"
+#include "engine/model/model.h"
+#include "server/settings.h"
+
+namespace spillway::server {
+
+// Tokens of a block: large enough behind a link for a copy to be worth its overhead.
+int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry);
+
+// Behind a link both forms where X is the smaller one and the device can rebuild from it, so that every step
+// may choose; else K and V alone.
+kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry);
+
+// The executor that this device needs, told of what `blocks` loses. Errors name the flag. Everything must
+// outlive it. `context_tokens`: of one sequence at most.
+absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& settings,
+                                                               int32_t context_tokens, device::Device& device,
+                                                               const model::Model& model, kv::HostPool& pool,
+                                                               kv::BlockStore& blocks);
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_EXECUTOR_SETUP_H_
