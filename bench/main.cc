@@ -14,6 +14,7 @@
 #include "bench/engine.h"
 #include "bench/serve.h"
 #include "bench/server_cpu.h"
+#include "bench/split.h"
 #include "client/console.h"
 #include "client/flags.h"
 
@@ -28,11 +29,13 @@ struct Command {
   ExitCode (*run)(absl::Span<const std::string> args, Console& console, const std::atomic<bool>& stop);
 };
 
-constexpr std::array<Command, 3> kCommands = {{
+constexpr std::array<Command, 4> kCommands = {{
     {"serve", "load on a daemon: latencies, throughput, a ledger of every request",
      spillway::bench::RunServe},
     {"engine", "prefill and decode without a network, beside this machine's bounds",
      spillway::bench::RunEngine},
+    {"split", "decode steps over an emulated link, by how cached tokens reach attention",
+     spillway::bench::RunSplit},
     {"server_cpu", "what serving costs beside the engine: CPU per generated token",
      spillway::bench::RunServerCpu},
 }};

@@ -202,7 +202,6 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   SPILLWAY_ASSIGN_OR_RETURN(
       cache_, kv::DeviceCache::Create(device_, geometry, static_cast<int32_t>(std::min(slots, most)),
                                       pool_.n_blocks()));
-  cache_->SetResidentMax(options_.resident_blocks_max);
   return absl::OkStatus();
 }
 
@@ -232,6 +231,9 @@ absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const Ite
   auto item = std::make_unique<Item>(*this, limits);
   SPILLWAY_RETURN_IF_ERROR(item->Allocate());
   open_blocks_max_ = open_max;
+  // However many resident blocks are pinned by readers, there is room for what has to be written.
+  cache_->SetResidentMax(
+      std::min(options_.resident_blocks_max, std::max<int64_t>(0, cache_->n_slots() - slots_needed) / 2));
   for (Stores& stores : stores_) stores.blocks.reserve(item->stores.capacity());
   runs_.reserve(
       std::max({runs_.capacity(), item->stores.capacity(), static_cast<size_t>(item->carry.max_runs())}));

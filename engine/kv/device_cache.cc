@@ -42,7 +42,7 @@ bool DeviceCache::TakeSlots(Planes* planes, bool with_x) {
   if (planes->k < 0) return false;
   planes->v = planes->k + 1;
   if (!with_x) return true;
-  planes->x = slots_.Take(static_cast<int32_t>(geometry_.x_slots()));
+  planes->x = slots_.TakeFromEnd(static_cast<int32_t>(geometry_.x_slots()));
   if (planes->x >= 0) return true;
   GiveSlots(*planes);
   *planes = {};

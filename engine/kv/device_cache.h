@@ -50,7 +50,8 @@ class DeviceCache final : public BlockListener {
   bool Open(BlockId block, bool with_x);
   // An open block is full and stored on the host: its X plane goes, and it may be evicted from now on.
   void Seal(BlockId block);
-  // Blocks beyond so many do not stay resident, from the next Seal on.
+  // Blocks beyond so many do not stay resident, from the next Seal on: what a block that is sealed needs
+  // beyond it, other blocks give up, or it does not stay itself. Room for open blocks is kept by it.
   void SetResidentMax(int64_t n_blocks) { resident_max_ = n_blocks; }
   // A resident block was used: it is evicted later than those used before.
   void Touch(BlockId block);

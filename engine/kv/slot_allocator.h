@@ -16,6 +16,8 @@ class SlotAllocator {
   // The first slot of `n` neighbouring free ones, which are taken from then on; -1 when there are none. Looks
   // on from where it found the last, so that what is taken together mostly lies together. REQUIRES: n > 0.
   int32_t Take(int32_t n);
+  // The same from the arena's end: runs of another length taken there leave no holes among the others.
+  int32_t TakeFromEnd(int32_t n);
   // REQUIRES: taken.
   void Give(int32_t first, int32_t n);
 
@@ -24,6 +26,8 @@ class SlotAllocator {
 
  private:
   int32_t FindRun(int32_t begin, int32_t end, int32_t n) const;
+  int32_t FindLastRun(int32_t n) const;
+  void Mark(int32_t first, int32_t n);
 
   std::vector<bool> taken_;
   int32_t free_;

@@ -113,6 +113,14 @@ TEST_F(DeviceCacheTest, ResidentMaxIsKept) {
   EXPECT_EQ(cache.resident_blocks(), 2);
   EXPECT_EQ(cache.StateOf(1), State::kAbsent);
   EXPECT_EQ(cache.StateOf(3), State::kResident);
+  // Pinned ones stay; then the block that was just sealed does not.
+  cache.Pin(2);
+  cache.Pin(3);
+  OpenAndSeal(4);
+  EXPECT_EQ(cache.StateOf(4), State::kAbsent);
+  EXPECT_EQ(cache.resident_blocks(), 2);
+  cache.Unpin(2);
+  cache.Unpin(3);
 }
 
 TEST_F(DeviceCacheTest, LayersLieApartAndMemoryIsGivenBack) {

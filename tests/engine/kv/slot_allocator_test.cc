@@ -40,6 +40,19 @@ TEST(SlotAllocatorTest, ARunAcrossTheSearchsStartIsFound) {
   EXPECT_EQ(slots.Take(2), 1);
 }
 
+TEST(SlotAllocatorTest, RunsFromTheEndLeaveNoHolesAmongTheOthers) {
+  SlotAllocator slots(12);
+  std::vector<int32_t> singles;
+  for (int32_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(slots.Take(2), 2 * i);
+    singles.push_back(slots.TakeFromEnd(1));
+    EXPECT_EQ(singles.back(), 11 - i);
+  }
+  for (const int32_t slot : singles) slots.Give(slot, 1);
+  for (int32_t i = 3; i < 6; ++i) EXPECT_GE(slots.Take(2), 0);
+  EXPECT_EQ(slots.TakeFromEnd(1), -1);
+}
+
 TEST(SlotAllocatorTest, RandomTakesNeverOverlapAndFailOnlyWithoutARun) {
   for (uint32_t seed = 1; seed <= 20; ++seed) {
     std::mt19937 random(seed);
