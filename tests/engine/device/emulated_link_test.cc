@@ -119,6 +119,28 @@ TEST(EmulatedLink, LanesOfOneDirectionShareOneLink) {
   EXPECT_GE(std::max(device->ElapsedNs(start, a_done), device->ElapsedNs(start, b_done)), 39'900'000);
 }
 
+// As on CUDA the last record counts, also when an earlier one, on a slower stream, is passed after it.
+TEST(EmulatedLink, AnEarlierRecordThatComesLateChangesNothing) {
+  StreamEngineOptions options;
+  options.link_bytes_per_s = 1e6;
+  auto device = MakeDevice(options);
+  const StreamId slow = device->CreateStream("slow");
+  const StreamId fast = device->CreateStream("fast");
+  const EventId event = device->CreateEvent();
+  const EventId slow_done = device->CreateEvent();
+  const DevicePtr target = device->Allocate(10'000, "target").value();
+  std::vector<uint8_t> source(10'000);
+  device->CopyIn(slow, target, source.data(), 10'000);  // takes 10 ms
+  device->Record(event, slow);
+  device->Record(slow_done, slow);
+  device->Record(event, fast);
+  ASSERT_TRUE(device->Synchronize(event).ok());
+  EXPECT_FALSE(device->IsComplete(slow_done));
+  ASSERT_TRUE(device->Synchronize(slow_done).ok());
+  EXPECT_TRUE(device->IsComplete(event));
+  ASSERT_TRUE(device->Synchronize(event).ok());
+}
+
 TEST(EmulatedLink, MemoryBudgetIsKept) {
   auto device = MakeDevice(Fast());
   const auto ptr = device->Allocate(int64_t{65} << 20, "the staging ring");

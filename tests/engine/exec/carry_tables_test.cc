@@ -1,0 +1,212 @@
+#include "engine/exec/carry_tables.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "engine/device/cpu/cpu_device.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace spillway::exec {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr int32_t kBlockTokens = 16;
+
+// x_slots: 1, as in a multi-head model.
+kv::Geometry SmallGeometry() {
+  kv::Geometry geometry;
+  geometry.n_layers = 1;
+  geometry.n_kv_heads = 2;
+  geometry.d_head = 16;
+  geometry.d = 32;
+  geometry.block_tokens = kBlockTokens;
+  return geometry;
+}
+
+class CarryTablesTest : public ::testing::Test {
+ protected:
+  void Make(kv::Form form, int32_t chunk_blocks) {
+    const kv::Geometry geometry = SmallGeometry();
+    pool_ = kv::HostPool::Create(*device_, geometry, kBlocks * geometry.block_bytes(form), form).value();
+    cache_ = kv::DeviceCache::Create(*device_, geometry, 60, kBlocks).value();
+    ItemLimits limits;
+    limits.max_rows = limits.max_segments = 8;
+    limits.max_blocks = 64;
+    tables_ = std::make_unique<CarryTables>(limits, *pool_, chunk_blocks * 2 * geometry.slot_bytes());
+  }
+  // A segment of one row after `n_cached` tokens.
+  Segment Reader(const std::vector<kv::BlockId>& blocks, int32_t n_cached) {
+    Segment segment;
+    segment.tokens = {&token_, 1};
+    segment.first_position = n_cached;
+    segment.blocks = blocks;
+    return segment;
+  }
+  void Build(const std::vector<Segment>& segments, double x_share = 0) {
+    SplitPlan plan;
+    plan.tokens.carried_x_tokens = static_cast<int64_t>(1000 * x_share);
+    plan.tokens.carried_kv_tokens = 1000 - plan.tokens.carried_x_tokens;
+    tables_->Build(segments, *cache_, plan);
+  }
+
+  static constexpr int64_t kBlocks = 30;
+  const text::TokenId token_ = 1;
+  std::unique_ptr<device::Device> device_ = device::CreateCpuDevice({}).value();
+  std::unique_ptr<kv::HostPool> pool_;
+  std::unique_ptr<kv::DeviceCache> cache_;
+  std::unique_ptr<CarryTables> tables_;
+};
+
+TEST_F(CarryTablesTest, NeighboursAreOneRunAndChunksAreEven) {
+  Make(kv::Form::kKv, /*chunk_blocks=*/4);
+  const std::vector<kv::BlockId> blocks = {3, 4, 5, 9, 10, 20, 21};
+  Build({Reader(blocks, 6 * kBlockTokens + 3)});  // the seventh is the unfinished one
+  ASSERT_EQ(tables_->chunks().size(), 2u);
+  const int64_t slot_bytes = pool_->geometry().slot_bytes();
+  const CarryChunk& first = tables_->chunks()[0];
+  EXPECT_EQ(first.n_blocks, 3);
+  ASSERT_EQ(tables_->runs(first).size(), 1u);
+  EXPECT_EQ(tables_->runs(first)[0].host_slot, 6);
+  EXPECT_EQ(tables_->runs(first)[0].size_bytes, 6 * slot_bytes);
+  const CarryChunk& second = tables_->chunks()[1];
+  ASSERT_EQ(tables_->runs(second).size(), 2u);
+  EXPECT_EQ(tables_->runs(second)[1].host_slot, 40);
+  EXPECT_EQ(tables_->runs(second)[1].offset_bytes, 4 * slot_bytes);
+  EXPECT_EQ(second.size_bytes, 6 * slot_bytes);
+}
+
+TEST_F(CarryTablesTest, SharedBlocksAreCarriedOnceAndReadByAll) {
+  Make(kv::Form::kKv, /*chunk_blocks=*/8);
+  const std::vector<kv::BlockId> a = {1, 2, 3, 7}, b = {1, 2, 5, 8}, c = {9, 6};
+  Build({Reader(a, 50), Reader(b, 49), Reader(c, 20)});
+  EXPECT_EQ(tables_->kv_blocks(), 5);  // 1 2 3 5 9
+  ASSERT_EQ(tables_->chunks().size(), 1u);
+  ASSERT_EQ(tables_->sequences().size(), 3u);
+  const device::AttentionSequence& second = tables_->sequences()[1];
+  EXPECT_EQ(second.first_row, 1);
+  EXPECT_EQ(second.n_blocks, 3);
+  EXPECT_EQ(second.key_begin, 0);
+  EXPECT_EQ(second.key_end, 48);
+  EXPECT_EQ(second.first_position, 49);
+  const auto slot = [&](int32_t sequence, int32_t i) {
+    return tables_
+        ->blocks()[static_cast<size_t>(tables_->sequences()[static_cast<size_t>(sequence)].first_block + i)]
+        .k_slot;
+  };
+  EXPECT_EQ(slot(0, 0), slot(1, 0));
+  EXPECT_EQ(slot(0, 1), slot(1, 1));
+  EXPECT_NE(slot(0, 2), slot(1, 2));
+}
+
+TEST_F(CarryTablesTest, BlocksOnTheDeviceAreNotCarried) {
+  Make(kv::Form::kKv, 8);
+  ASSERT_TRUE(cache_->Open(2, false));
+  cache_->Seal(2);
+  const std::vector<kv::BlockId> blocks = {1, 2, 3};
+  Build({Reader(blocks, 48)});
+  EXPECT_EQ(tables_->kv_blocks(), 2);
+  EXPECT_EQ(tables_->sequences()[0].n_blocks, 2);
+}
+
+TEST_F(CarryTablesTest, FormsTakeTurnsAndXKeepsItsPositions) {
+  Make(kv::Form::kBoth, /*chunk_blocks=*/2);  // 2 blocks of K and V, or 4 of X
+  std::vector<kv::BlockId> blocks(17);
+  for (int32_t i = 0; i < 17; ++i) blocks[static_cast<size_t>(i)] = i;
+  Build({Reader(blocks, 16 * kBlockTokens)}, 0.5);
+  EXPECT_EQ(tables_->x_blocks(), 8);
+  EXPECT_EQ(tables_->kv_blocks(), 8);
+  std::vector<kv::Form> forms;
+  for (const CarryChunk& chunk : tables_->chunks()) forms.push_back(chunk.form);
+  EXPECT_THAT(forms, ElementsAre(kv::Form::kKv, kv::Form::kX, kv::Form::kKv, kv::Form::kKv, kv::Form::kX,
+                                 kv::Form::kKv));
+  EXPECT_THAT(tables_->positions(), ElementsAre(0, 16, 32, 48, 64, 80, 96, 112));
+  // X planes lie behind all K and V planes, side by side in the chunk.
+  const CarryChunk& x = tables_->chunks()[1];
+  EXPECT_EQ(tables_->runs(x)[0].host_slot, 2 * kBlocks);
+  EXPECT_EQ(x.size_bytes, 4 * kBlockTokens * pool_->geometry().chi_bytes());
+}
+
+TEST_F(CarryTablesTest, APlanOfOneFormIsObeyedAndAPoolOfOneFormDecides) {
+  const std::vector<kv::BlockId> blocks = {0, 1, 2, 3, 4};
+  for (const kv::Form form : {kv::Form::kKv, kv::Form::kX, kv::Form::kBoth}) {
+    Make(form, 2);
+    for (const double share : {0.0, 1.0}) {
+      Build({Reader(blocks, 64)}, share);
+      const int64_t want_x = form == kv::Form::kKv ? 0 : form == kv::Form::kX ? 4 : share == 1.0 ? 4 : 0;
+      EXPECT_EQ(tables_->x_blocks(), want_x);
+      EXPECT_EQ(tables_->kv_blocks(), 4 - want_x);
+    }
+  }
+}
+
+// Every cached block of every reader is found exactly once in the chunks, with its reader's rows.
+TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
+  for (uint32_t seed = 1; seed <= 200; ++seed) {
+    std::mt19937 random(seed);
+    Make(kv::Form::kBoth, 1 + static_cast<int32_t>(random() % 4));
+    std::set<kv::BlockId> resident;
+    for (int i = 0; i < 5; ++i) {
+      const kv::BlockId block = static_cast<kv::BlockId>(random() % kBlocks);
+      if (!resident.insert(block).second) continue;
+      ASSERT_TRUE(cache_->Open(block, false));
+      cache_->Seal(block);
+    }
+    std::vector<std::vector<kv::BlockId>> tables(1 + random() % 6);
+    std::vector<Segment> segments;
+    for (auto& blocks : tables) {
+      std::vector<kv::BlockId> all(kBlocks);
+      for (int64_t i = 0; i < kBlocks; ++i) all[static_cast<size_t>(i)] = static_cast<kv::BlockId>(i);
+      std::shuffle(all.begin(), all.end(), random);
+      blocks.assign(all.begin(), all.begin() + 1 + static_cast<int64_t>(random() % 9));
+      segments.push_back(Reader(blocks, (static_cast<int32_t>(blocks.size()) - 1) * kBlockTokens));
+    }
+    Build(segments, static_cast<double>(random() % 5) / 4);
+
+    // Where each block went, from the chunks' runs.
+    std::map<std::pair<int32_t, int32_t>, kv::BlockId> at;  // chunk, place
+    std::set<kv::BlockId> carried;
+    const int64_t slot_bytes = pool_->geometry().slot_bytes();
+    for (size_t c = 0; c < tables_->chunks().size(); ++c) {
+      const CarryChunk& chunk = tables_->chunks()[c];
+      const bool is_x = chunk.form == kv::Form::kX;
+      for (const CarryRun& run : tables_->runs(chunk)) {
+        const int64_t block_bytes = is_x ? slot_bytes : 2 * slot_bytes;
+        for (int64_t i = 0; i < run.size_bytes / block_bytes; ++i) {
+          const int64_t slot = run.host_slot + i * (is_x ? 1 : 2);
+          const auto block = static_cast<kv::BlockId>(is_x ? slot - 2 * kBlocks : slot / 2);
+          EXPECT_TRUE(carried.insert(block).second) << "seed " << seed << ": carried twice";
+          at[{static_cast<int32_t>(c), static_cast<int32_t>(run.offset_bytes / block_bytes + i)}] = block;
+        }
+      }
+    }
+    std::vector<std::multiset<kv::BlockId>> read(segments.size());
+    for (size_t c = 0; c < tables_->chunks().size(); ++c) {
+      const CarryChunk& chunk = tables_->chunks()[c];
+      for (int32_t s = 0; s < chunk.n_sequences; ++s) {
+        const device::AttentionSequence& sequence =
+            tables_->sequences()[static_cast<size_t>(chunk.first_sequence + s)];
+        for (int32_t i = 0; i < sequence.n_blocks; ++i) {
+          const int32_t slot = tables_->blocks()[static_cast<size_t>(sequence.first_block + i)].k_slot;
+          read[static_cast<size_t>(sequence.first_row)].insert(at.at({static_cast<int32_t>(c), slot / 2}));
+        }
+      }
+    }
+    for (size_t s = 0; s < segments.size(); ++s) {
+      std::multiset<kv::BlockId> want;
+      for (size_t i = 0; i + 1 < tables[s].size(); ++i) {
+        if (resident.count(tables[s][i]) == 0) want.insert(tables[s][i]);
+      }
+      EXPECT_EQ(read[s], want) << "seed " << seed << ", sequence " << s;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spillway::exec
