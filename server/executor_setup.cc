@@ -19,6 +19,9 @@ constexpr int32_t kBlockTokensWithoutLink = 16;
 constexpr int64_t kLinkBlockBytes = 256 * kKiB;
 constexpr int32_t kHeadRows = 64;
 constexpr int32_t kRingChunks = 6;
+// A chunk of the ring: large enough for a link to be at its best, and a small part of a small device.
+constexpr int64_t kRingChunkBytesMax = 2 * kMiB;
+constexpr int64_t kDeviceParts = 128;
 
 // What the scheduler's work items will take of device memory at most: rows, and tables of an entry a block.
 int64_t WorkItemBytes(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
@@ -37,6 +40,7 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
   exec::LinkExecutorOptions options;
   options.head_rows = kHeadRows;
   options.ring_chunks = kRingChunks;
+  options.ring_chunk_bytes = std::min(kRingChunkBytesMax, device.info().memory_bytes / kDeviceParts);
   // An item is one chunk of rows: a decode batch, or a quarter of the rows of prefill.
   options.chunk_rows = static_cast<int32_t>(
       std::max({settings.prefill_chunk_tokens, settings.max_sequences, settings.prefill_rows / 4}));
