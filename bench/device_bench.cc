@@ -5,8 +5,6 @@
 //
 // Weights and caches are read from memory: each call takes the next of many copies that together exceed the
 // caches.
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -67,7 +65,7 @@ class DeviceBench {
   explicit DeviceBench(std::unique_ptr<device::Device> device)
       : device_(std::move(device)), stream_(device_->CreateStream("bench")) {
     const device::DeviceInfo& info = device_->info();
-    read_bytes_per_s_ = ReadBandwidth();
+    read_bytes_per_s_ = ReadMeter(info.threads, kColdBytes).Measure(/*passes=*/5);
     absl::PrintF("%s, %s; memory is read at %.1f GB/s\n", info.name, device::NameOf(info.compute_dtype),
                  read_bytes_per_s_ / 1e9);
     json_ = {{"schema_version", 1},
@@ -94,7 +92,6 @@ class DeviceBench {
   }
   // Values of T that no operation turns into denormals, infinities or NaN.
   DevicePtr Random(int64_t n);
-  double ReadBandwidth();
   void DecodeAttention(int32_t n_heads, int32_t n_kv_heads, int32_t d_head, int32_t sequences,
                        int32_t context);
   void PrefillAttention(int32_t n_heads, int32_t n_kv_heads, int32_t d_head, int32_t rows, int32_t context);
@@ -121,32 +118,6 @@ DevicePtr DeviceBench::Random(int64_t n) {
     }
   }
   return memory;
-}
-
-// All threads read the next stretch of one large buffer, in the memory that weights lie in. A stretch is as
-// long as a large matrix, so that entering a parallel region weighs as little as it does there.
-double DeviceBench::ReadBandwidth() {
-  constexpr int64_t kStretchBytes = int64_t{8} << 20;
-  const DevicePtr memory = Allocate(kColdBytes);
-  std::fill_n(Host<uint8_t>(memory), kColdBytes, uint8_t{1});
-  const int threads = device_->info().threads;
-  uint64_t sum = 0;
-  int64_t call = 0;
-  const double seconds = SecondsPerCall([&] {
-    const uint64_t* stretch = Host<uint64_t>(memory + call++ * kStretchBytes % kColdBytes);
-#pragma omp parallel num_threads(threads) reduction(+ : sum)
-    {
-      constexpr int64_t kLines = kStretchBytes / 64;
-      const int64_t end = kLines * (omp_get_thread_num() + 1) / omp_get_num_threads();
-      uint64_t sums[8] = {};
-      for (int64_t line = kLines * omp_get_thread_num() / omp_get_num_threads(); line < end; ++line) {
-        for (int i = 0; i < 8; ++i) sums[i] += stretch[8 * line + i];
-      }
-      for (uint64_t part : sums) sum += part;
-    }
-  });
-  device_->Free(memory);
-  return sum == 0 ? 0 : static_cast<double>(kStretchBytes) / seconds;
 }
 
 void DeviceBench::Products() {
@@ -181,8 +152,8 @@ void DeviceBench::Products() {
       const double flop = 2.0 * static_cast<double>(rows * shape.n * shape.k);
       const double bytes = static_cast<double>(matrix.size_bytes);
       const auto onednn =
-          MeasureGemmRate(device_->info().threads, type(), rows, {{shape.n, shape.k, copies}}, kColdBytes, 5);
-      const double onednn_flops = onednn.ok() ? *onednn : 0;
+          GemmMeter::Create(device_->info().threads, type(), rows, {{shape.n, shape.k, copies}}, kColdBytes);
+      const double onednn_flops = onednn.ok() ? (*onednn)->Measure(5).value_or(0) : 0;
       absl::PrintF("%-8s %5d %6d %5d %10.1f %8.1f %5.0f%% %9.1f %9.1f %6.2f\n", shape.name, shape.k, shape.n,
                    rows, seconds * 1e6, bytes / seconds / 1e9, 100 * bytes / seconds / read_bytes_per_s_,
                    flop / seconds / 1e9, onednn_flops / 1e9,

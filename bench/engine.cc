@@ -1,7 +1,8 @@
 #include "bench/engine.h"
 
 #include <algorithm>
-#include <functional>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -9,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "base/bytes.h"
+#include "base/status_macros.h"
 #include "bench/engine_session.h"
 #include "bench/machine_bounds.h"
 #include "bench/report.h"
@@ -28,14 +30,17 @@ constexpr absl::string_view kUsage =
     "  spillway-bench engine --model=model.gguf --batches=1,16 --contexts=64,1024 --prefills=512 --json=-\n\n"
     "Columns:\n"
     "  of read bound     the time that reading the weights once takes at this machine's measured read\n"
-    "                    bandwidth, of the step's time\n"
+    "                    bandwidth, of the step's time; lowest and highest of the repeats in brackets\n"
     "  of oneDNN rate    the products of the step at the rate that oneDNN reaches on the same shapes and\n"
     "                    rows, of the step's time; attention and sampling count against the engine\n"
     "  of matrix rate    FLOP a second of the prefill's products, of oneDNN's rate on large square "
-    "matrices\n\n";
+    "matrices;\n                    the FLOP of attention are not counted\n"
+    "Every row is measured --repeats times, each time beside its bound, so that a disturbance hits both: "
+    "the\n"
+    "median of the repeats' quotients is shown.\n\n";
 
 // Beyond any cache of a processor's share.
-constexpr int64_t kBandwidthBytes = 768 * kMiB;
+constexpr int64_t kBandwidthBytes = 256 * kMiB;
 constexpr int64_t kGemmWeightBytes = 1 * kGiB;
 constexpr int64_t kLargeMatrix = 2048;
 
@@ -45,13 +50,16 @@ struct Options {
   std::vector<int32_t> contexts = {64, 1024};
   std::vector<int32_t> prefills = {128, 512, 2048, 4096};
   int32_t steps = 32;
+  int32_t repeats = 5;
   std::string json;
 };
 
+// What the machine can do at most, measured again beside every repeat.
 struct Bounds {
-  double read_bytes_per_s = 0;
-  double matrix_flop_per_s = 0;             // large matrices
-  std::vector<double> products_flop_per_s;  // [batches]: the model's shapes at so many rows
+  std::unique_ptr<ReadMeter> read;
+  std::unique_ptr<GemmMeter> matrix;   // large matrices
+  std::vector<double> read_samples;    // bytes a second
+  std::vector<double> matrix_samples;  // FLOP a second
 };
 
 absl::Status ParseList(absl::string_view text, std::vector<int32_t>* list) {
@@ -78,6 +86,7 @@ void AddFlags(FlagTable& flags, Options* options) {
   flags.AddSetter("prefills", "LIST", "Prompt lengths. Default: 128,512,2048,4096.",
                   [options](absl::string_view text) { return ParseList(text, &options->prefills); });
   flags.Add("steps", &options->steps, "N", "Measured decode steps; their median counts. Default: 32.");
+  flags.Add("repeats", &options->repeats, "N", "Times that each row and its bound are measured. Default: 5.");
   flags.Add("chunk_tokens", &options->engine.chunk_rows, "N", "Rows of a prefill's visit. Default: 256.");
   flags.Add("json", &options->json, "FILE", "The report as JSON; - is stdout, and the table goes to stderr.");
 }
@@ -103,21 +112,12 @@ std::vector<GemmShape> ShapesOf(const model::Model& model) {
   return shapes;
 }
 
-absl::StatusOr<Bounds> MeasureBounds(const EngineSession& session, const Options& options) {
-  const device::DeviceInfo& info = session.device().info();
+absl::StatusOr<Bounds> MakeBounds(const device::DeviceInfo& info) {
   Bounds bounds;
-  bounds.read_bytes_per_s = MeasureReadBandwidth(info.threads, kBandwidthBytes, /*passes=*/5);
-  const auto rate = [&info](int64_t rows, const std::vector<GemmShape>& shapes, int passes) {
-    return MeasureGemmRate(info.threads, info.compute_dtype, rows, shapes, kGemmWeightBytes, passes);
-  };
-  absl::StatusOr<double> matrix = rate(kLargeMatrix, {{kLargeMatrix, kLargeMatrix, 4}}, 5);
-  if (!matrix.ok()) return matrix.status();
-  bounds.matrix_flop_per_s = *matrix;
-  for (const int32_t batch : options.batches) {
-    absl::StatusOr<double> products = rate(batch, ShapesOf(session.model()), 5);
-    if (!products.ok()) return products.status();
-    bounds.products_flop_per_s.push_back(*products);
-  }
+  bounds.read = std::make_unique<ReadMeter>(info.threads, kBandwidthBytes);
+  SPILLWAY_ASSIGN_OR_RETURN(bounds.matrix,
+                            GemmMeter::Create(info.threads, info.compute_dtype, kLargeMatrix,
+                                              {{kLargeMatrix, kLargeMatrix, 4}}, kGemmWeightBytes));
   return bounds;
 }
 
@@ -126,47 +126,85 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-absl::Status MeasureDecode(EngineSession& session, const Options& options, const Bounds& bounds,
-                           const std::atomic<bool>& stop, std::ostream& out, nlohmann::json* rows) {
+nlohmann::json Spread(const std::vector<double>& values) {
+  return {{"median", Median(values)},
+          {"min", *std::min_element(values.begin(), values.end())},
+          {"max", *std::max_element(values.begin(), values.end())},
+          {"samples", values}};
+}
+
+// One row's repeats: seconds, and the quotients of what bounds them.
+struct Repeats {
+  std::vector<double> seconds;
+  std::vector<double> of_read_bound;
+  std::vector<double> of_products;
+  double cpu_s = 0;
+};
+
+absl::StatusOr<Repeats> RepeatDecode(EngineSession& session, const Options& options, int32_t batch,
+                                     int32_t context, GemmMeter& products, Bounds& bounds) {
   const auto weight_bytes = static_cast<double>(session.model().weights->read_bytes_per_step());
   const auto row_flop =
       static_cast<double>(LayersFlopPerRow(session.model()) + HeadFlopPerRow(session.model()));
-  out << absl::StrFormat("  %8s %8s %12s %12s %14s %15s %15s\n", "batch", "context", "ms a step", "tokens/s",
+  Repeats repeats;
+  for (int32_t i = 0; i < options.repeats; ++i) {
+    bounds.read_samples.push_back(bounds.read->Measure(/*passes=*/2));
+    SPILLWAY_RETURN_IF_ERROR(session.Decode(batch, context, 3).status());
+    SPILLWAY_ASSIGN_OR_RETURN(const std::vector<StepTime> times,
+                              session.Decode(batch, context, options.steps));
+    SPILLWAY_ASSIGN_OR_RETURN(const double flop_per_s, products.Measure(/*passes=*/3));
+    std::vector<double> walls;
+    for (const StepTime& time : times) {
+      walls.push_back(time.wall_s);
+      repeats.cpu_s += time.cpu_s / (options.repeats * options.steps);
+    }
+    const double step_s = Median(walls);
+    repeats.seconds.push_back(step_s);
+    repeats.of_read_bound.push_back(weight_bytes / bounds.read_samples.back() / step_s);
+    repeats.of_products.push_back(batch * row_flop / flop_per_s / step_s);
+  }
+  return repeats;
+}
+
+absl::Status MeasureDecode(EngineSession& session, const Options& options, Bounds& bounds,
+                           const std::atomic<bool>& stop, std::ostream& out, nlohmann::json* rows) {
+  const auto weight_bytes = static_cast<double>(session.model().weights->read_bytes_per_step());
+  const device::DeviceInfo& info = session.device().info();
+  out << absl::StrFormat("  %8s %8s %12s %12s %14s %20s %20s\n", "batch", "context", "ms a step", "tokens/s",
                          "weights GB/s", "of read bound", "of oneDNN rate");
-  for (const int32_t context : options.contexts) {
-    for (size_t i = 0; i < options.batches.size() && !stop.load(); ++i) {
-      const int32_t batch = options.batches[i];
-      if (absl::Status warm = session.Decode(batch, context, 3).status(); !warm.ok()) return warm;
-      const absl::StatusOr<std::vector<StepTime>> times = session.Decode(batch, context, options.steps);
-      if (!times.ok()) return times.status();
-      std::vector<double> walls;
-      double cpu_s = 0;
-      for (const StepTime& time : *times) {
-        walls.push_back(time.wall_s);
-        cpu_s += time.cpu_s;
-      }
-      const double step_s = Median(walls);
-      const double of_read_bound = weight_bytes / bounds.read_bytes_per_s / step_s;
-      const double of_products = batch * row_flop / bounds.products_flop_per_s[i] / step_s;
-      out << absl::StrFormat("  %8d %8d %12.2f %12.1f %14.2f %14.1f%% %14.1f%%\n", batch, context,
-                             step_s * 1e3, batch / step_s, weight_bytes / step_s / 1e9, 100 * of_read_bound,
-                             100 * of_products)
+  const auto percent = [](const std::vector<double>& values) {
+    return absl::StrFormat("%.1f%% (%.0f-%.0f)", 100 * Median(values),
+                           100 * *std::min_element(values.begin(), values.end()),
+                           100 * *std::max_element(values.begin(), values.end()));
+  };
+  for (const int32_t batch : options.batches) {
+    SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<GemmMeter> products,
+                              GemmMeter::Create(info.threads, info.compute_dtype, batch,
+                                                ShapesOf(session.model()), kGemmWeightBytes));
+    for (size_t i = 0; i < options.contexts.size() && !stop.load(); ++i) {
+      const int32_t context = options.contexts[i];
+      SPILLWAY_ASSIGN_OR_RETURN(const Repeats repeats,
+                                RepeatDecode(session, options, batch, context, *products, bounds));
+      const double step_s = Median(repeats.seconds);
+      out << absl::StrFormat("  %8d %8d %12.2f %12.1f %14.2f %20s %20s\n", batch, context, step_s * 1e3,
+                             batch / step_s, weight_bytes / step_s / 1e9, percent(repeats.of_read_bound),
+                             percent(repeats.of_products))
           << std::flush;
       rows->push_back({{"batch", batch},
                        {"context", context},
                        {"step_ms", step_s * 1e3},
                        {"tokens_per_s", batch / step_s},
                        {"weights_gb_per_s", weight_bytes / step_s / 1e9},
-                       {"of_read_bound", of_read_bound},
-                       {"of_onednn_rate", of_products},
-                       {"onednn_gflop_per_s", bounds.products_flop_per_s[i] / 1e9},
-                       {"cpu_ms_per_step", cpu_s / options.steps * 1e3}});
+                       {"step_s", Spread(repeats.seconds)},
+                       {"of_read_bound", Spread(repeats.of_read_bound)},
+                       {"of_onednn_rate", Spread(repeats.of_products)},
+                       {"cpu_ms_per_step", repeats.cpu_s * 1e3}});
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status MeasurePrefill(EngineSession& session, const Options& options, const Bounds& bounds,
+absl::Status MeasurePrefill(EngineSession& session, const Options& options, Bounds& bounds,
                             const std::atomic<bool>& stop, std::ostream& out, nlohmann::json* rows) {
   const auto layers_flop = static_cast<double>(LayersFlopPerRow(session.model()));
   const auto head_flop = static_cast<double>(HeadFlopPerRow(session.model()));
@@ -174,25 +212,27 @@ absl::Status MeasurePrefill(EngineSession& session, const Options& options, cons
                          "of matrix rate");
   for (const int32_t tokens : options.prefills) {
     if (stop.load()) break;
+    const double flop = tokens * layers_flop + head_flop;
     std::vector<double> walls;
-    // At least three, and about two seconds: a single run is at the mercy of its neighbours.
-    double total_s = 0;
-    for (int run = 0; run < 16 && (run < 4 || total_s < 2); ++run) {
-      const absl::StatusOr<StepTime> time = session.Prefill(tokens);
-      if (!time.ok()) return time.status();
-      if (run > 0) walls.push_back(time->wall_s);
-      total_s += time->wall_s;
+    std::vector<double> of_matrix_rate;
+    SPILLWAY_RETURN_IF_ERROR(session.Prefill(tokens).status());  // warms up
+    for (int32_t i = 0; i < options.repeats; ++i) {
+      SPILLWAY_ASSIGN_OR_RETURN(const double flop_per_s, bounds.matrix->Measure(/*passes=*/2));
+      bounds.matrix_samples.push_back(flop_per_s);
+      SPILLWAY_ASSIGN_OR_RETURN(const StepTime time, session.Prefill(tokens));
+      walls.push_back(time.wall_s);
+      of_matrix_rate.push_back(flop / time.wall_s / flop_per_s);
     }
     const double seconds = Median(walls);
-    const double rate = (tokens * layers_flop + head_flop) / seconds;
     out << absl::StrFormat("  %8d %21.1f %12.1f %14.1f %14.1f%%\n", tokens, seconds * 1e3, tokens / seconds,
-                           rate / 1e9, 100 * rate / bounds.matrix_flop_per_s)
+                           flop / seconds / 1e9, 100 * Median(of_matrix_rate))
         << std::flush;
     rows->push_back({{"prompt_tokens", tokens},
                      {"prefill_ms", seconds * 1e3},
                      {"tokens_per_s", tokens / seconds},
-                     {"products_gflop_per_s", rate / 1e9},
-                     {"of_matrix_rate", rate / bounds.matrix_flop_per_s}});
+                     {"products_gflop_per_s", flop / seconds / 1e9},
+                     {"prefill_s", Spread(walls)},
+                     {"of_matrix_rate", Spread(of_matrix_rate)}});
   }
   return absl::OkStatus();
 }
@@ -200,6 +240,7 @@ absl::Status MeasurePrefill(EngineSession& session, const Options& options, cons
 std::string Complaint(const Options& options) {
   if (options.engine.model_path.empty()) return "--model=FILE is needed";
   if (options.steps < 1 || options.steps > 10'000) return "--steps must be in 1..10000";
+  if (options.repeats < 1 || options.repeats > 1000) return "--repeats must be in 1..1000";
   if (options.engine.threads < 0) return "--threads must not be negative";
   if (options.engine.chunk_rows < 16 || options.engine.chunk_rows > 8192) {
     return "--chunk_tokens must be in 16..8192";
@@ -241,7 +282,7 @@ ExitCode RunEngine(absl::Span<const std::string> args, client::Console& console,
   const double busy = LoadAverage();  // before this process adds to it
   const absl::StatusOr<std::unique_ptr<EngineSession>> session = EngineSession::Create(options.engine);
   if (!session.ok()) return Fail(session.status().message(), console);
-  const absl::StatusOr<Bounds> bounds = MeasureBounds(**session, options);
+  absl::StatusOr<Bounds> bounds = MakeBounds((*session)->device().info());
   if (!bounds.ok()) return Fail(bounds.status().message(), console);
 
   const device::DeviceInfo& info = (*session)->device().info();
@@ -249,10 +290,7 @@ ExitCode RunEngine(absl::Span<const std::string> args, client::Console& console,
   std::ostream& out = TableStream(options.json, console);
   out << absl::StrFormat("%s (%s) on %s, computed in %s\n", model.config.name, FormatBytes(model.file_bytes),
                          info.name, device::NameOf(info.compute_dtype));
-  out << absl::StrFormat(
-      "  weights read a step %s; memory reads %.1f GB/s; oneDNN %.0f GFLOP/s on %d x %d x %d\n",
-      FormatBytes(model.weights->read_bytes_per_step()), bounds->read_bytes_per_s / 1e9,
-      bounds->matrix_flop_per_s / 1e9, kLargeMatrix, kLargeMatrix, kLargeMatrix);
+  out << absl::StrFormat("  weights read a step %s\n", FormatBytes(model.weights->read_bytes_per_step()));
   if (busy > 0.5) {
     out << absl::StrFormat(
         "  NOTE: the machine's load average was %.1f at the start; others take of what is measured\n", busy);
@@ -266,13 +304,20 @@ ExitCode RunEngine(absl::Span<const std::string> args, client::Console& console,
                       {"threads", info.threads},
                       {"isa", info.isa},
                       {"compute_dtype", device::NameOf(info.compute_dtype)}};
-  report["bounds"] = {{"read_gb_per_s", bounds->read_bytes_per_s / 1e9},
-                      {"matrix_gflop_per_s", bounds->matrix_flop_per_s / 1e9},
-                      {"matrix_rows", kLargeMatrix}};
   report["decode"] = nlohmann::json::array();
   report["prefill"] = nlohmann::json::array();
   absl::Status measured = MeasureDecode(**session, options, *bounds, stop, out, &report["decode"]);
   if (measured.ok()) measured = MeasurePrefill(**session, options, *bounds, stop, out, &report["prefill"]);
+  if (measured.ok() && !bounds->read_samples.empty() && !bounds->matrix_samples.empty()) {
+    report["bounds"] = {{"read_bytes_per_s", Spread(bounds->read_samples)},
+                        {"matrix_flop_per_s", Spread(bounds->matrix_samples)},
+                        {"matrix_rows", kLargeMatrix}};
+    out << absl::StrFormat(
+        "  memory reads %.1f GB/s (median; best %.1f); oneDNN %.0f GFLOP/s on %d x %d x %d\n",
+        Median(bounds->read_samples) / 1e9,
+        *std::max_element(bounds->read_samples.begin(), bounds->read_samples.end()) / 1e9,
+        Median(bounds->matrix_samples) / 1e9, kLargeMatrix, kLargeMatrix, kLargeMatrix);
+  }
   if (measured.ok()) measured = WriteReport(report, options.json, console);
   return measured.ok() ? client::kExitOk : Fail(measured.message(), console);
 }

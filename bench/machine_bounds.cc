@@ -1,28 +1,84 @@
 #include "bench/machine_bounds.h"
 
+#include <immintrin.h>
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <thread>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
+#include "base/check.h"
 #include "base/clock.h"
 #include "oneapi/dnnl/dnnl.hpp"
 
 namespace spillway::bench {
 namespace {
 
-// Reads `words` words in eight independent sums, so that additions wait for memory and not for each other.
+constexpr int64_t kHugePageBytes = 2 * kMiB;
+constexpr int64_t kLineWords = 8;
+
+// Sums `words` words in kRuns runs side by side, each `kAheadLines` lines ahead of its reads.
+template <int kRuns, int kAheadLines>
 uint64_t SumWords(const uint64_t* data, int64_t words) {
-  uint64_t sums[8] = {};
-  for (int64_t i = 0; i + 8 <= words; i += 8) {
-    for (int lane = 0; lane < 8; ++lane) sums[lane] += data[i + lane];
+  // Independent sums, so that additions wait for memory and not for each other.
+  uint64_t sums[kLineWords] = {};
+  constexpr int64_t kStretchWords = 4 * kLineWords;
+  const int64_t each = words / kRuns / kStretchWords * kStretchWords;
+  for (int64_t at = 0; at < each; at += kStretchWords) {
+    for (int run = 0; run < kRuns; ++run) {
+      const uint64_t* stretch = data + run * each + at;
+      for (int64_t line = 0; kAheadLines > 0 && line < kStretchWords; line += kLineWords) {
+        __builtin_prefetch(stretch + kAheadLines * kLineWords + line, 0, 2);
+      }
+      for (int64_t i = 0; i < kStretchWords; i += kLineWords) {
+        for (int lane = 0; lane < kLineWords; ++lane) sums[lane] += stretch[i + lane];
+      }
+    }
   }
   uint64_t sum = 0;
   for (const uint64_t part : sums) sum += part;
   return sum;
+}
+
+// The same over vectors of 64 bytes, which this machine may read faster.
+template <int kRuns, int kAheadLines>
+__attribute__((target("avx512f"))) uint64_t SumLines(const uint64_t* data, int64_t words) {
+  constexpr int kLines = 4;
+  __m512i sums[kLines] = {};
+  constexpr int64_t kStretchWords = kLines * kLineWords;
+  const int64_t each = words / kRuns / kStretchWords * kStretchWords;
+  for (int64_t at = 0; at < each; at += kStretchWords) {
+    for (int run = 0; run < kRuns; ++run) {
+      const uint64_t* stretch = data + run * each + at;
+      for (int line = 0; kAheadLines > 0 && line < kLines; ++line) {
+        __builtin_prefetch(stretch + (kAheadLines + line) * kLineWords, 0, 2);
+      }
+      for (int line = 0; line < kLines; ++line) {
+        sums[line] = _mm512_add_epi64(sums[line], _mm512_loadu_si512(stretch + line * kLineWords));
+      }
+    }
+  }
+  alignas(64) uint64_t lanes[kLines * kLineWords];
+  for (int line = 0; line < kLines; ++line) _mm512_store_si512(lanes + line * kLineWords, sums[line]);
+  uint64_t sum = 0;
+  for (const uint64_t lane : lanes) sum += lane;
+  return sum;
+}
+
+using SumFunction = uint64_t (*)(const uint64_t* data, int64_t words);
+
+std::vector<SumFunction> WaysToRead() {
+  if (__builtin_cpu_supports("avx512f")) {
+    return {SumLines<1, 0>,  SumLines<2, 0>,  SumLines<1, 16>,
+            SumLines<1, 64>, SumLines<2, 16>, SumLines<2, 32>};
+  }
+  return {SumWords<1, 0>, SumWords<2, 0>, SumWords<4, 0>, SumWords<1, 16>, SumWords<1, 64>, SumWords<2, 16>};
 }
 
 // Sets the number of OpenMP threads, which oneDNN uses, while it lives.
@@ -96,53 +152,97 @@ std::vector<Product> MakeProducts(const dnnl::engine& engine, device::DType dtyp
 
 }  // namespace
 
-double MeasureReadBandwidth(int32_t threads, int64_t buffer_bytes, int passes) {
-  const int64_t words_each = buffer_bytes / threads / 64 * 8;
-  const auto words = static_cast<size_t>(words_each * threads);
-  const std::unique_ptr<uint64_t[]> buffer(new uint64_t[words]);
-  uint64_t sum = 0;
-  double best_s = 0;
-  for (int pass = 0; pass <= passes; ++pass) {
-    const MonotonicNs begin_ns = Clock::Real().NowNs();
-#pragma omp parallel num_threads(threads) reduction(+ : sum)
-    {
-      uint64_t* const part = buffer.get() + omp_get_thread_num() * words_each;
-      // The first pass writes, so that every page is there and near its reader.
-      if (pass == 0) {
-        std::fill_n(part, words_each, uint64_t{1});
-      } else {
-        sum += SumWords(part, words_each);
-      }
-    }
-    const double seconds = ToSeconds(Clock::Real().NowNs() - begin_ns);
-    if (pass > 0) best_s = best_s == 0 ? seconds : std::min(best_s, seconds);
-  }
-  // The sum is used, so that the reads stay.
-  return sum == 0 ? 0 : static_cast<double>(words) * sizeof(uint64_t) / best_s;
+ReadMeter::ReadMeter(int32_t threads, int64_t buffer_bytes)
+    : threads_(threads),
+      words_each_(buffer_bytes / threads / 4096 * 512),
+      buffer_bytes_((buffer_bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes) {
+  buffer_ = static_cast<uint64_t*>(
+      std::aligned_alloc(static_cast<size_t>(kHugePageBytes), static_cast<size_t>(buffer_bytes_)));
+  SPILLWAY_CHECK_MSG(buffer_ != nullptr, "out of memory");
+  (void)madvise(buffer_, static_cast<size_t>(buffer_bytes_), MADV_HUGEPAGE);
+  std::memset(buffer_, 1, static_cast<size_t>(buffer_bytes_));
 }
 
-absl::StatusOr<double> MeasureGemmRate(int32_t threads, device::DType dtype, int64_t rows,
-                                       const std::vector<GemmShape>& shapes, int64_t max_weight_bytes,
-                                       int passes) {
+ReadMeter::~ReadMeter() { std::free(buffer_); }
+
+double ReadMeter::Measure(int passes) {
+  const std::vector<SumFunction> ways = WaysToRead();
+  const int n_ways = static_cast<int>(ways.size());
+  const int n_reads = passes * n_ways;
+  // Threads of its own that wait spinning: waking takes no part in what is measured.
+  std::atomic<int> started{0};
+  std::atomic<int> finished{0};
+  std::atomic<uint64_t> sum{0};
+  const auto read = [&](int32_t thread, int i) {
+    sum += ways[static_cast<size_t>(i % n_ways)](buffer_ + thread * words_each_, words_each_);
+  };
+  std::vector<std::thread> threads;
+  for (int32_t thread = 1; thread < threads_; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (int i = 0; i < n_reads; ++i) {
+        while (started.load(std::memory_order_acquire) <= i) __builtin_ia32_pause();
+        read(thread, i);
+        finished.fetch_add(1, std::memory_order_release);
+      }
+    });
+  }
+  double best_s = 0;
+  for (int i = 0; i < n_reads; ++i) {
+    const MonotonicNs begin_ns = Clock::Real().NowNs();
+    started.store(i + 1, std::memory_order_release);
+    read(0, i);
+    while (finished.load(std::memory_order_acquire) < (i + 1) * (threads_ - 1)) __builtin_ia32_pause();
+    const double seconds = ToSeconds(Clock::Real().NowNs() - begin_ns);
+    best_s = best_s == 0 ? seconds : std::min(best_s, seconds);
+  }
+  for (std::thread& thread : threads) thread.join();
+  // The sum is used, so that the reads stay.
+  return sum == 0 ? 0 : static_cast<double>(words_each_ * threads_) * sizeof(uint64_t) / best_s;
+}
+
+struct GemmMeter::Products {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+  std::vector<Product> all;
+};
+
+GemmMeter::GemmMeter() = default;
+GemmMeter::~GemmMeter() = default;
+
+absl::StatusOr<std::unique_ptr<GemmMeter>> GemmMeter::Create(int32_t threads, device::DType dtype,
+                                                             int64_t rows,
+                                                             const std::vector<GemmShape>& shapes,
+                                                             int64_t max_weight_bytes) {
   try {
     const ThreadCount thread_count(threads);
-    const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-    dnnl::stream stream(engine);
-    const std::vector<Product> products = MakeProducts(engine, dtype, rows, shapes, max_weight_bytes);
+    std::unique_ptr<GemmMeter> meter(new GemmMeter);
+    meter->threads_ = threads;
+    meter->products_ = std::make_unique<Products>();
+    meter->products_->all = MakeProducts(meter->products_->engine, dtype, rows, shapes, max_weight_bytes);
+    return meter;
+  } catch (const dnnl::error& error) {
+    return absl::UnimplementedError(
+        absl::StrCat("oneDNN has no ", device::NameOf(dtype), " product here: ", error.what()));
+  }
+}
+
+absl::StatusOr<double> GemmMeter::Measure(int passes) {
+  try {
+    const ThreadCount thread_count(threads_);
     double flop = 0;
-    for (const Product& product : products) flop += product.flop;
+    for (const Product& product : products_->all) flop += product.flop;
     double best_s = 0;
     for (int pass = 0; pass <= passes; ++pass) {  // the first one warms up
       const MonotonicNs begin_ns = Clock::Real().NowNs();
-      for (const Product& product : products) product.primitive.execute(stream, product.arguments);
-      stream.wait();
+      for (const Product& product : products_->all)
+        product.primitive.execute(products_->stream, product.arguments);
+      products_->stream.wait();
       const double seconds = ToSeconds(Clock::Real().NowNs() - begin_ns);
       if (pass > 0) best_s = best_s == 0 ? seconds : std::min(best_s, seconds);
     }
     return flop / best_s;
   } catch (const dnnl::error& error) {
-    return absl::UnimplementedError(
-        absl::StrCat("oneDNN has no ", device::NameOf(dtype), " product here: ", error.what()));
+    return absl::InternalError(absl::StrCat("oneDNN failed: ", error.what()));
   }
 }
 

@@ -61,6 +61,9 @@ struct GemmArgs {
   DevicePtr bias;  // f32 [n] or null
   Activation activation = Activation::kNone;
   bool accumulate = false;  // REQUIRES: out_dtype f32, no activation
+  // The matrix that is multiplied next, where known: a hint, so that its weights may be fetched meanwhile.
+  // `data` must stay in place; the matrix itself is read during the call only.
+  const PackedMatrix* next = nullptr;
 };
 
 // One layer's cache memory as equal slots: slot i starts at base + i * slot_bytes. Tables name planes by slot

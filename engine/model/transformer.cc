@@ -164,6 +164,7 @@ void Transformer::Project(StreamId stream, int32_t layer, const RowBatch& batch,
   project.out = qkv_;
   project.out_dtype = device_.info().compute_dtype;
   project.bias = weights.qkv_bias;
+  project.next = &weights.attention_output;
   device_.Gemm(stream, weights.qkv, project);
 
   device::RopeAppendArgs append = RopeArgs(config_.n_heads, batch.block_tokens, arena);
@@ -216,10 +217,13 @@ void Transformer::Complete(StreamId stream, int32_t layer, const RowBatch& batch
   output.out_dtype = device::DType::kF32;
   output.bias = weights.attention_output_bias;
   output.accumulate = true;
+  output.next = &weights.up;
   device_.Gemm(stream, weights.attention_output, output);
 
   Norm(stream, batch, weights.feed_forward_norm, weights.feed_forward_norm_bias);
-  FeedForward(stream, weights, batch);
+  const bool last = layer + 1 == config_.n_layers;
+  FeedForward(stream, weights, last ? weights_.head() : weights_.layers()[static_cast<size_t>(layer) + 1].qkv,
+              batch);
 }
 
 void Transformer::Rebuild(StreamId stream, int32_t layer, const RebuildBatch& batch) {
@@ -240,7 +244,8 @@ void Transformer::Rebuild(StreamId stream, int32_t layer, const RebuildBatch& ba
   device_.RopeAppend(stream, append);
 }
 
-void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, const RowBatch& batch) {
+void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, const device::PackedMatrix& next,
+                              const RowBatch& batch) {
   const device::DType dtype = device_.info().compute_dtype;
   const bool gated = IsGated(config_);
 
@@ -250,6 +255,7 @@ void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, cons
   up.out = up_;
   up.out_dtype = dtype;
   up.bias = weights.up_bias;
+  up.next = &weights.down;
   up.activation = gated ? device::Activation::kNone : device::Activation::kRelu;
   device_.Gemm(stream, weights.up, up);
 
@@ -270,6 +276,7 @@ void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, cons
   down.out_dtype = device::DType::kF32;
   down.bias = weights.down_bias;
   down.accumulate = true;
+  down.next = &next;
   device_.Gemm(stream, weights.down, down);
 }
 
@@ -292,6 +299,7 @@ DevicePtr Transformer::Head(StreamId stream, int32_t rows, DevicePtr hidden, Dev
   head.in = normed_;
   head.out = logits_;
   head.out_dtype = device::DType::kF32;
+  head.next = &weights_.layers().front().qkv;
   device_.Gemm(stream, weights_.head(), head);
   return logits_;
 }

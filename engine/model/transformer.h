@@ -104,7 +104,9 @@ class Transformer {
   absl::Status SliceRebuildMatrices();
   device::RopeAppendArgs RopeArgs(int32_t n_heads, int32_t block_tokens,
                                   const device::SlotArena& arena) const;
-  void FeedForward(device::StreamId stream, const LayerWeights& weights, const RowBatch& batch);
+  // `next`: what is multiplied after it.
+  void FeedForward(device::StreamId stream, const LayerWeights& weights, const device::PackedMatrix& next,
+                   const RowBatch& batch);
   void Norm(device::StreamId stream, const RowBatch& batch, device::DevicePtr gain, device::DevicePtr bias);
 
   device::Device& device_;

@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "engine/device/cpu/address.h"
-#include "engine/device/cpu/parallel.h"
 
 namespace spillway::device {
 namespace {
@@ -18,7 +17,7 @@ constexpr int64_t kMinChunkKeys = 256;
 // Fewer tasks than this for each thread are cut by keys.
 constexpr int64_t kTasksPerThread = 4;
 // Below this many key rows in all, entering a parallel region costs more than it saves.
-constexpr int64_t kSerialKeyRows = 192;
+constexpr int64_t kSerialKeyRows = 48;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -80,16 +79,17 @@ class CpuAttention::TaskCursor {
   int64_t first_task_ = 0;
 };
 
-CpuAttention::CpuAttention(const Kernels& kernels, DType type, int32_t threads)
+CpuAttention::CpuAttention(const Kernels& kernels, DType type, ThreadTeam& team)
     : kernels_(kernels),
       type_(type),
-      threads_(threads),
-      chunks_done_(static_cast<size_t>(kTasksPerThread * threads)) {
-  for (int32_t thread = 0; thread < threads; ++thread) {
+      team_(team),
+      chunks_done_(static_cast<size_t>(kTasksPerThread * team.threads())) {
+  for (int32_t thread = 0; thread < team.threads(); ++thread) {
     scratch_.push_back(AllocateAligned(kScratchFloats * int64_t{sizeof(float)}));
     SPILLWAY_CHECK(scratch_.back() != nullptr);
   }
-  parts_ = AllocateAligned(kTasksPerThread * threads * kMaxChunks * kPartFloats * int64_t{sizeof(float)});
+  parts_ =
+      AllocateAligned(kTasksPerThread * team.threads() * kMaxChunks * kPartFloats * int64_t{sizeof(float)});
   SPILLWAY_CHECK(parts_ != nullptr);
 }
 
@@ -129,6 +129,7 @@ void CpuAttention::Attend(const PartialAttentionArgs& args, const Task& task, in
   tile.table_position = sequence.key_begin;
   tile.key_begin = sequence.key_begin + chunk * task.chunk_keys;
   tile.key_end = std::min<int64_t>(tile.key_begin + task.chunk_keys, sequence.key_end);
+  tile.fetch_end = sequence.key_end;
 
   AttentionBuffers buffers;
   buffers.acc = result.acc;
@@ -191,8 +192,7 @@ void CpuAttention::RunTasks(const PartialAttentionArgs& args, int64_t tasks) {
   for (int32_t s = 0; s < args.n_sequences && key_rows < kSerialKeyRows; ++s) {
     key_rows += int64_t{sequences[s].key_end - sequences[s].key_begin} * sequences[s].n_rows;
   }
-  const int32_t threads = key_rows < kSerialKeyRows ? 1 : threads_;
-  ParallelTasks(threads, tasks, [&](const auto& take, int32_t thread) {
+  team_.Tasks(key_rows >= kSerialKeyRows, tasks, [&](const auto& take, int32_t thread) {
     TaskCursor cursor(sequences, args.n_kv_heads, args.n_heads / args.n_kv_heads);
     for (int64_t i = take(); i < tasks; i = take()) {
       const Task task = cursor.At(i);
@@ -213,7 +213,7 @@ void CpuAttention::RunChunks(const PartialAttentionArgs& args, int64_t tasks) {
   for (int64_t i = 0; i < tasks; ++i)
     chunks_done_[static_cast<size_t>(i)].store(0, std::memory_order_relaxed);
   const int64_t units = tasks * kMaxChunks;
-  ParallelTasks(threads_, units, [&](const auto& take, int32_t thread) {
+  team_.Tasks(true, units, [&](const auto& take, int32_t thread) {
     TaskCursor cursor(At<const AttentionSequence>(args.sequences), args.n_kv_heads,
                       args.n_heads / args.n_kv_heads);
     for (int64_t unit = take(); unit < units; unit = take()) {
@@ -248,7 +248,7 @@ void CpuAttention::Partial(const PartialAttentionArgs& args) {
     chunked |= sequences[s].key_end - sequences[s].key_begin >= 2 * kMinChunkKeys;
   }
   const int64_t tasks = tiles * args.n_kv_heads;
-  if (chunked && threads_ > 1 && tasks < kTasksPerThread * threads_) {
+  if (chunked && team_.threads() > 1 && tasks < kTasksPerThread * team_.threads()) {
     RunChunks(args, tasks);
   } else {
     RunTasks(args, tasks);
@@ -263,8 +263,8 @@ void CpuAttention::Merge(const MergeAttentionArgs& args) {
   const float* sum = At<const float>(args.sum);
   const float* acc = At<const float>(args.acc);
   constexpr int64_t kSerialFloats = 16384;
-  const int32_t threads = items * args.d_head * args.n_parts < kSerialFloats ? 1 : threads_;
-  ParallelRanges(threads, items, [&](int64_t begin, int64_t end, int32_t thread) {
+  const bool parallel = items * args.d_head * args.n_parts >= kSerialFloats;
+  team_.Ranges(parallel, items, [&](int64_t begin, int64_t end, int32_t thread) {
     float* merged = ThreadResult(thread, false).acc;
     for (int64_t at = begin; at < end; ++at) {
       const float* source = acc + at * args.d_head;

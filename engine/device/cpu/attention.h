@@ -12,6 +12,7 @@
 
 #include "engine/device/cpu/host_memory.h"
 #include "engine/device/cpu/kernels.h"
+#include "engine/device/cpu/thread_team.h"
 #include "engine/device/ops.h"
 #include "engine/device/types.h"
 
@@ -19,7 +20,7 @@ namespace spillway::device {
 
 class CpuAttention {
  public:
-  CpuAttention(const Kernels& kernels, DType type, int32_t threads);
+  CpuAttention(const Kernels& kernels, DType type, ThreadTeam& team);
 
   void Partial(const PartialAttentionArgs& args);
   void Merge(const MergeAttentionArgs& args);
@@ -54,7 +55,7 @@ class CpuAttention {
 
   const Kernels& kernels_;
   const DType type_;
-  const int32_t threads_;
+  ThreadTeam& team_;
   std::vector<AlignedBytes> scratch_;  // a thread each
   AlignedBytes parts_;                 // results of chunks that different threads compute
   std::vector<std::atomic<int64_t>> chunks_done_;

@@ -15,9 +15,9 @@
 #include "engine/device/cpu/host_memory.h"
 #include "engine/device/cpu/kernels.h"
 #include "engine/device/cpu/onednn_products.h"
-#include "engine/device/cpu/parallel.h"
 #include "engine/device/cpu/processor.h"
 #include "engine/device/cpu/sampler.h"
+#include "engine/device/cpu/thread_team.h"
 #include "engine/device/cpu/weight_layout.h"
 
 namespace spillway::device {
@@ -25,8 +25,8 @@ namespace {
 
 // Elements below which an elementwise operation, and multiplications below which a product, is done by the
 // calling thread alone.
-constexpr int64_t kSerialElements = 32768;
-constexpr int64_t kSerialActivations = 8192;
+constexpr int64_t kSerialElements = 8192;
+constexpr int64_t kSerialActivations = 4096;
 constexpr int64_t kSerialMultiplications = 65536;
 
 const Kernels& KernelsFor(CpuIsa isa, DType type) {
@@ -50,8 +50,10 @@ class CpuDevice final : public Device {
         kernels_(KernelsFor(isa, info_.compute_dtype)),
         element_bytes_(SizeOf(info_.compute_dtype)),
         memory_(info_.memory_bytes),
-        attention_(kernels_, info_.compute_dtype, info_.threads),
-        sampler_(kernels_, info_.threads) {
+        team_(info_.threads, /*openmp=*/onednn),
+        strips_(info_.threads),
+        attention_(kernels_, info_.compute_dtype, team_),
+        sampler_(kernels_, team_) {
     if (onednn) onednn_ = std::make_unique<OneDnnProducts>(info_.compute_dtype, info_.threads);
   }
 
@@ -141,8 +143,11 @@ class CpuDevice final : public Device {
     if (Failed() || size_bytes == 0) return;
     std::memmove(destination, source, static_cast<size_t>(size_bytes));
   }
-  // Threads for an operation on `elements` elements.
-  int32_t Threads(int64_t elements, int64_t serial) const { return elements < serial ? 1 : info_.threads; }
+  PanelRun PanelsOf(const PackedMatrix* matrix) const {
+    if (matrix == nullptr) return {};
+    const int64_t panels = (matrix->n + kPanelColumns - 1) / kPanelColumns;
+    return {At<const uint8_t>(matrix->data), panels, matrix->size_bytes / panels};
+  }
   // Row `row` of a matrix of T with `width` columns.
   uint8_t* RowOf(DevicePtr matrix, int64_t row, int64_t width) const {
     return At<uint8_t>(matrix) + row * width * element_bytes_;
@@ -155,6 +160,8 @@ class CpuDevice final : public Device {
   int32_t n_streams_ = 0;
   std::vector<int64_t> events_;             // when each was last recorded
   std::unique_ptr<OneDnnProducts> onednn_;  // or null
+  ThreadTeam team_;
+  StripQueue strips_;
   CpuAttention attention_;
   CpuSampler sampler_;
 };
@@ -190,37 +197,36 @@ void CpuDevice::Embed(StreamId, const EmbedArgs& args) {
   if (Failed()) return;
   const AppendRow* append = At<const AppendRow>(args.append);
   const int32_t* ids = At<const int32_t>(args.ids);
-  ParallelRanges(Threads(int64_t{args.rows} * args.d, kSerialElements), args.rows,
-                 [&](int64_t begin, int64_t end, int32_t) {
-                   for (int64_t r = begin; r < end; ++r) {
-                     const void* position =
-                         args.positions ? RowOf(args.positions, append[r].position, args.d) : nullptr;
-                     kernels_.embed(RowOf(args.table, ids[r], args.d), args.scale, position, args.d,
-                                    At<float>(args.hidden) + r * args.d);
-                   }
-                 });
+  team_.Ranges(
+      int64_t{args.rows} * args.d >= kSerialElements, args.rows, [&](int64_t begin, int64_t end, int32_t) {
+        for (int64_t r = begin; r < end; ++r) {
+          const void* position = args.positions ? RowOf(args.positions, append[r].position, args.d) : nullptr;
+          kernels_.embed(RowOf(args.table, ids[r], args.d), args.scale, position, args.d,
+                         At<float>(args.hidden) + r * args.d);
+        }
+      });
 }
 
 void CpuDevice::AddNorm(StreamId, const AddNormArgs& args) {
   SPILLWAY_CHECK_MSG(!args.addend || !args.row_index, "rows are added in place or chosen, not both");
   if (Failed()) return;
   const int32_t* row_index = At<const int32_t>(args.row_index);
-  ParallelRanges(Threads(int64_t{args.rows} * args.d, kSerialElements), args.rows,
-                 [&](int64_t begin, int64_t end, int32_t) {
-                   for (int64_t r = begin; r < end; ++r) {
-                     const int64_t source = row_index == nullptr ? r : row_index[r];
-                     NormRow row;
-                     row.kind = args.kind;
-                     row.d = args.d;
-                     row.epsilon = args.epsilon;
-                     row.hidden = At<float>(args.hidden) + source * args.d;
-                     row.addend = args.addend ? RowOf(args.addend, r, args.d) : nullptr;
-                     row.gain = At<const float>(args.gain);
-                     row.bias = At<const float>(args.bias);
-                     row.out = RowOf(args.out, r, args.d);
-                     kernels_.add_norm(row);
-                   }
-                 });
+  team_.Ranges(int64_t{args.rows} * args.d >= kSerialElements, args.rows,
+               [&](int64_t begin, int64_t end, int32_t) {
+                 for (int64_t r = begin; r < end; ++r) {
+                   const int64_t source = row_index == nullptr ? r : row_index[r];
+                   NormRow row;
+                   row.kind = args.kind;
+                   row.d = args.d;
+                   row.epsilon = args.epsilon;
+                   row.hidden = At<float>(args.hidden) + source * args.d;
+                   row.addend = args.addend ? RowOf(args.addend, r, args.d) : nullptr;
+                   row.gain = At<const float>(args.gain);
+                   row.bias = At<const float>(args.bias);
+                   row.out = RowOf(args.out, r, args.d);
+                   kernels_.add_norm(row);
+                 }
+               });
 }
 
 void CpuDevice::Gemm(StreamId, const PackedMatrix& weight, const GemmArgs& args) {
@@ -251,8 +257,19 @@ void CpuDevice::Gemm(StreamId, const PackedMatrix& weight, const GemmArgs& args)
   }
   if (product.rows == 0 || Failed()) return;
   const int64_t strips = (weight.n + kStripColumns - 1) / kStripColumns;
-  ParallelRanges(Threads(product.rows * weight.n * weight.k, kSerialMultiplications), strips,
-                 [&](int64_t begin, int64_t end, int32_t) { kernels_.product(product, begin, end); });
+  if (product.rows * weight.n * weight.k < kSerialMultiplications) {
+    kernels_.product(product, 0, strips);
+    return;
+  }
+  strips_.Reset(strips);
+  team_.Run(
+      [&](int32_t thread) {
+        for (StripQueue::Strips some = strips_.Take(thread); some.begin < some.end;
+             some = strips_.Take(thread)) {
+          kernels_.product(product, some.begin, some.end);
+        }
+      },
+      PanelsOf(args.next));
 }
 
 void CpuDevice::RopeAppend(StreamId, const RopeAppendArgs& args) {
@@ -274,45 +291,44 @@ void CpuDevice::RopeAppend(StreamId, const RopeAppendArgs& args) {
   const auto plane = [&](int32_t slot) {
     return At<uint8_t>(args.arena.base) + slot * args.arena.slot_bytes;
   };
-  ParallelRanges(
-      Threads(args.rows * width, kSerialActivations), args.rows, [&](int64_t begin, int64_t end, int32_t) {
-        alignas(64) float cosine[kMaxHeadDim];
-        alignas(64) float sine[kMaxHeadDim];
-        const RopeTable table{args.style, rotate ? args.rope_dims : 0, cosine, sine};
-        for (int64_t r = begin; r < end; ++r) {
-          const AppendRow target = target_of(r);
-          uint8_t* head = RowOf(args.qkv, r, width);
-          if (rotate) {
-            kernels_.fill_rope_table(args.style, args.rope_dims, At<const float>(args.inverse_frequency),
-                                     target.position, cosine, sine);
-            for (int32_t h = 0; h < args.n_heads; ++h)
-              kernels_.rope(table, args.d_head, head + h * head_bytes, head + h * head_bytes);
-          }
-          head += args.n_heads * head_bytes;
-          for (int32_t h = 0; h < args.n_kv_heads; ++h, head += head_bytes) {
-            const int64_t at = (int64_t{h} * args.block_tokens + target.offset_tokens) * head_bytes;
-            kernels_.rope(table, args.d_head, head, plane(target.k_slot) + at);
-            std::memcpy(plane(target.v_slot) + at, head + args.n_kv_heads * head_bytes,
-                        static_cast<size_t>(head_bytes));
-          }
-          if (args.x && target.x_slot >= 0) {
-            const int64_t x_bytes = args.d * element_bytes_;
-            std::memcpy(plane(target.x_slot) + target.offset_tokens * x_bytes, RowOf(args.x, r, args.d),
-                        static_cast<size_t>(x_bytes));
-          }
-        }
-      });
+  team_.Ranges(args.rows * width >= kSerialActivations, args.rows, [&](int64_t begin, int64_t end, int32_t) {
+    alignas(64) float cosine[kMaxHeadDim];
+    alignas(64) float sine[kMaxHeadDim];
+    const RopeTable table{args.style, rotate ? args.rope_dims : 0, cosine, sine};
+    for (int64_t r = begin; r < end; ++r) {
+      const AppendRow target = target_of(r);
+      uint8_t* head = RowOf(args.qkv, r, width);
+      if (rotate) {
+        kernels_.fill_rope_table(args.style, args.rope_dims, At<const float>(args.inverse_frequency),
+                                 target.position, cosine, sine);
+        for (int32_t h = 0; h < args.n_heads; ++h)
+          kernels_.rope(table, args.d_head, head + h * head_bytes, head + h * head_bytes);
+      }
+      head += args.n_heads * head_bytes;
+      for (int32_t h = 0; h < args.n_kv_heads; ++h, head += head_bytes) {
+        const int64_t at = (int64_t{h} * args.block_tokens + target.offset_tokens) * head_bytes;
+        kernels_.rope(table, args.d_head, head, plane(target.k_slot) + at);
+        std::memcpy(plane(target.v_slot) + at, head + args.n_kv_heads * head_bytes,
+                    static_cast<size_t>(head_bytes));
+      }
+      if (args.x && target.x_slot >= 0) {
+        const int64_t x_bytes = args.d * element_bytes_;
+        std::memcpy(plane(target.x_slot) + target.offset_tokens * x_bytes, RowOf(args.x, r, args.d),
+                    static_cast<size_t>(x_bytes));
+      }
+    }
+  });
 }
 
 void CpuDevice::GatedActivation(StreamId, const GatedActivationArgs& args) {
   if (Failed()) return;
-  ParallelRanges(Threads(int64_t{args.rows} * args.d_ff, kSerialActivations), args.rows,
-                 [&](int64_t begin, int64_t end, int32_t) {
-                   for (int64_t r = begin; r < end; ++r) {
-                     kernels_.gate(args.activation, args.d_ff, RowOf(args.gate_up, r, 2 * int64_t{args.d_ff}),
-                                   RowOf(args.out, r, args.d_ff));
-                   }
-                 });
+  team_.Ranges(int64_t{args.rows} * args.d_ff >= kSerialActivations, args.rows,
+               [&](int64_t begin, int64_t end, int32_t) {
+                 for (int64_t r = begin; r < end; ++r) {
+                   kernels_.gate(args.activation, args.d_ff, RowOf(args.gate_up, r, 2 * int64_t{args.d_ff}),
+                                 RowOf(args.out, r, args.d_ff));
+                 }
+               });
 }
 
 absl::Status CpuDevice::WarmUp(absl::Span<const PackedMatrix> weights, absl::Span<const int32_t> rows) {

@@ -4,7 +4,8 @@
 // own, as fast as oneDNN's on AVX-512 and with the same bits for a row in every batch; where the processor
 // has AMX, which ours do not use, large ones go through oneDNN over the same packed weights.
 //
-// Thread-compatible; uses OpenMP threads inside operations.
+// Thread-compatible; operations run on the caller and on worker threads of the device's own (on OpenMP's
+// where products go through oneDNN).
 #ifndef SPILLWAY_ENGINE_DEVICE_CPU_CPU_DEVICE_H_
 #define SPILLWAY_ENGINE_DEVICE_CPU_CPU_DEVICE_H_
 

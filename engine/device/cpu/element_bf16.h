@@ -38,15 +38,18 @@ SPILLWAY_SIMD F LoadWords(const T* p, int64_t elements) {
   const __mmask32 there = (1U << static_cast<uint32_t>(elements)) - 1U;
   return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(there, p));
 }
-// Columns [d, d + 16) of one group of two rows, `left` of them there; the second row may be missing.
-SPILLWAY_SIMD void PackValueStrip(const T* const* rows, int64_t n_rows, int64_t d, int64_t left, T* out) {
+SPILLWAY_SIMD B AsB(F words) { return (__m512bh)words; }
+SPILLWAY_SIMD void StoreB(T* p, B v) { _mm512_storeu_si512(p, (__m512i)v); }
+// Columns [d, d + kLanes) of one group of two rows as a vector of a panel, `left` of them there; the second
+// row may be missing.
+SPILLWAY_SIMD B ValueColumns(const T* const* rows, int64_t n_rows, int64_t d, int64_t left) {
   const Mask there = First(left);
   const __m256i a = _mm256_maskz_loadu_epi16(there, rows[0] + d);
   const __m256i b = n_rows > 1 ? _mm256_maskz_loadu_epi16(there, rows[1] + d) : _mm256_setzero_si256();
   const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
                                               23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
-  _mm512_storeu_si512(out + d * 2, _mm512_permutexvar_epi16(interleave, both));
+  return (__m512bh)_mm512_permutexvar_epi16(interleave, both);
 }
 
 }  // namespace

@@ -24,12 +24,11 @@ SPILLWAY_SIMD F MultiplyAdd(A a, B b, F sum) { return Fma(a, b, sum); }
 SPILLWAY_SIMD F LoadWords(const T* p, int64_t elements) {
   return elements >= kLanes ? Load(p) : LoadFirst(p, elements);
 }
-// Columns [d, d + 16) of one group of rows, `left` of them there.
-SPILLWAY_SIMD void PackValueStrip(const T* const* rows, int64_t /*n_rows*/, int64_t d, int64_t left, T* out) {
-  for (int64_t i = 0; i < kStripColumns; i += kLanes) {
-    const int64_t n = left - i;
-    Store(out + d + i, n >= kLanes ? Load(rows[0] + d + i) : n > 0 ? LoadFirst(rows[0] + d + i, n) : Zero());
-  }
+SPILLWAY_SIMD B AsB(F words) { return words; }
+SPILLWAY_SIMD void StoreB(T* p, B v) { Store(p, v); }
+// Columns [d, d + kLanes) of one group of rows as a vector of a panel, `left` of them there.
+SPILLWAY_SIMD B ValueColumns(const T* const* rows, int64_t /*n_rows*/, int64_t d, int64_t left) {
+  return left >= kLanes ? Load(rows[0] + d) : left > 0 ? LoadFirst(rows[0] + d, left) : Zero();
 }
 
 }  // namespace

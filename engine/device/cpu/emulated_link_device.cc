@@ -134,6 +134,7 @@ class EmulatedLinkDevice final : public Device {
     PackedMatrix matrix = weight;
     GemmArgs in = args;
     MakeInside(matrix.data, in.in, in.out, in.bias);
+    in.next = nullptr;  // named outside, and read later
     Enqueue(stream, [this, matrix, in] { compute_->Gemm(compute_stream_, matrix, in); });
   }
   void RopeAppend(StreamId stream, const RopeAppendArgs& args) override {

@@ -21,10 +21,11 @@ struct Block {
   int64_t groups;
   float* sums;
   int64_t sums_stride;
-  bool resume;  // add to what sums holds
+  bool resume;    // add to what sums holds
+  int64_t ahead;  // elements ahead of `panel` that are fetched on the way; 0: none
 };
 
-template <int kRows, int kStrips>
+template <int kRows, int kStrips, bool kFetch>
 void MultiplyBlock(const Block& block) {
   constexpr int kVectors = kStrips * kStripVectors;
   F sums[kRows][kVectors];
@@ -42,7 +43,13 @@ void MultiplyBlock(const Block& block) {
   for (; panel != end; panel += block.panel_step, in += kGroup) {
     B columns[kVectors];
 #pragma GCC unroll 16
-    for (int c = 0; c < kVectors; ++c) columns[c] = LoadB(panel + c * kLanes * kGroup);
+    for (int c = 0; c < kVectors; ++c) {
+      constexpr int64_t kLineElements = 64 / static_cast<int64_t>(sizeof(T));
+      columns[c] = LoadB(panel + c * kLanes * kGroup);
+      if (kFetch && c * kLanes * kGroup % kLineElements == 0) {
+        __builtin_prefetch(panel + block.ahead + c * kLanes * kGroup, 0, 2);
+      }
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const A row = SplatA(in + r * in_stride);
@@ -63,8 +70,8 @@ constexpr int StripsAtOnce(int rows) {
   return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
 }
 
-template <int kRows>
-SPILLWAY_SIMD void MultiplyStrips(Block block, int64_t strips) {
+template <int kRows, bool kFetch>
+SPILLWAY_SIMD void MultiplyStripsAs(Block block, int64_t strips) {
   constexpr int kAtOnce = StripsAtOnce(kRows);
   const auto advance = [&block](int64_t by) {
     block.panel += by * kStripColumns * kGroup;
@@ -72,20 +79,29 @@ SPILLWAY_SIMD void MultiplyStrips(Block block, int64_t strips) {
   };
   if constexpr (kAtOnce == 4) {
     if (strips >= 4) {
-      MultiplyBlock<kRows, 4>(block);
+      MultiplyBlock<kRows, 4, kFetch>(block);
       strips -= 4;
       advance(4);
     }
   }
   if constexpr (kAtOnce >= 2) {
     for (; strips >= 2; strips -= 2) {
-      MultiplyBlock<kRows, 2>(block);
+      MultiplyBlock<kRows, 2, kFetch>(block);
       advance(2);
     }
   }
   for (; strips >= 1; --strips) {
-    MultiplyBlock<kRows, 1>(block);
+    MultiplyBlock<kRows, 1, kFetch>(block);
     advance(1);
+  }
+}
+
+template <int kRows>
+SPILLWAY_SIMD void MultiplyStrips(const Block& block, int64_t strips) {
+  if (block.ahead == 0) {
+    MultiplyStripsAs<kRows, false>(block, strips);
+  } else {
+    MultiplyStripsAs<kRows, true>(block, strips);
   }
 }
 
@@ -112,13 +128,23 @@ void MultiplyRows(int64_t rows, const Block& block, int64_t strips) {
   }
 }
 
+// What is fetched ahead of a run: enough lines in flight for one core's share of memory's rate. Of a part of
+// a panel only some lines are read, so that they lie further ahead.
+constexpr int64_t kAheadElements = 4096 / static_cast<int64_t>(sizeof(T));
+constexpr int64_t kPanelStrips = kPanelColumns / kStripColumns;
+
 // All rows of `block` (sums and in reach over all of them), in inner blocks of nearly equal height. The panel
-// is read in one run of memory, which the processor's own prefetching follows at full rate.
+// is read in one run of memory. Where it is read once, the same run is fetched some way ahead; where more
+// blocks of rows read it, the last fetches what follows in memory, which the first of the next run then finds
+// near.
 void MultiplyAllRows(int64_t rows, const Block& block, int64_t strips) {
   const int64_t blocks = (rows + kBlockRowsMax - 1) / kBlockRowsMax;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t begin = rows * i / blocks;
     Block part = block;
+    part.ahead = i + 1 < blocks || block.ahead == 0 ? 0
+                 : blocks == 1                      ? kAheadElements * kPanelStrips / strips
+                                                    : block.ahead;
     part.in += begin * block.in_stride;
     part.sums += begin * block.sums_stride;
     MultiplyRows(rows * (i + 1) / blocks - begin, part, strips);
@@ -157,11 +183,12 @@ void MultiplyRun(const ProductArgs& args, int64_t column, int64_t columns, int64
   for (int64_t row = 0; row < args.rows; row += kSumRows) {
     const int64_t rows = args.rows - row < kSumRows ? args.rows - row : kSumRows;
     const T* in = static_cast<const T*>(args.in) + row * args.k;
-    Block block{in, args.k, panel, kPanelColumns * kGroup, 0, sums, kPanelColumns, false};
+    Block block{in, args.k, panel, kPanelColumns * kGroup, 0, sums, kPanelColumns, false, 0};
     const int64_t groups = args.k / kGroup;
     for (int64_t done = 0; done < groups; done += kTurnGroups) {
       block.groups = groups - done < kTurnGroups ? groups - done : kTurnGroups;
       block.resume = done > 0;
+      block.ahead = block.groups * block.panel_step;
       MultiplyAllRows(rows, block, strips);
       block.in += block.groups * kGroup;
       block.panel += block.groups * block.panel_step;
@@ -174,6 +201,7 @@ void MultiplyRun(const ProductArgs& args, int64_t column, int64_t columns, int64
         block.in = last;
         block.in_stride = kGroup;
         block.groups = 1;
+        block.ahead = 0;
         block.resume = groups > 0;
         MultiplyAllRows(rows, block, strips);
       }
@@ -183,7 +211,6 @@ void MultiplyRun(const ProductArgs& args, int64_t column, int64_t columns, int64
 }
 
 void MultiplyColumns(const ProductArgs& args, int64_t strip_begin, int64_t strip_end) {
-  constexpr int64_t kPanelStrips = kPanelColumns / kStripColumns;
   for (int64_t strip = strip_begin; strip < strip_end;) {
     const int64_t panel_end = (strip / kPanelStrips + 1) * kPanelStrips;
     const int64_t end = panel_end < strip_end ? panel_end : strip_end;

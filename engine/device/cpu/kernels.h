@@ -57,6 +57,7 @@ struct AttentionTile {
   int64_t table_position;  // position of the first key of blocks[0]
   int64_t key_begin;
   int64_t key_end;
+  int64_t fetch_end;  // keys in [key_end, fetch_end) are likely to be read next by the same thread
 };
 
 // Results and working memory of one tile, 64-byte aligned. d16 is d_head rounded up to 16.

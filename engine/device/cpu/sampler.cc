@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "engine/device/cpu/address.h"
-#include "engine/device/cpu/parallel.h"
 #include "engine/device/cpu/philox.h"
 
 namespace spillway::device {
@@ -282,8 +281,8 @@ class CpuSampler::RowSampler {
   std::vector<Weighted> items_;
 };
 
-CpuSampler::CpuSampler(const Kernels& kernels, int32_t threads) : kernels_(kernels), threads_(threads) {
-  for (int32_t thread = 0; thread < threads; ++thread) rows_.emplace_back(kernels_);
+CpuSampler::CpuSampler(const Kernels& kernels, ThreadTeam& team) : kernels_(kernels), team_(team) {
+  for (int32_t thread = 0; thread < team.threads(); ++thread) rows_.emplace_back(kernels_);
 }
 CpuSampler::~CpuSampler() = default;
 
@@ -291,7 +290,7 @@ void CpuSampler::Sample(const SampleArgs& args) {
   SPILLWAY_CHECK(args.vocab > 0);
   for (RowSampler& row : rows_) row.Reserve(args.vocab);
   const float* logits = At<const float>(args.logits);
-  ParallelTasks(threads_, args.rows, [&](const auto& take, int32_t thread) {
+  team_.Tasks(true, args.rows, [&](const auto& take, int32_t thread) {
     for (int64_t r = take(); r < args.rows; r = take()) {
       rows_[static_cast<size_t>(thread)].Sample(args.sample[r], logits + r * args.vocab, args.vocab,
                                                 &args.results[r]);

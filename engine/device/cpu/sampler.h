@@ -10,13 +10,14 @@
 #include <vector>
 
 #include "engine/device/cpu/kernels.h"
+#include "engine/device/cpu/thread_team.h"
 #include "engine/device/ops.h"
 
 namespace spillway::device {
 
 class CpuSampler {
  public:
-  CpuSampler(const Kernels& kernels, int32_t threads);
+  CpuSampler(const Kernels& kernels, ThreadTeam& team);
   ~CpuSampler();
 
   void Sample(const SampleArgs& args);
@@ -25,7 +26,7 @@ class CpuSampler {
   class RowSampler;
 
   const Kernels& kernels_;
-  const int32_t threads_;
+  ThreadTeam& team_;
   std::vector<RowSampler> rows_;  // a thread each
 };
 
