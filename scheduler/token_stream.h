@@ -89,7 +89,8 @@ class TokenStream {
   static constexpr int64_t kMaxWaitingBytes = 64 << 10;
 
   // `on_ready` is called by the pusher, outside the lock, when the stream goes from empty to not empty and
-  // when it ends; it must neither block nor call back into the scheduler. A stream is full when `max_events`
+  // when it ends; it must neither block nor call back into the scheduler. It may come after a Take that found
+  // the end, so it owns, or names weakly, what it touches. A stream is full when `max_events`
   // or `max_waiting_bytes` of text, ids and logprobs wait.
   TokenStream(int32_t max_events, std::function<void()> on_ready,
               int64_t max_waiting_bytes = kMaxWaitingBytes);

@@ -15,28 +15,39 @@
 namespace spillway::scheduler {
 namespace {
 
+// Shared by a call and its stream: the step thread may still be about to wake a call that has read its end
+// and is gone.
+class WakeUp {
+ public:
+  void Notify() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ready_ = true;
+    came_.notify_one();
+  }
+  void Wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    came_.wait(lock, [this] { return ready_; });
+    ready_ = false;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable came_;
+  bool ready_ = false;
+};
+
 // A call that blocks until its stream has something.
 class BlockingCall {
  public:
   explicit BlockingCall(int64_t max_bytes = TokenStream::kMaxWaitingBytes)
       : stream_(std::make_shared<TokenStream>(
-            64,
-            [this] {
-              std::lock_guard<std::mutex> lock(mutex_);
-              ready_ = true;
-              came_.notify_one();
-            },
-            max_bytes)) {}
+            64, [wake_up = wake_up_] { wake_up->Notify(); }, max_bytes)) {}
 
   const std::shared_ptr<TokenStream>& stream() { return stream_; }
   // Waits for events and takes them; false at the end.
   bool Next(std::vector<Event>* events) {
     if (ended_) return false;
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      came_.wait(lock, [this] { return ready_; });
-      ready_ = false;
-    }
+    wake_up_->Wait();
     ended_ = stream_->Take(events, &status_);
     return !ended_;
   }
@@ -53,9 +64,7 @@ class BlockingCall {
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable came_;
-  bool ready_ = false;
+  const std::shared_ptr<WakeUp> wake_up_ = std::make_shared<WakeUp>();
   bool ended_ = false;
   absl::Status status_;
   std::shared_ptr<TokenStream> stream_;
