@@ -94,7 +94,9 @@ inside_offline() {
   unshare --net bash -c 'ip link set lo up && "$@"' offline bash -c "$(declare -f inside); $(declare -p root environment); inside \"\$@\"" inside "$@"
 }
 
-git clone --quiet --no-local "$SPILLWAY_ROOT" "$root/root/spillway"
+# A folder's name may have spaces.
+clone="/root/a clone of spillway"
+git clone --quiet --no-local "$SPILLWAY_ROOT" "$root$clone"
 say "Debian $(<"$root/etc/debian_version"), $(inside dpkg-query -f . -W | wc -c) packages; a clone of $(git rev-parse --short HEAD)"
 
 # ------------------------------------------------------------------------------------------- the proof
@@ -109,12 +111,12 @@ prove() {
 }
 quickstart() {
   local log="$dir/answer"
-  "$1" bash -c 'cd /root/spillway && scripts/quickstart.sh --yes' | tee "$log" || return 1
+  "$1" "$clone/scripts/quickstart.sh" --yes | tee "$log" || return 1
   grep -qi paris "$log" || { say "the answer does not name Paris"; return 1; }
 }
 nothing_left() {
   local leftover
-  leftover=$(git -C "$root/root/spillway" status --porcelain)
+  leftover=$(git -C "$root$clone" status --porcelain)
   [[ -z $leftover ]] || { say "the checkout has changed: $leftover"; return 1; }
 }
 
@@ -123,7 +125,7 @@ prove "quickstart again" quickstart inside
 prove "quickstart without a network" quickstart inside_offline
 prove "the checkout is as it was" nothing_left
 if ((with_tests)); then
-  prove "test.sh" inside bash -c 'cd /root/spillway && scripts/test.sh'
+  prove "test.sh" inside "$clone/scripts/test.sh"
 fi
 
 step "A bare Debian 12 is enough"
