@@ -9,7 +9,8 @@
 #         tsan      ThreadSanitizer over the rooms below the server
 #         asan      AddressSanitizer and UndefinedBehaviorSanitizer over every test
 #         fuzz      each fuzz target for a short time (clang)
-# Without a STAGE: release and lint; with --full: all of them.
+# Without a STAGE: release, lint and fuzz; with --full: all of them. Of the others none is in the default, because
+# tsan and asan have not been seen to pass as a whole yet.
 #
 #   -h, --help   this text
 #
@@ -18,7 +19,7 @@
 #
 # Environment: SPILLWAY_CACHE          where the model and tools are kept (default: ~/.cache/spillway)
 #              SPILLWAY_JOBS           compile jobs (default: one a core, at most one for each 2 GiB of memory)
-#              SPILLWAY_FUZZ_SECONDS   time for each fuzz target (default: 30)
+#              SPILLWAY_FUZZ_SECONDS   time for each fuzz target (default: 20)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -35,11 +36,11 @@ while (($# > 0)); do
   shift
 done
 if ((${#stages[@]} == 0)); then
-  stages=(release lint)
-  if ((full)); then stages+=(tidy tsan asan fuzz); fi
+  stages=(release lint fuzz)
+  if ((full)); then stages+=(tidy tsan asan); fi
 fi
 
-fuzz_seconds=${SPILLWAY_FUZZ_SECONDS:-30}
+fuzz_seconds=${SPILLWAY_FUZZ_SECONDS:-20}
 unset SPILLWAY_FUZZ_SECONDS SPILLWAY_LINT_BASE  # the tests' daemons refuse variables that they do not know
 jobs=$(build_jobs)
 logs=build/test-logs
