@@ -32,8 +32,13 @@ absl::Status NoSha256() {
 }  // namespace
 
 absl::StatusOr<ModelFingerprint> Fingerprint(const GgufFile& file, int n_threads) {
+  SPILLWAY_ASSIGN_OR_RETURN(const ModelFingerprint fingerprint, FingerprintOfBytes(file.bytes(), n_threads));
+  SPILLWAY_RETURN_IF_ERROR(file.CheckUnchanged());
+  return fingerprint;
+}
+
+absl::StatusOr<ModelFingerprint> FingerprintOfBytes(absl::Span<const uint8_t> bytes, int n_threads) {
   SPILLWAY_CHECK(n_threads >= 1);
-  const absl::Span<const uint8_t> bytes = file.bytes();
   const size_t n_pieces = (bytes.size() + kPieceBytes - 1) / kPieceBytes;
   std::vector<ModelFingerprint> digests(n_pieces);
   std::atomic<size_t> next{0};
@@ -52,7 +57,6 @@ absl::StatusOr<ModelFingerprint> Fingerprint(const GgufFile& file, int n_threads
   }
   hash_pieces();
   for (std::thread& helper : helpers) helper.join();
-  SPILLWAY_RETURN_IF_ERROR(file.CheckUnchanged());
 
   std::vector<uint8_t> root(kLabel.begin(), kLabel.end());
   for (int shift = 0; shift < 64; shift += 8) {

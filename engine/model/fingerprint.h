@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "engine/model/gguf.h"
 
 namespace spillway::model {
@@ -22,6 +23,9 @@ using ModelFingerprint = std::array<uint8_t, 32>;
 // 2 GB/s a thread where the processor has SHA instructions, about 0.4 without. Fails if the file changed
 // since it was opened. REQUIRES: n_threads >= 1.
 absl::StatusOr<ModelFingerprint> Fingerprint(const GgufFile& file, int n_threads);
+
+// The same of bytes that the caller checks for changes.
+absl::StatusOr<ModelFingerprint> FingerprintOfBytes(absl::Span<const uint8_t> bytes, int n_threads);
 
 // SHA-256 of a text that describes a model which no file holds.
 absl::StatusOr<ModelFingerprint> FingerprintOfText(absl::string_view description);

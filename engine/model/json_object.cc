@@ -71,8 +71,11 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::str
   nlohmann::json root;
   try {
     root = nlohmann::json::parse(text.begin(), text.end(), watch);
-  } catch (const nlohmann::json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": ", error.what(), "; ", kDamagedJson));
+  } catch (const nlohmann::json::parse_error& error) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": byte ", error.byte, ": not JSON; ", kDamagedJson));
+  } catch (const nlohmann::json::exception&) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": a number is out of range; ", kDamagedJson));
   }
   if (!repeated.empty()) {
     return absl::InvalidArgumentError(

@@ -8,12 +8,49 @@
 #include "engine/model/gguf.h"
 #include "engine/model/gguf_vocabulary.h"
 #include "engine/model/hugging_face_config.h"
+#include "engine/model/hugging_face_directory.h"
 #include "engine/model/random_weights.h"
 
 namespace spillway::model {
 
+namespace {
+
+int HashThreads(const device::Device& device, const WeightOptions& options) {
+  return options.threads > 0 ? options.threads : std::max(1, device.info().threads);
+}
+
+absl::StatusOr<Model> LoadDirectory(const std::string& path, device::Device& device,
+                                    const WeightOptions& options) {
+  SPILLWAY_ASSIGN_OR_RETURN(const HuggingFaceDirectory directory, HuggingFaceDirectory::Open(path));
+  Model model;
+  model.path = path;
+  model.file_bytes = directory.weight_bytes();
+  model.config = directory.config();
+  SPILLWAY_ASSIGN_OR_RETURN(model.vocabulary, directory.Vocabulary());
+  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, directory.Fingerprint(HashThreads(device, options)));
+  SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, directory, model.config, options));
+  SPILLWAY_RETURN_IF_ERROR(directory.CheckUnchanged());
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelHeader> ReadModelHeader(const std::string& path) {
+  ModelHeader header;
+  if (IsModelDirectory(path)) {
+    SPILLWAY_ASSIGN_OR_RETURN(header.config, ReadHuggingFaceConfig(path));
+    SPILLWAY_ASSIGN_OR_RETURN(header.defaults, DefaultsFromHuggingFace(path));
+    return header;
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
+  SPILLWAY_ASSIGN_OR_RETURN(header.config, ConfigFromGguf(file));
+  header.defaults = DefaultsFromGguf(file.metadata());
+  return header;
+}
+
 absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
                                 const WeightOptions& options) {
+  if (IsModelDirectory(path)) return LoadDirectory(path, device, options);
   SPILLWAY_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
   Model model;
   model.path = path;
@@ -21,8 +58,7 @@ absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
   SPILLWAY_ASSIGN_OR_RETURN(model.config, ConfigFromGguf(file));
   SPILLWAY_ASSIGN_OR_RETURN(model.vocabulary, VocabularyFromGguf(file));
   // Hashing first brings the file into the page cache for the load.
-  const int n_threads = options.threads > 0 ? options.threads : std::max(1, device.info().threads);
-  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, Fingerprint(file, n_threads));
+  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, Fingerprint(file, HashThreads(device, options)));
   SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, file, model.config, options));
   SPILLWAY_RETURN_IF_ERROR(file.CheckUnchanged());
   return model;

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
 #include "engine/model/fingerprint.h"
+#include "engine/model/generation_defaults.h"
 #include "engine/model/model_config.h"
 #include "engine/model/weights.h"
 #include "engine/text/vocabulary.h"
@@ -31,8 +32,16 @@ struct Model {
 absl::StatusOr<Model> LoadRandomModel(const std::string& config_path, uint64_t seed, device::Device& device,
                                       const WeightOptions& options);
 
-// Reads a GGUF file. Errors are those of GgufFile, ConfigFromGguf, VocabularyFromGguf and ModelWeights::Load;
-// each is one line that names the file and the remedy.
+// What a model says before anything of it is loaded.
+struct ModelHeader {
+  ModelConfig config;
+  GenerationDefaults defaults;
+};
+absl::StatusOr<ModelHeader> ReadModelHeader(const std::string& path);
+
+// Reads a GGUF file or a Hugging Face directory. Errors are those of GgufFile, ConfigFromGguf,
+// VocabularyFromGguf, HuggingFaceDirectory and ModelWeights::Load; each is one line that names the file and
+// the remedy.
 absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
                                 const WeightOptions& options);
 

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """Writes the logits that Hugging Face Transformers computes, for the engine's tests.
 
-    pip install torch transformers gguf accelerate
+    pip install torch transformers gguf accelerate safetensors
     tests/golden/make_model_goldens.py tiny
+    tests/golden/make_model_goldens.py directories
     tests/golden/make_model_goldens.py demo PATH/SmolLM2-135M-Instruct.Q4_1.gguf
 
 `tiny` makes small Llama models of random weights, writes each as tests/golden/model/NAME.gguf, and next to it
 NAME.logits: little-endian int32 prompts, tokens, vocabulary; int32 ids [prompts, tokens]; float32 logits
 [prompts, tokens, vocabulary], of Transformers' own model, not of the file: the file's layout (stacked shapes, permuted
 Q and K, rope_freqs) is part of what is tested.
+
+`directories` makes Hugging Face directories of the same kind, tests/golden/model/NAME/, each with logits of the
+same format in NAME/logits: Llama whole and in shards, OPT, in the encodings F16, BF16 and F32.
 
 `demo` loads the demo model by Transformers' GGUF reader in float32 and writes tests/golden/model/demo.logits:
     int32  prompts, tokens, top, probes, steps
@@ -20,6 +24,7 @@ Q and K, rope_freqs) is part of what is tested.
     int32  greedy continuation [steps]; float32 how far its logit is above the second one [steps]
 """
 
+import json
 import pathlib
 import sys
 
@@ -75,6 +80,96 @@ def tiny_model(config, seed):
                 parameter.copy_(parameter.to(torch.float16))
     model.tie_weights()
     return model
+
+
+# name: (configuration, encoding of the matrices, shards)
+DIRECTORIES = {
+    # Three query heads to a KV head, a tied head.
+    "llama_gqa": (lambda: tiny_config(TINY["tiny_gqa"]), torch.float16, 1),
+    # Llama 3.1's frequencies in all three ranges, heads wider than hidden_size / heads, in three files.
+    "llama_shards": (lambda: tiny_config(TINY["tiny_llama3_rope"]), torch.bfloat16, 3),
+    # An output matrix of its own, linear scaling, biases everywhere.
+    "llama_biases": (lambda: biased_config(), torch.float32, 1),
+    "opt": (lambda: opt_config(), torch.bfloat16, 1),
+}
+
+
+def biased_config():
+    return transformers.LlamaConfig(
+        vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=512, hidden_size=32,
+        num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=False,
+        rms_norm_eps=1e-5, attention_bias=True, mlp_bias=True,
+        rope_parameters=dict(rope_theta=10000.0, rope_type="linear", factor=4.0))
+
+
+def opt_config():
+    return transformers.OPTConfig(
+        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=48, num_attention_heads=4, ffn_dim=96,
+        max_position_embeddings=64, word_embed_proj_dim=48, do_layer_norm_before=True, dropout=0.0)
+
+
+def random_model(config, seed, dtype):
+    """Random weights that `dtype` holds exactly, every bias and gain away from what leaving it out would give."""
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+            elif parameter.dim() == 1:
+                parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+            elif "embed" in name:
+                parameter.copy_(0.5 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(1.4 * torch.randn_like(parameter) / parameter.shape[1] ** 0.5)
+            parameter.copy_(parameter.to(dtype))
+    model.tie_weights()
+    return model
+
+
+def save_directory(path, model, dtype, n_shards):
+    from safetensors.torch import save_file
+    path.mkdir(exist_ok=True)
+    for old in path.iterdir():
+        old.unlink()
+    model.config.save_pretrained(path)
+    weights = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()
+               if not (model.config.tie_word_embeddings and name == "lm_head.weight")}
+    names = sorted(weights)
+    if n_shards == 1:
+        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for shard in range(n_shards):
+        file = f"model-{shard + 1:05}-of-{n_shards:05}.safetensors"
+        part = {name: weights[name] for name in names[shard::n_shards]}
+        save_file(part, path / file, metadata={"format": "pt"})
+        weight_map.update({name: file for name in part})
+    total = sum(value.numel() * value.element_size() for value in weights.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_logits(path, ids, logits):
+    with open(path, "wb") as file:
+        file.write(np.array([PROMPTS, TOKENS, VOCABULARY], dtype="<i4").tobytes())
+        file.write(ids.numpy().astype("<i4").tobytes())
+        file.write(logits.astype("<f4").tobytes())
+
+
+def make_directories():
+    for seed, (name, (config, dtype, n_shards)) in enumerate(DIRECTORIES.items(), start=11):
+        model = random_model(config(), seed, dtype)
+        save_directory(OUT / name, model, dtype, n_shards)
+        ids = torch.from_numpy(np.random.default_rng(seed).integers(0, VOCABULARY, (PROMPTS, TOKENS)))
+        with torch.no_grad():
+            logits = model(ids).logits.numpy()
+            # What Transformers reads back from the files is what was written.
+            again = transformers.AutoModelForCausalLM.from_pretrained(OUT / name, dtype=torch.float32).eval()
+            assert np.array_equal(again(ids).logits.numpy(), logits), name
+        write_logits(OUT / name / "logits", ids, logits)
+        size = sum(file.stat().st_size for file in (OUT / name).iterdir())
+        print(f"{name}: logits from {logits.min():.2f} to {logits.max():.2f}, {size} bytes")
 
 
 def permuted(weight, n_heads):
@@ -172,10 +267,7 @@ def make_tiny():
         ids = torch.from_numpy(np.random.default_rng(seed).integers(0, VOCABULARY, (PROMPTS, TOKENS)))
         with torch.no_grad():
             logits = model(ids).logits.numpy()
-        with open(OUT / f"{name}.logits", "wb") as file:
-            file.write(np.array([PROMPTS, TOKENS, VOCABULARY], dtype="<i4").tobytes())
-            file.write(ids.numpy().astype("<i4").tobytes())
-            file.write(logits.astype("<f4").tobytes())
+        write_logits(OUT / f"{name}.logits", ids, logits)
         print(f"{name}: logits from {logits.min():.2f} to {logits.max():.2f}, "
               f"{(OUT / (name + '.gguf')).stat().st_size} bytes")
 
@@ -288,6 +380,8 @@ def main():
     OUT.mkdir(exist_ok=True)
     if sys.argv[1:] == ["tiny"]:
         make_tiny()
+    elif sys.argv[1:] == ["directories"]:
+        make_directories()
     elif len(sys.argv) == 3 and sys.argv[1] == "demo":
         make_demo(sys.argv[2])
     else:

@@ -1,6 +1,7 @@
 // Tiny models of committed files against the logits that Hugging Face Transformers computed for the same
 // weights (tests/golden/make_model_goldens.py).
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
@@ -43,12 +44,13 @@ class TinyGoldenTest : public ::testing::TestWithParam<Case> {};
 TEST_P(TinyGoldenTest, LogitsAreThoseOfTransformers) {
   const auto& [name, dtype, chunk_rows] = GetParam();
   const std::string path = std::string(SPILLWAY_TESTDATA "/model/") + name;
-  const Golden golden = ReadGolden(path + ".logits");
+  const bool is_directory = std::filesystem::is_directory(path);
+  const Golden golden = ReadGolden(path + (is_directory ? "/logits" : ".logits"));
   ASSERT_FALSE(golden.ids.empty());
   TinyEngineOptions options;
   options.dtype = dtype;
   options.chunk_rows = chunk_rows;
-  TinyEngine engine(path + ".gguf", options);
+  TinyEngine engine(is_directory ? path : path + ".gguf", options);
   // bf16 keeps 8 bits of weights and activations.
   const LogitDifference tolerance =
       dtype == device::DType::kF32 ? LogitDifference{2e-4, 2e-5} : LogitDifference{0.7, 0.12};
@@ -61,7 +63,9 @@ TEST_P(TinyGoldenTest, LogitsAreThoseOfTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest,
-                         ::testing::Combine(::testing::Values("tiny_gqa", "tiny_mha", "tiny_llama3_rope"),
+                         ::testing::Combine(::testing::Values("tiny_gqa", "tiny_mha", "tiny_llama3_rope",
+                                                              "llama_gqa", "llama_shards", "llama_biases",
+                                                              "opt"),
                                             ::testing::Values(device::DType::kF32, device::DType::kBF16),
                                             ::testing::Values(7, 256)),
                          [](const ::testing::TestParamInfo<Case>& test) {
