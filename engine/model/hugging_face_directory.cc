@@ -17,6 +17,7 @@
 #include "engine/model/generation_defaults.h"
 #include "engine/model/gguf_cursor.h"
 #include "engine/model/hugging_face_config.h"
+#include "engine/model/hugging_face_vocabulary.h"
 #include "engine/model/implied_tensors.h"
 
 namespace spillway::model {
@@ -238,9 +239,14 @@ const device::TensorView* HuggingFaceDirectory::FindTensor(absl::string_view nam
   return found == index_.end() ? nullptr : &found->second->view;
 }
 
-absl::StatusOr<text::Vocabulary> HuggingFaceDirectory::Vocabulary() const {
-  text::Vocabulary vocabulary = text::IdVocabulary(config_.vocab_size);
-  SPILLWAY_ASSIGN_OR_RETURN(vocabulary.stop_ids, ReadStopIds(path_, config_.vocab_size));
+absl::StatusOr<text::Vocabulary> HuggingFaceDirectory::Vocabulary(std::string* why_no_text) const {
+  absl::StatusOr<text::Vocabulary> vocabulary = VocabularyFromDirectory(path_, config_.vocab_size);
+  if (absl::IsNotFound(vocabulary.status()) || absl::IsUnimplemented(vocabulary.status())) {
+    *why_no_text = std::string(vocabulary.status().message());
+    vocabulary = text::IdVocabulary(config_.vocab_size);
+  }
+  SPILLWAY_RETURN_IF_ERROR(vocabulary.status());
+  SPILLWAY_ASSIGN_OR_RETURN(vocabulary->stop_ids, ReadStopIds(path_, config_.vocab_size));
   return vocabulary;
 }
 

@@ -34,8 +34,9 @@ class HuggingFaceDirectory : public TensorSource {
   const device::TensorView* FindTensor(absl::string_view name) const override;
 
   const ModelConfig& config() const { return config_; }
-  // Ids only, and what ends a generation.
-  absl::StatusOr<text::Vocabulary> Vocabulary() const;
+  // Ids only, with the reason in `why_no_text`, where there is no tokenizer that Spillway can be. What ends a
+  // generation is in both.
+  absl::StatusOr<text::Vocabulary> Vocabulary(std::string* why_no_text) const;
   int64_t weight_bytes() const;  // of the files that hold weights
 
   // Of the configuration, the weights and the tokenizer's files, as of a GGUF file (Fingerprint); the names

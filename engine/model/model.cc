@@ -26,7 +26,7 @@ absl::StatusOr<Model> LoadDirectory(const std::string& path, device::Device& dev
   model.path = path;
   model.file_bytes = directory.weight_bytes();
   model.config = directory.config();
-  SPILLWAY_ASSIGN_OR_RETURN(model.vocabulary, directory.Vocabulary());
+  SPILLWAY_ASSIGN_OR_RETURN(model.vocabulary, directory.Vocabulary(&model.why_no_text));
   SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, directory.Fingerprint(HashThreads(device, options)));
   SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, directory, model.config, options));
   SPILLWAY_RETURN_IF_ERROR(directory.CheckUnchanged());
@@ -71,6 +71,7 @@ absl::StatusOr<Model> LoadRandomModel(const std::string& config_path, uint64_t s
   SPILLWAY_ASSIGN_OR_RETURN(model.config, ReadHuggingFaceConfig(config_path));
   model.config.name = absl::StrCat("random-", NameOf(model.config.family));
   model.vocabulary = text::IdVocabulary(model.config.vocab_size);
+  model.why_no_text = "weights are random";
   const RandomTensors tensors(model.config, seed, absl::StrCat("random weights of ", config_path));
   SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, tensors.Fingerprint());
   SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, tensors, model.config, options));

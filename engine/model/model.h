@@ -22,6 +22,7 @@ struct Model {
   int64_t file_bytes = 0;  // 0: of a model that no file holds
   ModelConfig config;
   text::Vocabulary vocabulary;
+  std::string why_no_text;  // of a vocabulary of ids
   ModelFingerprint fingerprint{};
   std::unique_ptr<ModelWeights> weights;
 };

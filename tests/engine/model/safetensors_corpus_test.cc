@@ -17,7 +17,7 @@ TEST(HostileSafetensors, InputsOfTheFuzzerAreReplayed) {
   for (const auto& entry : std::filesystem::directory_iterator("tests/fuzz/corpus/safetensors_fuzz")) {
     std::ifstream in(entry.path(), std::ios::binary);
     const std::string bytes(std::istreambuf_iterator<char>(in), {});
-    const fakes::GuardedBytes guarded(bytes);
+    fakes::GuardedBytes guarded(bytes);
     EXPECT_EQ(LLVMFuzzerTestOneInput(guarded.All().data(), guarded.All().size()), 0) << entry.path();
     ++replayed;
   }
