@@ -36,8 +36,9 @@ device::SampleRow SampleRowOf(const Sequence& sequence) {
 
 }  // namespace
 
-Batch::Batch(exec::Executor& executor, std::unique_ptr<exec::WorkItem> item, int32_t block_tokens)
-    : executor_(executor), item_(std::move(item)), block_tokens_(block_tokens) {
+Batch::Batch(exec::Executor& executor, std::unique_ptr<exec::WorkItem> item, int32_t block_tokens,
+             Planner* planner)
+    : executor_(executor), item_(std::move(item)), block_tokens_(block_tokens), planner_(planner) {
   members_.reserve(static_cast<size_t>(limits().max_segments));
   segments_.reserve(static_cast<size_t>(limits().max_segments));
 }
@@ -93,9 +94,16 @@ exec::BatchShape Batch::ShapeOf(exec::Phase phase, int64_t distinct_cached_token
   return shape;
 }
 
+exec::SplitPlan Batch::MakePlan(exec::Phase phase, int64_t distinct_cached_tokens) {
+  if (!executor_.splits()) return exec::AllResidentPlan(ShapeOf(phase, distinct_cached_tokens));
+  const exec::BatchShape shape = executor_.ShapeOf(phase, segments_);
+  return planner_ != nullptr ? planner_->PlanFor(shape) : exec::TransferPlan(shape);
+}
+
 void Batch::Begin(exec::Phase phase, int64_t distinct_cached_tokens) {
   SPILLWAY_CHECK(!members_.empty());
-  executor_.Begin(*item_, phase, segments_, exec::AllResidentPlan(ShapeOf(phase, distinct_cached_tokens)));
+  plan_ = MakePlan(phase, distinct_cached_tokens);
+  executor_.Begin(*item_, phase, segments_, plan_);
 }
 
 absl::Status Batch::Visit() { return executor_.Visit(*item_); }

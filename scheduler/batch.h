@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/split_plan.h"
+#include "scheduler/planner.h"
 #include "scheduler/sequence.h"
 
 namespace spillway::scheduler {
@@ -28,14 +29,17 @@ class Batch {
     bool left;     // ended since Begin
   };
 
-  Batch(exec::Executor& executor, std::unique_ptr<exec::WorkItem> item, int32_t block_tokens);
+  // `planner`: of an executor that splits; null: what is not resident is carried as keys and values.
+  Batch(exec::Executor& executor, std::unique_ptr<exec::WorkItem> item, int32_t block_tokens,
+        Planner* planner);
 
   // --- Between two runs.
   void Clear();
   bool Fits(const Sequence& sequence, int32_t rows) const;
   // The next `rows` rows of the sequence. REQUIRES: Fits, and its table covers them.
   void Add(Sequence& sequence, int32_t rows);
-  // `distinct_cached_tokens`: cached tokens of all members, those of shared blocks once.
+  // `distinct_cached_tokens`: cached tokens of all members, those of shared blocks once; not asked where the
+  // executor splits, which then knows them by residency and form.
   void Begin(exec::Phase phase, int64_t distinct_cached_tokens);
 
   // --- While running.
@@ -50,6 +54,8 @@ class Batch {
   // Rows times layers that are still to be computed, in rows.
   int64_t rows_left() const;
 
+  // What the latest run obeys.
+  const exec::SplitPlan& plan() const { return plan_; }
   absl::Span<const Member> members() const { return members_; }
   int32_t live_members() const { return live_members_; }
   int32_t rows() const { return rows_; }
@@ -57,11 +63,14 @@ class Batch {
 
  private:
   exec::BatchShape ShapeOf(exec::Phase phase, int64_t distinct_cached_tokens) const;
+  exec::SplitPlan MakePlan(exec::Phase phase, int64_t distinct_cached_tokens);
   void LetGo();
 
   exec::Executor& executor_;
   const std::unique_ptr<exec::WorkItem> item_;
   const int32_t block_tokens_;
+  Planner* const planner_;
+  exec::SplitPlan plan_;
   std::vector<Member> members_;          // [max_segments]
   std::vector<exec::Segment> segments_;  // [max_segments]
   int32_t rows_ = 0;

@@ -1,57 +1,35 @@
-// From measured rates and a batch shape to the split's linear program, and what a person wants to know of a
-// plan. Pure functions of their arguments: the planner, `spillway plan` and the ExplainPlan call share them.
+// From measured rates and a batch shape to the split's linear program. Pure functions of their arguments.
 #ifndef SPILLWAY_SCHEDULER_PLAN_INPUTS_H_
 #define SPILLWAY_SCHEDULER_PLAN_INPUTS_H_
 
-#include <cstdint>
-#include <string>
-#include <vector>
-
-#include "absl/status/statusor.h"
 #include "engine/exec/split_plan.h"
 #include "profiler/machine_profile.h"
 #include "scheduler/split_problem.h"
 
 namespace spillway::scheduler {
 
-// The carry problem of `shape` on the profiled machine. `shape.new_tokens` rows store their K and V, and
-// their X too where `store_x`. The profile must have passed ValidateProfile.
+// What holds for every step: how tokens are split, and whether new blocks store X beside K and V.
+struct SplitPolicy {
+  exec::SplitMode mode = exec::SplitMode::kAuto;
+  double fixed_fraction = 0;  // kFixed
+  bool store_x = false;
+};
+
+// By how much longer a resource takes than the profile says. What has no lane of its own has no factor: both
+// directions together change as the two do, the host's memory not at all.
+struct ResourceFactors {
+  double link_in = 1;
+  double link_out = 1;
+  double compute = 1;
+};
+
+// The carry problem of `shape` on the profiled machine, corrected by `factors`. `shape.new_tokens` rows store
+// their K and V, and their X too where `policy.store_x`. Replaces all of `inputs`; a second time for the same
+// profile it allocates nothing. REQUIRES: the profile passed ValidateProfile, factors above 0.
+void FillSplitInputs(const profiler::MachineProfile& profile, const exec::BatchShape& shape,
+                     const SplitPolicy& policy, const ResourceFactors& factors, SplitInputs* inputs);
 SplitInputs MakeSplitInputs(const profiler::MachineProfile& profile, const exec::BatchShape& shape,
-                            exec::SplitMode mode, bool store_x);
-
-// A batch of equal sequences, as a person describes it.
-struct PlanQuery {
-  int32_t sequences = 1;
-  int64_t context_tokens = 4096;   // cached, of each sequence
-  int64_t shared_tokens = 0;       // of them, a prefix that all sequences share
-  double device_memory_bytes = 0;  // 0: the profile's
-  double host_pool_bytes = 0;      // 0: the profile's host memory
-  double scratch_bytes = 1 << 30;  // staging, tails, activations
-  bool stream_weights = false;     // weights are loaded layer by layer in every step
-};
-
-// One way to serve the query.
-struct PlanAlternative {
-  std::string name;  // "auto", "serial", "transfer", "rebuild", each with residency "auto" or "off"
-  SplitSolution solution;
-  double tokens_per_s = 0;
-};
-
-struct PlanExplanation {
-  PlanQuery query;                            // with the defaults filled in
-  double weight_bytes = 0;                    // resident on the device; two layers where streamed
-  double cache_bytes = 0;                     // K and V of every distinct token, 16 bit or as profiled
-  double residency_bytes = 0;                 // device memory that is left for cached tokens
-  std::vector<PlanAlternative> alternatives;  // the first is what Spillway would do
-};
-
-// InvalidArgument names the number that is out of range, FailedPrecondition the memory that is too small and
-// how much would do. Takes well under a millisecond whatever the numbers.
-absl::StatusOr<PlanExplanation> ExplainPlan(const profiler::MachineProfile& profile, const PlanQuery& query);
-
-// The explanation as a person reads it: the split, each resource's time, what binds, memory, the
-// alternatives.
-std::string FormatExplanation(const profiler::MachineProfile& profile, const PlanExplanation& explanation);
+                            const SplitPolicy& policy = {}, const ResourceFactors& factors = {});
 
 }  // namespace spillway::scheduler
 

@@ -30,7 +30,8 @@ PrefillQueue::PrefillQueue(const Limits& limits, Pacer& pacer)
 }
 
 absl::StatusOr<std::unique_ptr<PrefillQueue>> PrefillQueue::Create(exec::Executor& executor,
-                                                                   const Limits& limits, Pacer& pacer) {
+                                                                   const Limits& limits, Pacer& pacer,
+                                                                   Planner* planner) {
   std::unique_ptr<PrefillQueue> queue(new PrefillQueue(limits, pacer));
   queue->chunk_rows_ = executor.chunk_rows();
   exec::ItemLimits item_limits;
@@ -40,7 +41,8 @@ absl::StatusOr<std::unique_ptr<PrefillQueue>> PrefillQueue::Create(exec::Executo
   item_limits.max_outputs = item_limits.max_segments;
   for (int32_t i = 0; i < kItems; ++i) {
     SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(item_limits));
-    queue->batches_.push_back(std::make_unique<Batch>(executor, std::move(item), limits.block_tokens));
+    queue->batches_.push_back(
+        std::make_unique<Batch>(executor, std::move(item), limits.block_tokens, planner));
   }
   return queue;
 }

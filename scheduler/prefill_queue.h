@@ -42,9 +42,9 @@ class PrefillQueue {
     bool any() const { return batch != nullptr || sequence != nullptr; }
   };
 
-  // `pacer` must outlive the queue.
+  // `pacer` and `planner`, which may be null, must outlive the queue.
   static absl::StatusOr<std::unique_ptr<PrefillQueue>> Create(exec::Executor& executor, const Limits& limits,
-                                                              Pacer& pacer);
+                                                              Pacer& pacer, Planner* planner);
   // Rows of one item.
   static int32_t PieceRows(const exec::Executor& executor, int32_t rows);
 

@@ -186,6 +186,7 @@ SchedulerSnapshot Scheduler::Snapshot() const {
   snapshot.waiting_tokens = waiting.tokens;
   snapshot.tokens_per_s = state.rate.PerSecond(impl_->parts.clock.NowNs());
   snapshot.blocks = impl_->parts.blocks.Counts();
+  if (impl_->parts.planner != nullptr) snapshot.planner = impl_->parts.planner->Snapshot();
   return snapshot;
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +19,7 @@
 #include "engine/exec/executor.h"
 #include "engine/kv/block_store.h"
 #include "engine/text/tokenizer.h"
+#include "scheduler/planner.h"
 #include "scheduler/request.h"
 #include "scheduler/token_stream.h"
 
@@ -59,6 +61,7 @@ struct SchedulerSnapshot {
   int64_t prefix_hit_tokens = 0;
   int64_t preemptions = 0;
   bool failed = false;
+  std::optional<PlannerSnapshot> planner;  // where one plans
 };
 
 // Hears of everything that is counted. Called on the step thread (OnRejected: on the submitting one); must be
@@ -86,6 +89,9 @@ class Scheduler {
     const text::Tokenizer& tokenizer;
     const Clock& clock;
     Observer& observer;
+    // Of an executor that splits; null: what is not resident is carried as keys and values. The scheduler's
+    // step thread alone uses it.
+    Planner* planner = nullptr;
   };
 
   // Creates every work item. Starts no thread.

@@ -6,111 +6,59 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/bytes.h"
-#include "base/check.h"
 #include "base/status_macros.h"
 
 namespace spillway::scheduler {
 namespace {
 
-using exec::Resource;
 using exec::SplitMode;
 
-constexpr double kTokensMax = 1e12;
-constexpr double kSecondsMax = 1e6;
-constexpr double kBytesMax = 1e18;
-constexpr double kRateMin = 1;
-constexpr int kGroupsMax = 16;
-constexpr int kPiecesMax = 8;
 // Among splits of equal T the one that moves least is preferred: the objective adds this share of the link's
 // time.
 constexpr double kTieWeight = 1e-7;
 constexpr double kRowTolerance = 1e-6;
+// Beside coefficients near one, smaller ones are noise: subnormal numbers never reach the solver.
+constexpr double kNegligible = 1e-18;
 
 double Movable(const LayerGroup& g) { return g.host_kv_tokens + g.host_x_tokens + g.host_both_tokens; }
 double AllTokens(const LayerGroup& g) { return Movable(g) + g.resident_kv_tokens + g.resident_x_tokens; }
 
-// --- Validation
-// -----------------------------------------------------------------------------------------------
+std::string Bytes(double bytes) { return FormatBytes(static_cast<int64_t>(std::min(bytes, 9e18))); }
 
-class Validator {
- public:
-  void InRange(double value, double low, double high, absl::string_view field) {
-    if (!(value >= low && value <= high)) Fail(field, value, low, high);
-  }
-  absl::Status status() && { return std::move(status_); }
-
- private:
-  void Fail(absl::string_view field, double value, double low, double high) {
-    if (!status_.ok()) return;
-    status_ = absl::InvalidArgumentError(
-        absl::StrFormat("%s is %g; it must lie in [%g, %g]", field, value, low, high));
-  }
-  absl::Status status_;
-};
-
-void ValidateRates(const SplitRates& rates, Validator& v) {
-  v.InRange(rates.link_in_bytes_per_s, kRateMin, kBytesMax, "link_in_bytes_per_s");
-  v.InRange(rates.link_out_bytes_per_s, kRateMin, kBytesMax, "link_out_bytes_per_s");
-  v.InRange(rates.link_both_bytes_per_s, kRateMin, kBytesMax, "link_both_bytes_per_s");
-  v.InRange(rates.host_memory_bytes_per_s, kRateMin, kBytesMax, "host_memory_bytes_per_s");
-  v.InRange(rates.host_attention_bytes_per_s, 0, kBytesMax, "host_attention_bytes_per_s");
-  v.InRange(rates.host_attention_fixed_s, 0, kSecondsMax, "host_attention_fixed_s");
-  v.InRange(static_cast<double>(rates.rebuild.pieces.size()), 1, kPiecesMax, "the number of rebuild pieces");
-  for (const ConvexCost::Piece& piece : rates.rebuild.pieces) {
-    v.InRange(piece.fixed_s, -kSecondsMax, kSecondsMax, "rebuild.fixed_s");
-    v.InRange(piece.per_token_s, 0, kSecondsMax, "rebuild.per_token_s");
-  }
-}
-
-absl::Status Validate(const SplitInputs& in) {
-  Validator v;
-  v.InRange(in.fixed_fraction, 0, 1, "fixed_fraction");
-  v.InRange(in.beta_bytes, 1, 1e9, "beta_bytes");
-  v.InRange(in.chi_bytes, 1, 1e9, "chi_bytes");
-  v.InRange(in.head_s, 0, kSecondsMax, "head_s");
-  ValidateRates(in.rates, v);
-  v.InRange(static_cast<double>(in.groups.size()), 1, kGroupsMax, "the number of layer groups");
-  for (const LayerGroup& g : in.groups) {
-    v.InRange(g.n_layers, 1, 1e5, "n_layers");
-    v.InRange(g.resident_kv_tokens, 0, kTokensMax, "resident_kv_tokens");
-    v.InRange(g.resident_x_tokens, 0, kTokensMax, "resident_x_tokens");
-    v.InRange(g.host_kv_tokens, 0, kTokensMax, "host_kv_tokens");
-    v.InRange(g.host_x_tokens, 0, kTokensMax, "host_x_tokens");
-    v.InRange(g.host_both_tokens, 0, kTokensMax, "host_both_tokens");
-    v.InRange(g.linear_s, 0, kSecondsMax, "linear_s");
-    v.InRange(g.attention_s, 0, kSecondsMax, "attention_s");
-    v.InRange(g.weight_bytes, 0, kBytesMax, "weight_bytes");
-    v.InRange(g.store_bytes, 0, kBytesMax, "store_bytes");
-  }
-  if (in.placement.has_value()) {
-    v.InRange(in.placement->device_bytes, 0, kBytesMax, "device_bytes");
-    v.InRange(in.placement->host_bytes, 0, kBytesMax, "host_bytes");
-  }
-  return std::move(v).status();
-}
-
-// The most host memory a placement can do with: every token in its smaller form.
+// The least memory that a placement needs: on the device what must be resident, on the host every other token
+// in its smaller form.
 absl::Status CheckPlacementFits(const SplitInputs& in) {
   if (!in.placement.has_value()) return absl::OkStatus();
-  double least_bytes = 0;
+  const PlacementBudget& budget = *in.placement;
+  const double resident = budget.resident_fraction.value_or(0);
+  double device_bytes = budget.device_fixed_bytes, host_bytes = budget.host_fixed_bytes;
   for (const LayerGroup& g : in.groups) {
-    least_bytes += g.n_layers * AllTokens(g) * std::min(in.beta_bytes, in.chi_bytes);
+    const double tokens = g.n_layers * AllTokens(g);
+    device_bytes += tokens * resident * in.beta_bytes;
+    host_bytes +=
+        tokens * (resident * in.beta_bytes + (1 - resident) * std::min(in.beta_bytes, in.chi_bytes));
   }
-  if (least_bytes <= in.placement->host_bytes) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the host pool's ", FormatBytes(static_cast<int64_t>(in.placement->host_bytes)),
-                   " cannot store these tokens in any form; ",
-                   FormatBytes(static_cast<int64_t>(std::min(least_bytes, 9e18))), " would"));
+  if (device_bytes > budget.device_bytes * (1 + 1e-9)) {
+    return absl::FailedPreconditionError(absl::StrCat("the device memory's ", Bytes(budget.device_bytes),
+                                                      " do not hold what must be there; ",
+                                                      Bytes(device_bytes), " would"));
+  }
+  if (host_bytes <= budget.host_bytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the host pool's ", Bytes(budget.host_bytes),
+                                                    " cannot store these tokens in any form; ",
+                                                    Bytes(host_bytes), " would"));
 }
 
 // --- The problem
 // ----------------------------------------------------------------------------------------------
+
+constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 
 struct Column {
   int index;
@@ -121,46 +69,53 @@ struct Column {
 // that all coefficients are near one however large the machine.
 class LinearProgram {
  public:
-  LinearProgram() : problem_(glp_create_prob()) { glp_set_obj_dir(problem_.get(), GLP_MIN); }
+  LinearProgram() : problem_(glp_create_prob()) {
+    glp_term_out(GLP_OFF);
+    glp_set_obj_dir(problem_.get(), GLP_MIN);
+  }
 
   int AddColumn(const std::string& name, double low, double high, double objective = 0) {
     const int column = glp_add_cols(problem_.get(), 1);
     glp_set_col_name(problem_.get(), column, name.c_str());
-    if (std::isinf(high)) {
+    low = Admit(low);
+    if (high == kUnbounded) {
       glp_set_col_bnds(problem_.get(), column, GLP_LO, low, 0);
     } else {
+      high = std::max(low, Admit(high));
       glp_set_col_bnds(problem_.get(), column, low == high ? GLP_FX : GLP_DB, low, high);
     }
-    glp_set_obj_coef(problem_.get(), column, objective);
+    glp_set_obj_coef(problem_.get(), column, Admit(objective));
     return column;
   }
 
   void AddToObjective(int column, double coefficient) {
-    glp_set_obj_coef(problem_.get(), column, glp_get_obj_coef(problem_.get(), column) + coefficient);
+    glp_set_obj_coef(problem_.get(), column, glp_get_obj_coef(problem_.get(), column) + Admit(coefficient));
   }
 
   void AddRow(const std::string& name, int kind, double low, double high,
               const std::vector<Column>& columns) {
     const int row = glp_add_rows(problem_.get(), 1);
     glp_set_row_name(problem_.get(), row, name.c_str());
-    glp_set_row_bnds(problem_.get(), row, kind, low, high);
+    glp_set_row_bnds(problem_.get(), row, kind, Admit(low), Admit(high));
     std::vector<int> indices = {0};
     std::vector<double> values = {0};
     for (const Column& column : columns) {
-      if (column.coefficient == 0) continue;
+      const double coefficient = Admit(column.coefficient);
+      if (coefficient == 0) continue;
       indices.push_back(column.index);
-      values.push_back(column.coefficient);
+      values.push_back(coefficient);
     }
     glp_set_mat_row(problem_.get(), row, static_cast<int>(indices.size()) - 1, indices.data(), values.data());
   }
 
   absl::Status Solve() {
-    glp_term_out(GLP_OFF);
+    if (!finite_) return absl::InternalError("a number of the problem is not finite");
     glp_smcp parameters;
     glp_init_smcp(&parameters);
     parameters.msg_lev = GLP_MSG_OFF;
     parameters.it_lim = 10'000;
     parameters.tm_lim = 1'000;
+    parameters.tol_dj = 1e-9;  // below what ties are decided by
     // The all-slack start is not feasible; the advanced basis saves most of the first phase.
     glp_adv_basis(problem_.get(), 0);
     const int failure = glp_simplex(problem_.get(), &parameters);
@@ -177,7 +132,17 @@ class LinearProgram {
   struct Deleter {
     void operator()(glp_prob* problem) const { glp_delete_prob(problem); }
   };
+  // Every number passes here on its way to the solver, whatever validation let through.
+  double Admit(double value) {
+    if (!std::isfinite(value)) {
+      finite_ = false;
+      return 0;
+    }
+    return std::abs(value) < kNegligible ? 0 : value;
+  }
+
   std::unique_ptr<glp_prob, Deleter> problem_;
+  bool finite_ = true;
 };
 
 // Columns of one layer group.
@@ -196,7 +161,7 @@ class SplitBuilder {
 
   absl::StatusOr<SplitSolution> Solve() {
     const bool serial = in_.mode == SplitMode::kSerial;
-    step_ = lp_.AddColumn("T", 0, std::numeric_limits<double>::infinity(), serial ? 0 : 1);
+    step_ = lp_.AddColumn("T", 0, kUnbounded, serial ? 0 : 1);
     for (size_t i = 0; i < in_.groups.size(); ++i) AddGroup(i);
     if (serial) {
       for (size_t i = 0; i < in_.groups.size(); ++i) AddSerialGroup(i);
@@ -242,8 +207,9 @@ class SplitBuilder {
         const double f = in_.fixed_fraction;
         lp_.AddRow("fixed" + suffix, GLP_FX, 0, 0, {{c.x, 1 - f}, {c.k, -f}, {c.h, -f}});
       }
-      c.g_kv = lp_.AddColumn("g_kv" + suffix, 0, all);
-      c.g_x = lp_.AddColumn("g_x" + suffix, 0, all);
+      const std::optional<double> resident = in_.placement->resident_fraction;
+      c.g_kv = lp_.AddColumn("g_kv" + suffix, resident.value_or(0) * all, resident.value_or(1) * all);
+      c.g_x = lp_.AddColumn("g_x" + suffix, 0, resident.has_value() ? 0 : all);
       c.s_kv = lp_.AddColumn("s_kv" + suffix, 0, all);
       c.s_x = lp_.AddColumn("s_x" + suffix, 0, all);
       c.s_both = lp_.AddColumn("s_both" + suffix, 0, all);
@@ -279,7 +245,7 @@ class SplitBuilder {
 
   // One layer's rebuild time over x and the resident X, from below by each piece.
   void AddRebuild(const LayerGroup& g, const std::string& suffix, GroupColumns& c) {
-    c.rebuild = lp_.AddColumn("rebuild" + suffix, 0, std::numeric_limits<double>::infinity());
+    c.rebuild = lp_.AddColumn("rebuild" + suffix, 0, kUnbounded);
     for (size_t p = 0; p < in_.rates.rebuild.pieces.size(); ++p) {
       const ConvexCost::Piece& piece = in_.rates.rebuild.pieces[p];
       const double slope = piece.per_token_s * token_scale_ * inv_time_;
@@ -341,9 +307,9 @@ class SplitBuilder {
     const double layers = g.n_layers;
     const double rate = in_.rates.link_in_bytes_per_s;
     const std::string suffix = absl::StrCat("[", i, "]");
-    const int first = lp_.AddColumn("first" + suffix, (g.linear_s + g.attention_s) * inv_time_,
-                                    std::numeric_limits<double>::infinity(), layers);
-    const int second = lp_.AddColumn("second" + suffix, 0, std::numeric_limits<double>::infinity(), layers);
+    const int first =
+        lp_.AddColumn("first" + suffix, (g.linear_s + g.attention_s) * inv_time_, kUnbounded, layers);
+    const int second = lp_.AddColumn("second" + suffix, 0, kUnbounded, layers);
     const double x_cost = Cost(g, in_.chi_bytes / rate) / layers;
     const double k_cost = Cost(g, in_.beta_bytes / rate) / layers;
     lp_.AddRow("serial_x" + suffix, GLP_UP, 0, 0, {{c.x, x_cost}, {first, -1}});
@@ -361,6 +327,7 @@ class SplitBuilder {
   void AddMemoryRows() {
     std::vector<Column> device, host;
     const double bytes_scale = std::max(1.0, token_scale_ * std::max(in_.beta_bytes, in_.chi_bytes));
+    const PlacementBudget& budget = *in_.placement;
     const auto coefficient = [&](const LayerGroup& g, double bytes) {
       return g.n_layers * bytes * token_scale_ / bytes_scale;
     };
@@ -373,8 +340,9 @@ class SplitBuilder {
       host.push_back({c.s_x, coefficient(g, in_.chi_bytes)});
       host.push_back({c.s_both, coefficient(g, in_.beta_bytes + in_.chi_bytes)});
     }
-    lp_.AddRow("device_memory", GLP_UP, 0, in_.placement->device_bytes / bytes_scale, device);
-    lp_.AddRow("host_pool", GLP_UP, 0, in_.placement->host_bytes / bytes_scale, host);
+    lp_.AddRow("device_memory", GLP_UP, 0, (budget.device_bytes - budget.device_fixed_bytes) / bytes_scale,
+               device);
+    lp_.AddRow("host_pool", GLP_UP, 0, (budget.host_bytes - budget.host_fixed_bytes) / bytes_scale, host);
   }
 
   absl::StatusOr<SplitSolution> Extract() const {
@@ -399,7 +367,28 @@ class SplitBuilder {
     SplitSolution solution = EvaluateSplit(in_, groups);
     solution.simplex_iterations = lp_.iterations();
     if (!std::isfinite(solution.step_s)) return absl::InternalError("the solver's split has no finite time");
+    SPILLWAY_RETURN_IF_ERROR(CheckMemory(solution));
     return solution;
+  }
+
+  absl::Status CheckMemory(const SplitSolution& solution) const {
+    if (!in_.placement.has_value()) return absl::OkStatus();
+    const PlacementBudget& budget = *in_.placement;
+    double device_bytes = 0, host_bytes = 0, all_bytes = 1;
+    for (size_t i = 0; i < in_.groups.size(); ++i) {
+      const double layers = in_.groups[i].n_layers;
+      const GroupSplit& s = solution.groups[i];
+      device_bytes += layers * (s.resident_kv_tokens * in_.beta_bytes + s.resident_x_tokens * in_.chi_bytes);
+      host_bytes += layers * ((s.host_kv_tokens + s.host_both_tokens) * in_.beta_bytes +
+                              (s.host_x_tokens + s.host_both_tokens) * in_.chi_bytes);
+      all_bytes += layers * AllTokens(in_.groups[i]) * (in_.beta_bytes + in_.chi_bytes);
+    }
+    const double slack = kRowTolerance * all_bytes;
+    if (device_bytes <= budget.device_bytes - budget.device_fixed_bytes + slack &&
+        host_bytes <= budget.host_bytes - budget.host_fixed_bytes + slack) {
+      return absl::OkStatus();
+    }
+    return absl::InternalError("the solver's placement takes more memory than there is");
   }
 
   // The rows again, on the answer: a solver fed with garbage may return it as optimal.
@@ -426,70 +415,10 @@ class SplitBuilder {
   std::vector<GroupColumns> columns_;
 };
 
-double SerialStep(const SplitInputs& in, const std::vector<GroupSplit>& groups) {
-  const double rate = in.rates.link_in_bytes_per_s;
-  double seconds = in.head_s;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    const LayerGroup& g = in.groups[i];
-    const GroupSplit& s = groups[i];
-    const double first = std::max(s.carried_x_tokens * in.chi_bytes / rate, g.linear_s + g.attention_s);
-    const double rebuild = std::max(0.0, in.rates.rebuild.At(s.carried_x_tokens + s.resident_x_tokens));
-    const double second = std::max(rebuild, (s.carried_kv_tokens * in.beta_bytes + g.weight_bytes) / rate);
-    double host = 0;
-    if (in.rates.host_attention_bytes_per_s > 0) {
-      host = s.host_attended_tokens * in.beta_bytes / in.rates.host_attention_bytes_per_s;
-    }
-    seconds += g.n_layers * (first + second + host);
-  }
-  return seconds;
-}
-
 }  // namespace
 
-double ConvexCost::At(double tokens) const {
-  double seconds = -std::numeric_limits<double>::infinity();
-  for (const Piece& piece : pieces) seconds = std::max(seconds, piece.fixed_s + piece.per_token_s * tokens);
-  return seconds;
-}
-
-SplitSolution EvaluateSplit(const SplitInputs& in, const std::vector<GroupSplit>& groups) {
-  SPILLWAY_CHECK(groups.size() == in.groups.size());
-  const SplitRates& r = in.rates;
-  double in_bytes = 0, out_bytes = 0, dram_bytes = 0, compute_s = in.head_s, host_s = 0;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    const LayerGroup& g = in.groups[i];
-    const GroupSplit& s = groups[i];
-    const double carried =
-        s.carried_kv_tokens * in.beta_bytes + s.carried_x_tokens * in.chi_bytes + g.weight_bytes;
-    const double attended = s.host_attended_tokens * in.beta_bytes;
-    in_bytes += g.n_layers * carried;
-    out_bytes += g.n_layers * g.store_bytes;
-    dram_bytes += g.n_layers * (carried + attended);
-    compute_s += g.n_layers * (g.linear_s + g.attention_s +
-                               std::max(0.0, r.rebuild.At(s.carried_x_tokens + s.resident_x_tokens)));
-    if (r.host_attention_bytes_per_s > 0) {
-      host_s += g.n_layers * (attended / r.host_attention_bytes_per_s + r.host_attention_fixed_s);
-    }
-  }
-  SplitSolution solution;
-  solution.groups = groups;
-  const auto set = [&](Resource resource, double seconds) {
-    solution.resource_s[static_cast<size_t>(resource)] = seconds;
-  };
-  set(Resource::kLinkIn, in_bytes / r.link_in_bytes_per_s);
-  set(Resource::kLinkOut, out_bytes / r.link_out_bytes_per_s);
-  set(Resource::kLinkBoth, (in_bytes + out_bytes) / r.link_both_bytes_per_s);
-  set(Resource::kCompute, compute_s);
-  set(Resource::kHostAttention, host_s);
-  set(Resource::kHostMemory, dram_bytes / r.host_memory_bytes_per_s);
-  const auto longest = std::max_element(solution.resource_s.begin(), solution.resource_s.end());
-  solution.binding = static_cast<Resource>(longest - solution.resource_s.begin());
-  solution.step_s = in.mode == SplitMode::kSerial ? SerialStep(in, groups) : *longest;
-  return solution;
-}
-
 absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs) {
-  SPILLWAY_RETURN_IF_ERROR(Validate(inputs));
+  SPILLWAY_RETURN_IF_ERROR(ValidateSplitInputs(inputs));
   SPILLWAY_RETURN_IF_ERROR(CheckPlacementFits(inputs));
   return SplitBuilder(inputs).Solve();
 }

@@ -11,7 +11,7 @@
 //
 // Stateless and thread-compatible: GLPK keeps its environment per thread, so one thread solves at a time per
 // thread of its own. Whatever the numbers, a call returns: inputs are validated before GLPK sees them,
-// outputs against the rows afterwards. This is the only room's file that knows GLPK.
+// outputs against the rows afterwards. split_problem.cc is the one file that knows GLPK.
 #ifndef SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
 #define SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
 
@@ -20,7 +20,10 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "engine/exec/split_plan.h"
 
 namespace spillway::scheduler {
@@ -63,8 +66,14 @@ struct SplitRates {
 
 // Placement: what memory allows. All cached tokens are stored on the host; some are resident besides.
 struct PlacementBudget {
-  double device_bytes = 0;  // for resident KV and X, all layers
-  double host_bytes = 0;    // for the stored forms, all layers
+  double device_bytes = 0;  // for resident KV and X of all layers, and for what is fixed
+  double host_bytes = 0;    // for the stored forms of all layers, and for what is fixed
+  // Taken whatever is placed: tails, the staging ring, two weight slots where weights are streamed, scratch;
+  // on the host weights that are streamed.
+  double device_fixed_bytes = 0;
+  double host_fixed_bytes = 0;
+  // Set: this share of each group's tokens is resident, as KV.
+  std::optional<double> resident_fraction = std::nullopt;
 };
 
 struct SplitInputs {
@@ -90,20 +99,30 @@ struct GroupSplit {
   double host_both_tokens = 0;
 };
 
-struct SplitSolution {
-  std::vector<GroupSplit> groups;
+// "link in", "compute", ...
+absl::string_view NameOf(exec::Resource resource);
+
+struct StepTimes {
   double step_s = 0;
   std::array<double, exec::kResources> resource_s{};  // pipelined work of each resource
   exec::Resource binding = exec::Resource::kCompute;
+};
+
+struct SplitSolution : StepTimes {
+  std::vector<GroupSplit> groups;
   int32_t simplex_iterations = 0;
 };
 
-// InvalidArgument names the field that is NaN, infinite, negative or out of range; FailedPrecondition: memory
-// too small for any placement (the message says how much would do); Internal: the solver failed or its answer
-// broke a row. Takes microseconds; allocates.
+// InvalidArgument names the first field that is NaN, infinite, negative or out of range. (split_inputs.cc)
+absl::Status ValidateSplitInputs(const SplitInputs& inputs);
+
+// As ValidateSplitInputs; FailedPrecondition: memory too small for any placement (the message says how much
+// would do); Internal: the solver failed or its answer broke a row. Takes microseconds; allocates.
 absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs);
 
-// Seconds of each resource and of the step if `groups` were obeyed: the rows evaluated, without a solver.
+// Seconds of each resource and of the step if `groups` were obeyed: the rows evaluated, without a solver and
+// without allocating. REQUIRES: as many groups as inputs.groups. (split_inputs.cc)
+StepTimes EvaluateTimes(const SplitInputs& inputs, absl::Span<const GroupSplit> groups);
 SplitSolution EvaluateSplit(const SplitInputs& inputs, const std::vector<GroupSplit>& groups);
 
 }  // namespace spillway::scheduler

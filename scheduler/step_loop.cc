@@ -44,7 +44,8 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
   prefill.blocks_per_sequence = blocks_per_sequence;
   prefill.pool_blocks = pool_blocks;
   prefill.block_tokens = room.block_tokens;
-  SPILLWAY_ASSIGN_OR_RETURN(loop->prefill_, PrefillQueue::Create(executor, prefill, loop->pacer_));
+  SPILLWAY_ASSIGN_OR_RETURN(loop->prefill_,
+                            PrefillQueue::Create(executor, prefill, loop->pacer_, parts.planner));
   loop->admission_ = std::make_unique<Admission>(
       Admission::Limits{options.max_sequences, options.reserve_output_tokens, pool_blocks}, room,
       *loop->prefill_, parts.observer);
@@ -53,7 +54,7 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
   decode.max_rows = decode.max_segments = decode.max_outputs = options.max_sequences;
   decode.max_blocks = options.max_sequences * blocks_per_sequence;
   SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(decode));
-  loop->decode_ = std::make_unique<Batch>(executor, std::move(item), room.block_tokens);
+  loop->decode_ = std::make_unique<Batch>(executor, std::move(item), room.block_tokens, parts.planner);
   loop->PublishState();
   return loop;
 }
@@ -149,7 +150,7 @@ void StepLoop::FinishDecode() {
   auto result = decode_->Finish();
   if (!result.ok()) return Fail(result.status());
   pacer_.OnDecodePass(parts_.clock.NowNs() - pass_begin_ns_);
-  OnStep(result->stats);
+  OnStep(*decode_, result->stats);
   size_t sample = 0;
   for (const Batch::Member& member : decode_->members()) {
     const device::SampleResult& drawn = result->samples[sample++];
@@ -181,7 +182,7 @@ void StepLoop::FinishPrefill(Batch& batch) {
   pacer_.OnPrefillFinished(stats, batch.members()[0].sequence->cache.computed_tokens());
   const double row_ns = pacer_.RowNs(stats);
   state_.prefill_token_ns.Add(row_ns * parts_.executor.n_layers());
-  OnStep(stats);
+  OnStep(batch, stats);
   size_t sample = 0;
   for (const Batch::Member& member : batch.members()) {
     const device::SampleResult* drawn = member.samples ? &result->samples[sample++] : nullptr;
@@ -202,9 +203,34 @@ void StepLoop::FinishPrefill(Batch& batch) {
   EndInvalid();
 }
 
-void StepLoop::OnStep(const exec::StepStats& stats) {
+void StepLoop::OnStep(const Batch& batch, const exec::StepStats& stats) {
   state_.rate.Add(parts_.clock.NowNs(), stats.rows);
+  if (parts_.planner != nullptr && parts_.executor.splits()) {
+    TellPlanner();
+    parts_.planner->OnStep(batch.plan(), stats);
+  }
   parts_.observer.OnStep(stats);
+}
+
+void StepLoop::TellPlanner() {
+  LoadDescription load;
+  int64_t cached_tokens = 0;
+  for (const Sequence* sequence : admission_->running()) {
+    const bool prefills = sequence->state == SequenceState::kPrefill;
+    load.running_sequences += !prefills;
+    load.prompts += prefills;
+    cached_tokens += sequence->cache.computed_tokens();
+    load.latency_wanted |= sequence->request.request().objective == Objective::kLatency;
+  }
+  const int32_t waiting = inbox_.waiting().requests;
+  load.waiting_sequences = load.prompts + waiting;
+  load.prompts += waiting;
+  load.weights_streamed = decode_->plan().shape.weight_load_bytes > 0;
+  load.max_sequences = decode_->limits().max_segments;
+  const int64_t running = static_cast<int64_t>(admission_->running().size());
+  load.tokens_per_sequence = running > 0 ? cached_tokens / running : 0;
+  load.pool_tokens = parts_.blocks.Counts().total_blocks * block_tokens_;
+  parts_.planner->OnLoad(load);
 }
 
 void StepLoop::Fail(const absl::Status& error) {

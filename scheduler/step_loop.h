@@ -77,7 +77,9 @@ class StepLoop {
   void FinishDecode();
   void VisitPrefill(const PrefillQueue::Pick& pick);
   void FinishPrefill(Batch& batch);
-  void OnStep(const exec::StepStats& stats);
+  void OnStep(const Batch& batch, const exec::StepStats& stats);
+  // What runs and waits, for the choice of schedule.
+  void TellPlanner();
   void MarkBusy();
   void CountVisit();
   void Fail(const absl::Status& error);

@@ -96,6 +96,8 @@ class Executor {
   // Whether cached tokens reach attention in several ways, so that a plan matters. Without: every token is
   // read in place and AllResidentPlan will do.
   virtual bool splits() const { return false; }
+  // Device memory for resident tokens and those being written. 0 where every token is read in place.
+  virtual int64_t residency_bytes() const { return 0; }
   // What a plan for these segments is solved for: their distinct cached tokens by residency and stored form
   // as they are now. REQUIRES: splits(), and what Begin requires of segments.
   virtual BatchShape ShapeOf(Phase phase, absl::Span<const Segment> segments);

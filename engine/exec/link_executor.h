@@ -70,6 +70,7 @@ class LinkExecutor final : public Executor {
   int32_t n_layers() const override { return transformer_->config().n_layers; }
   int32_t vocab_size() const override { return transformer_->config().vocab_size; }
   bool splits() const override { return true; }
+  int64_t residency_bytes() const override { return cache_->size_bytes(); }
   BatchShape ShapeOf(Phase phase, absl::Span<const Segment> segments) override;
 
   void Begin(WorkItem& item, Phase phase, absl::Span<const Segment> segments, const SplitPlan& plan) override;

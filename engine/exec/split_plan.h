@@ -57,6 +57,8 @@ struct BatchShape {
   int64_t host_x_tokens = 0;   // stored as X only
   int64_t host_both_tokens = 0;
   int64_t weight_load_bytes = 0;  // W: 0 when resident
+
+  bool operator==(const BatchShape&) const = default;
 };
 
 struct SplitPlan {
@@ -79,6 +81,19 @@ inline SplitPlan AllResidentPlan(const BatchShape& shape) {
   SplitPlan plan;
   plan.shape = shape;
   plan.tokens.resident_kv_tokens = shape.resident_kv_tokens + shape.host_kv_tokens + shape.host_both_tokens;
+  return plan;
+}
+
+// Every token that is not resident carried, as KV where it is stored as KV: what needs neither a profile nor
+// a solve, and is right for every shape.
+inline SplitPlan TransferPlan(const BatchShape& shape) {
+  SplitPlan plan;
+  plan.shape = shape;
+  plan.mode = SplitMode::kTransfer;
+  plan.tokens.resident_kv_tokens = shape.resident_kv_tokens;
+  plan.tokens.resident_x_tokens = shape.resident_x_tokens;
+  plan.tokens.carried_kv_tokens = shape.host_kv_tokens + shape.host_both_tokens;
+  plan.tokens.carried_x_tokens = shape.host_x_tokens;
   return plan;
 }
 

@@ -142,27 +142,71 @@ void FakeExecutor::Begin(exec::WorkItem& work_item, exec::Phase phase,
   item.stats.rows = n_rows;
   item.stats.sampled_rows = n_outputs;
   item.stats.begin_ns = clock_.NowNs();
+  item.stats.predicted_step_s = plan.predicted_step_s;
+  item.stats.corrected_step_s = plan.corrected_step_s;
+  if (options_.splits) CountCarried(plan.tokens, item.stats);
 }
 
-void FakeExecutor::CheckPlan(const Item& item, const exec::SplitPlan& plan) {
+std::map<kv::BlockId, int32_t> FakeExecutor::CachedTokens(absl::Span<const exec::Segment> segments) const {
   std::map<kv::BlockId, int32_t> cached;
-  int64_t reads = 0;
-  for (const exec::Segment& segment : item.segments) {
+  for (const exec::Segment& segment : segments) {
     for (int32_t position = 0; position < segment.first_position; position += options_.block_tokens) {
       int32_t& tokens =
           cached[segment.blocks[static_cast<size_t>(position) / static_cast<size_t>(options_.block_tokens)]];
       tokens = std::max(tokens, std::min(segment.first_position - position, options_.block_tokens));
     }
+  }
+  return cached;
+}
+
+exec::BatchShape FakeExecutor::ShapeOf(exec::Phase phase, absl::Span<const exec::Segment> segments) {
+  exec::BatchShape shape = Executor::ShapeOf(phase, segments);
+  for (const auto& [block, tokens] : CachedTokens(segments)) {
+    const bool full = tokens == options_.block_tokens;
+    (!full            ? shape.resident_kv_tokens
+     : block % 2 == 0 ? shape.host_both_tokens
+                      : shape.host_kv_tokens) += tokens;
+  }
+  return shape;
+}
+
+void FakeExecutor::CheckPlan(const Item& item, const exec::SplitPlan& plan) {
+  last_plan_ = plan;
+  planned_steps_ += plan.solve_id != 0;
+  if (options_.splits) {
+    const exec::BatchShape shape = ShapeOf(plan.shape.phase, item.segments);
+    const exec::TokenClasses& tokens = plan.tokens;
+    const bool right =
+        plan.shape == shape && tokens.resident_kv_tokens == shape.resident_kv_tokens &&
+        tokens.carried_x_tokens <= shape.host_both_tokens && tokens.carried_x_tokens >= 0 &&
+        tokens.carried_kv_tokens + tokens.carried_x_tokens == shape.host_kv_tokens + shape.host_both_tokens &&
+        tokens.resident_x_tokens == 0 && tokens.host_attended_tokens == 0;
+    distinct_mismatches_ += !right;
+    return;
+  }
+  int64_t reads = 0;
+  for (const exec::Segment& segment : item.segments) {
     for (size_t row = 0; row < segment.tokens.size(); ++row) {
       reads += segment.first_position + static_cast<int64_t>(row) + 1;
     }
   }
   int64_t distinct = 0;
-  for (const auto& [block, tokens] : cached) distinct += tokens;
+  for (const auto& [block, tokens] : CachedTokens(item.segments)) distinct += tokens;
   const bool right = plan.tokens.resident_kv_tokens == distinct && plan.shape.reads_tokens == reads &&
                      plan.shape.new_tokens == static_cast<int32_t>(item.rows.size()) &&
                      plan.shape.sequences == static_cast<int32_t>(item.segments.size());
   distinct_mismatches_ += !right;
+}
+
+void FakeExecutor::CountCarried(const exec::TokenClasses& tokens, exec::StepStats& stats) const {
+  stats.tokens = tokens;
+  const auto carry = [&](exec::Lane lane, int64_t n_tokens, double ns) {
+    exec::LaneStats& load = stats.lanes[static_cast<size_t>(lane)];
+    load.busy_ns = static_cast<int64_t>(ns * static_cast<double>(n_tokens * options_.n_layers));
+    load.bytes = n_tokens * options_.n_layers * (lane == exec::Lane::kXLoad ? 64 : 128);
+  };
+  carry(exec::Lane::kKvLoad, tokens.carried_kv_tokens, options_.carry_ns);
+  carry(exec::Lane::kXLoad, tokens.carried_x_tokens, options_.carry_ns / 2);
 }
 
 void FakeExecutor::CheckWrites(const Item& item) const {

@@ -9,6 +9,7 @@
 #define SPILLWAY_TESTS_FAKES_FAKE_EXECUTOR_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -29,6 +30,10 @@ struct FakeExecutorOptions {
   double row_ns = 100;
   double read_ns = 1;
   double sample_ns = 100;
+  // Behind a link: full blocks are on the host, every other one in both forms and the rest as KV; what is not
+  // full lies on the device. A token carried costs so much, as X half of it.
+  bool splits = false;
+  double carry_ns = 4;
   // Visits that are enqueued before the caller waits, as on a device.
   int32_t visits_in_flight = 2;
 };
@@ -57,6 +62,8 @@ class FakeExecutor : public exec::Executor {
   int32_t chunk_rows() const override { return options_.chunk_rows; }
   int32_t n_layers() const override { return options_.n_layers; }
   int32_t vocab_size() const override { return options_.vocab_size; }
+  bool splits() const override { return options_.splits; }
+  exec::BatchShape ShapeOf(exec::Phase phase, absl::Span<const exec::Segment> segments) override;
   void Begin(exec::WorkItem& item, exec::Phase phase, absl::Span<const exec::Segment> segments,
              const exec::SplitPlan& plan) override;
   absl::Status Visit(exec::WorkItem& item) override;
@@ -72,13 +79,18 @@ class FakeExecutor : public exec::Executor {
   int64_t rows_computed() const { return rows_computed_; }
   int64_t distinct_mismatches() const { return distinct_mismatches_; }  // plans with a wrong count of tokens
   int32_t most_segments() const { return most_segments_; }
+  int64_t planned_steps() const { return planned_steps_; }  // whose plan came of a solve
+  const exec::SplitPlan& last_plan() const { return last_plan_; }
   int64_t running_items() const { return static_cast<int64_t>(running_.size()); }
 
  private:
   class Item;
 
   uint64_t& Content(int32_t layer, kv::BlockId block, int32_t offset);
+  // Cached tokens by block, each block once.
+  std::map<kv::BlockId, int32_t> CachedTokens(absl::Span<const exec::Segment> segments) const;
   void CheckPlan(const Item& item, const exec::SplitPlan& plan);
+  void CountCarried(const exec::TokenClasses& tokens, exec::StepStats& stats) const;
   void CheckWrites(const Item& item) const;
   void Compute(Item& item, int32_t layer, int32_t first_row, int32_t n_rows);
   double CostNs(const Item& item, int32_t first_row, int32_t n_rows) const;
@@ -95,6 +107,8 @@ class FakeExecutor : public exec::Executor {
   int64_t rows_computed_ = 0;
   int64_t distinct_mismatches_ = 0;
   int32_t most_segments_ = 0;
+  int64_t planned_steps_ = 0;
+  exec::SplitPlan last_plan_;
 };
 
 }  // namespace spillway::fakes

@@ -199,8 +199,12 @@ std::vector<std::string> CompareWithAlone(const Client& client, const fakes::Fak
 
 Harness::Harness(const HarnessOptions& the_options)
     : options(the_options), blocks(the_options.n_blocks), executor(the_options.executor, blocks, clock) {
-  auto created =
-      Scheduler::Create({executor, blocks, geometry(), TestTokenizer(), clock, observer}, options.scheduler);
+  if (options.profile.has_value()) {
+    plan_solver = std::make_unique<PlanSolver>(*options.profile);
+    planner = std::make_unique<Planner>(*plan_solver, options.planner);
+  }
+  auto created = Scheduler::Create(
+      {executor, blocks, geometry(), TestTokenizer(), clock, observer, planner.get()}, options.scheduler);
   SPILLWAY_CHECK_MSG(created.ok(), created.status().ToString().c_str());
   scheduler = std::move(created).value();
 }

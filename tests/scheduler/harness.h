@@ -3,6 +3,7 @@
 #ifndef SPILLWAY_TESTS_SCHEDULER_HARNESS_H_
 #define SPILLWAY_TESTS_SCHEDULER_HARNESS_H_
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +11,9 @@
 
 #include "engine/kv/block_store.h"
 #include "engine/text/tokenizer.h"
+#include "profiler/machine_profile.h"
+#include "scheduler/plan_solver.h"
+#include "scheduler/planner.h"
 #include "scheduler/scheduler.h"
 #include "tests/fakes/fake_executor.h"
 
@@ -26,6 +30,7 @@ struct CountingObserver : Observer {
   void OnStep(const exec::StepStats& stats) override {
     ++steps;
     if (stats.phase == exec::Phase::kPrefill) prefill_rows += stats.rows;
+    predicted_steps += stats.predicted_step_s > 0;
   }
   void OnFirstToken(double seconds) override { first_token_s.push_back(seconds); }
   void OnScheduled(double seconds) override { queue_s.push_back(seconds); }
@@ -40,6 +45,7 @@ struct CountingObserver : Observer {
 
   int64_t steps = 0;
   int64_t prefill_rows = 0;
+  int64_t predicted_steps = 0;
   int64_t prefilled = 0;
   int64_t tokens = 0;
   int64_t preempted = 0;
@@ -95,6 +101,9 @@ struct HarnessOptions {
   fakes::FakeExecutorOptions executor;
   int64_t n_blocks = 256;
   SchedulerOptions scheduler;
+  // Set: steps are planned, on this profile.
+  std::optional<profiler::MachineProfile> profile;
+  PlannerOptions planner;
 
   HarnessOptions() {
     scheduler.context_tokens = 512;
@@ -105,6 +114,8 @@ struct HarnessOptions {
     scheduler.reserve_output_tokens = 8;
     scheduler.slow_reader_timeout_ms = 5000;
     scheduler.model_fingerprint = {1, 2, 3};
+    // Real time, of which only a test that fails needs much.
+    planner.longest_wait = std::chrono::seconds(20);
   }
 };
 
@@ -127,6 +138,8 @@ class Harness {
   kv::BlockStore blocks;
   fakes::FakeExecutor executor;
   CountingObserver observer;
+  std::unique_ptr<PlanSolver> plan_solver;  // where there is a profile
+  std::unique_ptr<Planner> planner;
   std::unique_ptr<Scheduler> scheduler;
 };
 

@@ -2,35 +2,24 @@
 
 #include <limits>
 #include <string>
+#include <vector>
 
+#include "base/reason.h"
 #include "gtest/gtest.h"
+#include "scheduler/plan_explanation.h"
+#include "tests/scheduler/profiles.h"
 
 namespace spillway::scheduler {
 namespace {
 
-using profiler::CostCurve;
 using profiler::MachineProfile;
 
-CostCurve Linear(double per_unit_s) {
-  return *profiler::FitConvex({{1, per_unit_s}, {100, 100 * per_unit_s}});
-}
-
-// A GPU on a 25 GB/s link with a 16-bit multi-head model of 32 layers.
-MachineProfile MultiHead() {
-  MachineProfile p;
-  p.description = "made by hand";
-  p.model = {"multi-head", 32, 4096, 32, 32, 128, 50000, 2, 32, 4e8, 13.4e9};
-  p.copy_in = {25e9, 1e-5, Linear(1 / 25e9), Linear(1 / 25e9), {}};
-  p.copy_out = p.copy_in;
-  p.copy_both_bytes_per_s = 45e9;
-  p.rebuild = Linear(2e-7);
-  p.linear = Linear(2e-5);
-  p.head = Linear(1e-4);
-  p.attention = Linear(1e-8);
-  p.host_memory_bytes_per_s = 150e9;
-  p.device_memory_bytes = 24e9;
-  p.host_memory_bytes = 256e9;
-  return p;
+exec::BatchShape Decode(int32_t sequences, int64_t tokens_each) {
+  exec::BatchShape shape;
+  shape.sequences = shape.new_tokens = sequences;
+  shape.reads_tokens = sequences * tokens_each;
+  shape.host_both_tokens = sequences * tokens_each;
+  return shape;
 }
 
 const PlanAlternative& Find(const PlanExplanation& e, const std::string& name) {
@@ -41,6 +30,60 @@ const PlanAlternative& Find(const PlanExplanation& e, const std::string& name) {
   return e.alternatives.front();
 }
 
+TEST(SplitInputsOfAProfile, GroupedQueryModelsFindTransferUnaided) {
+  for (const int sequences : {1, 16, 128}) {
+    const auto solution = SolveSplit(MakeSplitInputs(GroupedQueryProfile(), Decode(sequences, 8000)));
+    ASSERT_TRUE(solution.ok()) << solution.status();
+    EXPECT_EQ(solution->groups[0].carried_x_tokens, 0) << sequences;
+  }
+}
+
+TEST(SplitInputsOfAProfile, SerialClosedFormOfThePaperAtTheProfilesRates) {
+  MachineProfile profile = MultiHeadProfile();
+  const double d_b_over_p = 0.31;
+  profile.rebuild = LinearCost(profile.model.beta_bytes() / profile.copy_in.bytes_per_s * d_b_over_p);
+  profile.linear = LinearCost(0.01);  // X hides behind it
+  SplitPolicy policy;
+  policy.mode = exec::SplitMode::kSerial;
+  const auto solution = SolveSplit(MakeSplitInputs(profile, Decode(4, 8000), policy));
+  ASSERT_TRUE(solution.ok()) << solution.status();
+  EXPECT_NEAR(solution->groups[0].carried_x_tokens / 32'000, 1 / (1 + d_b_over_p), 1e-5);
+}
+
+TEST(SplitInputsOfAProfile, TheSameTokensAreCarriedDifferentlyByTwoBatchShapes) {
+  // One sequence leaves compute with slack for rebuilding; 64 that share its tokens take that slack.
+  exec::BatchShape alone = Decode(1, 32'000);
+  exec::BatchShape many = alone;
+  many.sequences = many.new_tokens = 64;
+  many.reads_tokens = 64 * alone.reads_tokens;
+  const auto one = SolveSplit(MakeSplitInputs(MultiHeadProfile(), alone));
+  const auto all = SolveSplit(MakeSplitInputs(MultiHeadProfile(), many));
+  ASSERT_TRUE(one.ok() && all.ok());
+  EXPECT_GT(one->groups[0].carried_x_tokens, all->groups[0].carried_x_tokens * 1.2);
+}
+
+TEST(SplitInputsOfAProfile, FactorsScaleTheirOwnResource) {
+  const exec::BatchShape shape = [] {
+    exec::BatchShape s = Decode(8, 4000);
+    s.resident_x_tokens = 500;
+    return s;
+  }();
+  SplitPolicy policy;
+  policy.store_x = true;
+  const std::vector<GroupSplit> split = {{20'000, 12'000, 0, 0, 500, 0, 0, 32'000}};
+  const StepTimes plain = EvaluateTimes(MakeSplitInputs(MultiHeadProfile(), shape, policy), split);
+  const StepTimes scaled =
+      EvaluateTimes(MakeSplitInputs(MultiHeadProfile(), shape, policy, {1.5, 2, 0.7}), split);
+  const auto ratio = [&](exec::Resource resource) {
+    return scaled.resource_s[static_cast<size_t>(resource)] / plain.resource_s[static_cast<size_t>(resource)];
+  };
+  EXPECT_NEAR(ratio(exec::Resource::kLinkIn), 1.5, 1e-9);
+  EXPECT_NEAR(ratio(exec::Resource::kLinkOut), 2, 1e-9);
+  EXPECT_NEAR(ratio(exec::Resource::kCompute), 0.7, 1e-9);
+  EXPECT_NEAR(ratio(exec::Resource::kHostMemory), 1, 1e-9);
+  EXPECT_NEAR(ratio(exec::Resource::kLinkBoth), 2 / (1 / 1.5 + 1 / 2.0), 1e-9) << "equal rates both ways";
+}
+
 TEST(ExplainPlan, WhatSpillwayDoesIsNoSlowerThanAnyAlternative) {
   for (const int sequences : {1, 8, 64}) {
     for (const int64_t context : {1000, 8000, 32000}) {
@@ -48,7 +91,7 @@ TEST(ExplainPlan, WhatSpillwayDoesIsNoSlowerThanAnyAlternative) {
       query.sequences = sequences;
       query.context_tokens = context;
       query.host_pool_bytes = 1e14;
-      const auto e = ExplainPlan(MultiHead(), query);
+      const auto e = ExplainPlan(MultiHeadProfile(), query);
       ASSERT_TRUE(e.ok()) << e.status();
       for (const PlanAlternative& other : e->alternatives) {
         EXPECT_LE(e->alternatives.front().solution.step_s, other.solution.step_s * (1 + 1e-6)) << other.name;
@@ -62,9 +105,9 @@ TEST(ExplainPlan, SharedPrefixIsCarriedOnce) {
   query.sequences = 16;
   query.context_tokens = 8000;
   query.host_pool_bytes = 1e14;
-  const auto apart = ExplainPlan(MultiHead(), query);
+  const auto apart = ExplainPlan(MultiHeadProfile(), query);
   query.shared_tokens = 8000;
-  const auto shared = ExplainPlan(MultiHead(), query);
+  const auto shared = ExplainPlan(MultiHeadProfile(), query);
   ASSERT_TRUE(apart.ok() && shared.ok());
   const std::string off = "transfer, residency off";
   EXPECT_NEAR(Find(*apart, off).solution.groups[0].carried_kv_tokens,
@@ -74,11 +117,11 @@ TEST(ExplainPlan, SharedPrefixIsCarriedOnce) {
 TEST(ExplainPlan, MemoryTooSmallSaysHowMuchWouldDo) {
   PlanQuery query;
   query.device_memory_bytes = 8e9;
-  const auto weights = ExplainPlan(MultiHead(), query);
+  const auto weights = ExplainPlan(MultiHeadProfile(), query);
   EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(weights.status().message().find("13.5 GiB"), absl::string_view::npos) << weights.status();
   query.stream_weights = true;
-  EXPECT_TRUE(ExplainPlan(MultiHead(), query).ok());
+  EXPECT_TRUE(ExplainPlan(MultiHeadProfile(), query).ok());
 }
 
 TEST(ExplainPlan, NoNumberCrashesIt) {
@@ -87,32 +130,48 @@ TEST(ExplainPlan, NoNumberCrashesIt) {
   for (const double number : numbers) {
     PlanQuery query;
     query.device_memory_bytes = number;
-    (void)ExplainPlan(MultiHead(), query);
+    (void)ExplainPlan(MultiHeadProfile(), query);
     query = PlanQuery{};
     query.host_pool_bytes = number;
-    (void)ExplainPlan(MultiHead(), query);
+    (void)ExplainPlan(MultiHeadProfile(), query);
     query = PlanQuery{};
     query.scratch_bytes = number;
-    (void)ExplainPlan(MultiHead(), query);
+    (void)ExplainPlan(MultiHeadProfile(), query);
   }
   PlanQuery query;
   query.context_tokens = std::numeric_limits<int64_t>::max();
-  EXPECT_FALSE(ExplainPlan(MultiHead(), query).ok());
+  EXPECT_FALSE(ExplainPlan(MultiHeadProfile(), query).ok());
   query.context_tokens = 1000;
   query.shared_tokens = 1001;
-  EXPECT_FALSE(ExplainPlan(MultiHead(), query).ok());
+  EXPECT_FALSE(ExplainPlan(MultiHeadProfile(), query).ok());
   query.shared_tokens = 0;
   query.sequences = 0;
-  EXPECT_FALSE(ExplainPlan(MultiHead(), query).ok());
+  EXPECT_FALSE(ExplainPlan(MultiHeadProfile(), query).ok());
+  query.sequences = 1'000'000;
+  query.context_tokens = 1'000'000'000;
+  EXPECT_EQ(ReasonOf(ExplainPlan(MultiHeadProfile(), query).status()), Reason::kInvalidField)
+      << "too many tokens";
+}
+
+TEST(ExplainPlan, EveryBadNumberIsNamed) {
+  PlanQuery query;
+  query.sequences = -1;
+  query.shared_tokens = 1 << 30;
+  query.scratch_bytes = -5;
+  const auto violations = ViolationsOf(ExplainPlan(MultiHeadProfile(), query).status());
+  ASSERT_EQ(violations.size(), 3U);
+  EXPECT_EQ(violations[0].field, "sequences");
+  EXPECT_EQ(violations[1].field, "shared_tokens");
+  EXPECT_EQ(violations[2].field, "scratch_bytes");
 }
 
 TEST(ExplainPlan, TheTextNamesWhatBinds) {
   PlanQuery query;
   query.sequences = 32;
   query.context_tokens = 8000;
-  const auto e = ExplainPlan(MultiHead(), query);
+  const auto e = ExplainPlan(MultiHeadProfile(), query);
   ASSERT_TRUE(e.ok()) << e.status();
-  const std::string text = FormatExplanation(MultiHead(), *e);
+  const std::string text = FormatExplanation(*e);
   EXPECT_NE(text.find("<- binds"), std::string::npos);
   EXPECT_NE(text.find("transfer, residency off"), std::string::npos) << text;
 }

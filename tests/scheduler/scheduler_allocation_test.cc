@@ -1,5 +1,6 @@
 // Decoding allocates only what the events for the reader need: the ids of a delta, and text that does not fit
 // into a string object.
+#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include "tests/fakes/counted_allocations.h"
 #include "tests/fakes/null_executor.h"
 #include "tests/scheduler/harness.h"
+#include "tests/scheduler/profiles.h"
 
 namespace spillway::scheduler {
 namespace {
@@ -24,9 +26,47 @@ struct CountTokens : Observer {
   int64_t tokens = 0;
 };
 
-TEST(AllocationTest, DecodingAllocatesOnceATokenForItsEvent) {
+// Behind a link, with a batch shape whose plan is known after the first pass.
+class SplittingNullExecutor final : public fakes::NullExecutor {
+ public:
+  using NullExecutor::NullExecutor;
+  bool splits() const override { return true; }
+  exec::BatchShape ShapeOf(exec::Phase phase, absl::Span<const exec::Segment> segments) override {
+    exec::BatchShape shape;
+    shape.phase = phase;
+    shape.sequences = shape.new_tokens = static_cast<int32_t>(segments.size());
+    shape.reads_tokens = shape.host_both_tokens = 100'000;
+    return shape;
+  }
+};
+
+TEST(AllocationTest, APlanThatIsKnownAllocatesNothing) {
+  PlanSolver solver(MultiHeadProfile());
+  PlannerOptions options;
+  options.longest_wait = std::chrono::seconds(20);
+  options.pool_bytes = 1e12;
+  Planner planner(solver, options);
+  exec::BatchShape shape;
+  shape.sequences = shape.new_tokens = 16;
+  shape.reads_tokens = shape.host_both_tokens = 100'000;
+  exec::StepStats stats;
+  stats.lanes[static_cast<size_t>(exec::Lane::kKvLoad)] = {1'000'000, 0, 25'000'000, 1};
+  while (planner.targets().version == 0) planner.PlanFor(shape);  // nothing is being solved from here on
+
+  fakes::CountedAllocations::Reset();
+  exec::SplitPlan plan;
+  for (int i = 0; i < 1000; ++i) {
+    shape.host_both_tokens = 100'000 + i % 100;
+    plan = planner.PlanFor(shape);
+    planner.OnLoad({});
+    planner.OnStep(plan, stats);
+  }
+  EXPECT_EQ(fakes::CountedAllocations::Now().count, 0);
+  EXPECT_NE(plan.solve_id, 0U);
+}
+
+void DecodeAndCount(exec::Executor& executor, Planner* planner) {
   constexpr int32_t kSequences = 16;
-  fakes::NullExecutor executor(/*n_layers=*/4, /*chunk_rows=*/64, kFirstLetter);
   kv::BlockStore blocks(4000);
   CountTokens observer;
   ManualClock clock;
@@ -36,7 +76,8 @@ TEST(AllocationTest, DecodingAllocatesOnceATokenForItsEvent) {
   options.context_tokens = 4096;
   options.max_sequences = kSequences;
   auto scheduler =
-      Scheduler::Create({executor, blocks, geometry, TestTokenizer(), clock, observer}, options).value();
+      Scheduler::Create({executor, blocks, geometry, TestTokenizer(), clock, observer, planner}, options)
+          .value();
   std::vector<std::shared_ptr<TokenStream>> streams;
   for (uint32_t i = 0; i < kSequences; ++i) {
     streams.push_back(std::make_shared<TokenStream>(64, [] {}));
@@ -65,6 +106,21 @@ TEST(AllocationTest, DecodingAllocatesOnceATokenForItsEvent) {
   const double tokens = static_cast<double>(observer.tokens - tokens_before);
   EXPECT_LE(static_cast<double>(allocations) / tokens, 1.5);
   EXPECT_GE(static_cast<double>(allocations) / tokens, 1) << "the count counts";
+}
+
+TEST(AllocationTest, DecodingAllocatesOnceATokenForItsEvent) {
+  fakes::NullExecutor executor(/*n_layers=*/4, /*chunk_rows=*/64, kFirstLetter);
+  DecodeAndCount(executor, nullptr);
+}
+
+TEST(AllocationTest, PlanningEveryStepAllocatesNoMore) {
+  SplittingNullExecutor executor(/*n_layers=*/4, /*chunk_rows=*/64, kFirstLetter);
+  PlanSolver solver(MultiHeadProfile());
+  PlannerOptions options;
+  options.pool_bytes = 1e12;
+  Planner planner(solver, options);
+  DecodeAndCount(executor, &planner);
+  EXPECT_GT(planner.Snapshot().memo_hits, 900U);
 }
 
 }  // namespace

@@ -1,10 +1,15 @@
-// What the scheduler itself costs while sequences decode: over an executor that computes nothing.
+// What the scheduler itself costs while sequences decode, over an executor that computes nothing, and what
+// planning costs.
+#include <algorithm>
 #include <memory>
+#include <random>
+#include <utility>
 #include <vector>
 
 #include "benchmark/benchmark.h"
 #include "tests/fakes/null_executor.h"
 #include "tests/scheduler/harness.h"
+#include "tests/scheduler/profiles.h"
 
 namespace spillway::scheduler {
 namespace {
@@ -79,6 +84,66 @@ BENCHMARK(BM_DecodePass)
     ->Args({64, 30, 4000})
     ->Args({8, 30, 100})
     ->Iterations(3000);
+
+exec::BatchShape RandomDecode(std::mt19937_64& random) {
+  exec::BatchShape shape;
+  shape.sequences = shape.new_tokens = 1 + static_cast<int32_t>(random() % 256);
+  shape.host_both_tokens = 1000 + static_cast<int64_t>(random() % 1'000'000);
+  shape.host_kv_tokens = static_cast<int64_t>(random() % 100'000);
+  shape.resident_x_tokens = static_cast<int64_t>(random() % 100'000);
+  shape.reads_tokens = shape.host_both_tokens + shape.host_kv_tokens + shape.resident_x_tokens;
+  return shape;
+}
+
+void ReportPercentiles(std::vector<double> seconds, benchmark::State& state) {
+  std::sort(seconds.begin(), seconds.end());
+  const auto at = [&seconds](double share) {
+    return 1e6 * seconds[static_cast<size_t>(share * static_cast<double>(seconds.size() - 1))];
+  };
+  state.counters["p50_us"] = at(0.5);
+  state.counters["p99_us"] = at(0.99);
+  state.counters["max_us"] = at(1);
+}
+
+// One solve, inputs made from the profile included: of a carry problem, or a placement problem.
+void BM_Solve(benchmark::State& state) {
+  const profiler::MachineProfile profile = MultiHeadProfile();
+  const bool placement = state.range(0) != 0;
+  std::mt19937_64 random(1);
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    const exec::BatchShape shape = RandomDecode(random);
+    const MonotonicNs begin = Clock::Real().NowNs();
+    SplitInputs inputs = MakeSplitInputs(profile, shape);
+    if (placement) inputs.placement = PlacementBudget{8e9, 1e12};
+    benchmark::DoNotOptimize(SolveSplit(inputs));
+    seconds.push_back(ToSeconds(Clock::Real().NowNs() - begin));
+  }
+  ReportPercentiles(std::move(seconds), state);
+}
+BENCHMARK(BM_Solve)->ArgName("placement")->Arg(0)->Arg(1)->Iterations(20'000);
+
+// What the step thread spends for a plan: of a known bucket, or of one that is solved meanwhile.
+void BM_PlanFor(benchmark::State& state) {
+  const bool known = state.range(0) != 0;
+  PlanSolver solver(MultiHeadProfile());
+  PlannerOptions options;
+  options.pool_bytes = 1e12;
+  Planner planner(solver, options);
+  std::mt19937_64 random(2);
+  exec::BatchShape shape = RandomDecode(random);
+  planner.PlanFor(shape);
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    if (!known) shape = RandomDecode(random);
+    const MonotonicNs begin = Clock::Real().NowNs();
+    benchmark::DoNotOptimize(planner.PlanFor(shape));
+    seconds.push_back(ToSeconds(Clock::Real().NowNs() - begin));
+  }
+  state.counters["late"] = static_cast<double>(planner.Snapshot().timeouts);
+  ReportPercentiles(std::move(seconds), state);
+}
+BENCHMARK(BM_PlanFor)->ArgName("known")->Arg(1)->Arg(0)->Iterations(10'000);
 
 }  // namespace
 }  // namespace spillway::scheduler

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <vector>
@@ -140,6 +142,43 @@ TEST(SplitProblem, TwoGroupsAreNoWorseThanAnySampledSplit) {
       ASSERT_LE(solution->step_s, EvaluateSplit(in, sampled).step_s * (1 + 1e-6)) << i;
     }
   }
+}
+
+TEST(SplitProblem, APlacementIsNoWorseThanAnySampledOne) {
+  std::mt19937_64 random(8);
+  std::uniform_real_distribution<double> unit(0, 1);
+  int compared = 0;
+  for (int i = 0; i < 300; ++i) {
+    SplitInputs in = RandomCarry(random, 1, false);
+    const LayerGroup& g = in.groups[0];
+    const double tokens =
+        g.host_kv_tokens + g.host_x_tokens + g.host_both_tokens + g.resident_kv_tokens + g.resident_x_tokens;
+    const double kv_bytes = g.n_layers * tokens * in.beta_bytes;
+    in.placement = PlacementBudget{kv_bytes * unit(random), kv_bytes * (0.3 + unit(random))};
+    const auto solution = SolveSplit(in);
+    if (solution.status().code() == absl::StatusCode::kFailedPrecondition) continue;
+    ASSERT_TRUE(solution.ok()) << solution.status();
+    for (int j = 0; j < 300; ++j) {
+      // Each token in one place and stored in the form that it needs there.
+      double shares[4], sum = 0;
+      for (double& share : shares) sum += share = unit(random) < 0.3 ? 0 : -std::log(unit(random));
+      if (sum == 0) continue;
+      for (double& share : shares) share *= tokens / sum;
+      GroupSplit s;
+      s.carried_kv_tokens = shares[0];
+      s.carried_x_tokens = shares[1];
+      s.resident_kv_tokens = shares[2];
+      s.resident_x_tokens = shares[3];
+      const double device =
+          g.n_layers * (s.resident_kv_tokens * in.beta_bytes + s.resident_x_tokens * in.chi_bytes);
+      const double host =
+          device + g.n_layers * (s.carried_kv_tokens * in.beta_bytes + s.carried_x_tokens * in.chi_bytes);
+      if (device > in.placement->device_bytes || host > in.placement->host_bytes) continue;
+      ++compared;
+      ASSERT_LE(solution->step_s, EvaluateSplit(in, {s}).step_s * (1 + 1e-6)) << i;
+    }
+  }
+  EXPECT_GT(compared, 5000);
 }
 
 TEST(SplitProblem, SerialClosedFormOfThePaper) {
@@ -282,6 +321,146 @@ TEST(SplitProblem, ExtremeButValidNumbersStillReturn) {
     if (solution.ok()) {
       EXPECT_TRUE(std::isfinite(solution->step_s));
     }
+  }
+}
+
+// Any double at all: its bits are drawn, so that NaNs, infinities, subnormal and huge numbers come up.
+double AnyDouble(std::mt19937_64& random) {
+  const double special[] = {std::nan(""),
+                            std::numeric_limits<double>::infinity(),
+                            -std::numeric_limits<double>::infinity(),
+                            std::numeric_limits<double>::denorm_min(),
+                            std::numeric_limits<double>::min(),
+                            std::numeric_limits<double>::max(),
+                            -std::numeric_limits<double>::denorm_min(),
+                            -0.0,
+                            0.0,
+                            -1.0,
+                            1e-310,
+                            1e12,
+                            1e18};
+  const uint64_t bits = random();
+  if (bits % 3 == 0) return special[(bits >> 8) % std::size(special)];
+  double value;
+  static_assert(sizeof(value) == sizeof(bits));
+  std::memcpy(&value, &bits, sizeof(value));
+  return bits % 3 == 1 ? value : Log(random, 1e-12, 1e12);
+}
+
+TEST(SplitProblem, ArbitraryNumbersAreRefusedOrGiveAFiniteAnswer) {
+  std::mt19937_64 random(99);
+  int solved = 0, refused = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    SplitInputs in = RandomCarry(random, 1 + static_cast<int>(random() % 2), random() % 2 == 0);
+    in.mode = static_cast<SplitMode>(random() % 5);
+    in.fixed_fraction = 0.5;
+    if (random() % 2 == 0) in.placement = PlacementBudget{1e12, 1e15, 1e6, 1e6};
+    std::vector<double*> fields = {&in.fixed_fraction,
+                                   &in.beta_bytes,
+                                   &in.chi_bytes,
+                                   &in.head_s,
+                                   &in.rates.link_in_bytes_per_s,
+                                   &in.rates.link_out_bytes_per_s,
+                                   &in.rates.link_both_bytes_per_s,
+                                   &in.rates.host_memory_bytes_per_s,
+                                   &in.rates.host_attention_bytes_per_s,
+                                   &in.rates.host_attention_fixed_s,
+                                   &in.rates.rebuild.pieces[0].fixed_s,
+                                   &in.rates.rebuild.pieces[0].per_token_s};
+    for (LayerGroup& g : in.groups) {
+      fields.insert(fields.end(),
+                    {&g.resident_kv_tokens, &g.resident_x_tokens, &g.host_kv_tokens, &g.host_x_tokens,
+                     &g.host_both_tokens, &g.linear_s, &g.attention_s, &g.weight_bytes, &g.store_bytes});
+    }
+    if (in.placement.has_value()) {
+      in.placement->resident_fraction = 0.5;
+      fields.insert(fields.end(), {&in.placement->device_bytes, &in.placement->host_bytes,
+                                   &in.placement->device_fixed_bytes, &in.placement->host_fixed_bytes,
+                                   &*in.placement->resident_fraction});
+    }
+    for (uint64_t n = 1 + random() % 3; n > 0; --n) *fields[random() % fields.size()] = AnyDouble(random);
+    const auto solution = SolveSplit(in);
+    if (!solution.ok()) {
+      ++refused;
+      continue;
+    }
+    ++solved;
+    ASSERT_TRUE(ValidateSplitInputs(in).ok()) << i;
+    ASSERT_TRUE(std::isfinite(solution->step_s) && solution->step_s >= 0) << i;
+    for (const GroupSplit& s : solution->groups) {
+      for (const double tokens : {s.carried_kv_tokens, s.carried_x_tokens, s.host_attended_tokens,
+                                  s.resident_kv_tokens, s.resident_x_tokens}) {
+        ASSERT_TRUE(std::isfinite(tokens) && tokens >= 0) << i;
+      }
+    }
+  }
+  EXPECT_GT(solved, 1000);
+  EXPECT_GT(refused, 1000);
+}
+
+TEST(SplitProblem, SubnormalNumbersAreTakenAsNothing) {
+  SplitInputs in = MultiHead(1000, 1e-9);
+  const auto plain = SolveSplit(in);
+  in.groups[0].host_kv_tokens = std::numeric_limits<double>::denorm_min();
+  in.groups[0].linear_s = 1e-310;
+  in.rates.rebuild.pieces.push_back({0, std::numeric_limits<double>::denorm_min()});
+  const auto subnormal = SolveSplit(in);
+  ASSERT_TRUE(plain.ok() && subnormal.ok()) << subnormal.status();
+  EXPECT_DOUBLE_EQ(subnormal->step_s, plain->step_s);
+}
+
+TEST(SplitProblem, WhatIsFixedInMemoryIsNotPlaced) {
+  SplitInputs in = MultiHead(100'000, 1e-12);
+  const double token_bytes = 32 * in.beta_bytes;
+  in.placement = PlacementBudget{50'000 * token_bytes, 1e18, 40'000 * token_bytes, 0};
+  const auto solution = SolveSplit(in);
+  ASSERT_TRUE(solution.ok()) << solution.status();
+  EXPECT_NEAR(solution->groups[0].resident_x_tokens, 20'000, 1);
+  in.placement->device_fixed_bytes = 60'000 * token_bytes;
+  const auto refused = SolveSplit(in);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(refused.status().message().find("29.3 GiB"), absl::string_view::npos) << refused.status();
+}
+
+TEST(SplitProblem, AFixedShareOfResidentTokensIsPlacedAsKv) {
+  SplitInputs in = MultiHead(100'000, 1e-12);
+  in.placement = PlacementBudget{1e15, 1e18};
+  in.placement->resident_fraction = 0.5;
+  const auto solution = SolveSplit(in);
+  ASSERT_TRUE(solution.ok()) << solution.status();
+  EXPECT_NEAR(solution->groups[0].resident_kv_tokens, 50'000, 1);
+  EXPECT_EQ(solution->groups[0].resident_x_tokens, 0);
+}
+
+// The rows again by hand, as the design states them, at the solution of a problem in which all bind.
+TEST(SplitProblem, EveryResourceIsWhatItsRowSays) {
+  std::mt19937_64 random(11);
+  for (int i = 0; i < 500; ++i) {
+    const SplitInputs in = RandomCarry(random, 1, true);
+    const auto solution = SolveSplit(in);
+    ASSERT_TRUE(solution.ok()) << solution.status();
+    const LayerGroup& g = in.groups[0];
+    const GroupSplit& s = solution->groups[0];
+    const double k = s.carried_kv_tokens, x = s.carried_x_tokens, h = s.host_attended_tokens;
+    const double layers = g.n_layers;
+    const double in_bytes = layers * (k * in.beta_bytes + x * in.chi_bytes + g.weight_bytes);
+    const double out_bytes = layers * g.store_bytes;
+    const double rebuild_s = std::max(0.0, in.rates.rebuild.At(x + g.resident_x_tokens));
+    const double expected[] = {
+        in_bytes / in.rates.link_in_bytes_per_s,
+        out_bytes / in.rates.link_out_bytes_per_s,
+        (in_bytes + out_bytes) / in.rates.link_both_bytes_per_s,
+        in.head_s + layers * (g.linear_s + g.attention_s + rebuild_s),
+        layers * (h * in.beta_bytes / in.rates.host_attention_bytes_per_s + in.rates.host_attention_fixed_s),
+        (in_bytes + layers * h * in.beta_bytes) / in.rates.host_memory_bytes_per_s};
+    for (size_t r = 0; r < std::size(expected); ++r) {
+      ASSERT_NEAR(solution->resource_s[r], expected[r], 1e-9 * expected[r]) << r;
+    }
+    ASSERT_EQ(solution->step_s,
+              *std::max_element(std::begin(solution->resource_s), solution->resource_s.end()));
+    ASSERT_GE(x, g.host_x_tokens * (1 - 1e-6));
+    ASSERT_LE(x, (g.host_x_tokens + g.host_both_tokens) * (1 + 1e-6) + 1e-6);
+    ASSERT_LE(k + h, (g.host_kv_tokens + g.host_both_tokens) * (1 + 1e-6) + 1e-6);
   }
 }
 

@@ -1,0 +1,191 @@
+#include "scheduler/plan_explanation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/bytes.h"
+#include "base/reason.h"
+#include "base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "scheduler/plan_inputs.h"
+
+namespace spillway::scheduler {
+namespace {
+
+using exec::BatchShape;
+using exec::SplitMode;
+using profiler::MachineProfile;
+
+// Every number that is out of range, by its name.
+absl::Status CheckQuery(const PlanQuery& q) {
+  std::vector<FieldViolation> violations;
+  const auto in_range = [&violations](double value, double low, double high, const char* field) {
+    if (value >= low && value <= high) return;  // not so for a NaN
+    violations.push_back({field, absl::StrFormat("is %g; it must lie in [%g, %g]", value, low, high)});
+  };
+  in_range(q.sequences, 1, 1e6, "sequences");
+  in_range(static_cast<double>(q.context_tokens), 1, 1e9, "context_tokens");
+  in_range(static_cast<double>(q.shared_tokens), 0, static_cast<double>(q.context_tokens), "shared_tokens");
+  in_range(q.device_memory_bytes, 0, 1e15, "device_memory_bytes");
+  in_range(q.host_pool_bytes, 0, 1e15, "host_pool_bytes");
+  in_range(q.scratch_bytes, 0, 1e15, "scratch_bytes");
+  return violations.empty() ? absl::OkStatus() : MakeFieldError(violations);
+}
+
+// Numbers of bytes may be absurd without being refused; no conversion of them is undefined.
+int64_t Whole(double value) { return static_cast<int64_t>(std::clamp(value, -9e18, 9e18)); }
+
+int64_t DistinctTokens(const PlanQuery& q) {
+  return q.shared_tokens + q.sequences * (q.context_tokens - q.shared_tokens);
+}
+
+// Residency decided by the placement problem under both memories, or nothing resident.
+absl::StatusOr<SplitSolution> Solve(const MachineProfile& profile, const PlanExplanation& e, SplitMode mode,
+                                    bool resident) {
+  const PlanQuery& q = e.query;
+  BatchShape shape;
+  shape.sequences = q.sequences;
+  shape.new_tokens = q.sequences;
+  shape.reads_tokens = q.sequences * q.context_tokens;
+  shape.host_both_tokens = DistinctTokens(q);
+  if (q.stream_weights) {
+    shape.weight_load_bytes = Whole(profile.model.layer_weight_bytes * profile.model.n_layers);
+  }
+  SplitPolicy policy;
+  policy.mode = mode;
+  policy.store_x = profile.model.chi_bytes() < profile.model.beta_bytes();
+  SplitInputs inputs = MakeSplitInputs(profile, shape, policy);
+  inputs.placement = PlacementBudget{resident ? e.residency_bytes : 0, q.host_pool_bytes};
+  if (q.stream_weights) inputs.placement->host_fixed_bytes = profile.model.weight_bytes;
+  absl::StatusOr<SplitSolution> solution = SolveSplit(inputs);
+  if (solution.ok()) return solution;
+  switch (solution.status().code()) {
+    case absl::StatusCode::kFailedPrecondition:
+      return MakeError(Reason::kMemoryTooSmall, solution.status().message());
+    case absl::StatusCode::kInvalidArgument:
+      return MakeFieldError({{"context_tokens", std::string(solution.status().message())}});
+    default:
+      return MakeError(Reason::kInternal, solution.status().message());
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<PlanExplanation> ExplainPlan(const MachineProfile& profile, const PlanQuery& query) {
+  SPILLWAY_RETURN_IF_ERROR(profiler::ValidateProfile(profile));
+  SPILLWAY_RETURN_IF_ERROR(CheckQuery(query));
+  const profiler::ProfiledModel& model = profile.model;
+  PlanExplanation e;
+  e.profile = profile.description;
+  e.model = model.name;
+  e.n_layers = model.n_layers;
+  e.beta_bytes = model.beta_bytes();
+  e.chi_bytes = model.chi_bytes();
+  e.query = query;
+  if (e.query.device_memory_bytes == 0) e.query.device_memory_bytes = profile.device_memory_bytes;
+  if (e.query.host_pool_bytes == 0) e.query.host_pool_bytes = profile.host_memory_bytes;
+  e.weight_bytes = query.stream_weights ? model.weight_bytes - (model.n_layers - 2) * model.layer_weight_bytes
+                                        : model.weight_bytes;
+  e.cache_bytes = static_cast<double>(DistinctTokens(query)) * model.beta_bytes() * model.n_layers;
+  const double fixed_bytes = e.weight_bytes + e.query.scratch_bytes;
+  e.residency_bytes = e.query.device_memory_bytes - fixed_bytes;
+  if (e.residency_bytes < 0) {
+    return MakeError(
+        Reason::kMemoryTooSmall,
+        absl::StrCat("weights and scratch take ", FormatBytes(Whole(fixed_bytes)),
+                     " of device memory, of which there is ", FormatBytes(Whole(e.query.device_memory_bytes)),
+                     query.stream_weights ? "" : "; stream the weights, or use a smaller model"));
+  }
+  const std::pair<SplitMode, const char*> modes[] = {{SplitMode::kAuto, "auto"},
+                                                     {SplitMode::kSerial, "serial"},
+                                                     {SplitMode::kTransfer, "transfer"},
+                                                     {SplitMode::kRebuild, "rebuild"}};
+  for (const bool resident : {true, false}) {
+    for (const auto& [mode, name] : modes) {
+      SPILLWAY_ASSIGN_OR_RETURN(SplitSolution solution, Solve(profile, e, mode, resident));
+      PlanAlternative alternative;
+      alternative.name = absl::StrCat(name, ", residency ", resident ? "auto" : "off");
+      alternative.tokens_per_s = solution.step_s > 0 ? query.sequences / solution.step_s : 0;
+      alternative.solution = std::move(solution);
+      e.alternatives.push_back(std::move(alternative));
+    }
+  }
+  return e;
+}
+
+std::string FormatExplanation(const PlanExplanation& e) {
+  const auto bytes = [](double value) { return FormatBytes(Whole(value)); };
+  const PlanAlternative& best = e.alternatives.front();
+  const GroupSplit& split = best.solution.groups.front();
+  std::string out;
+  absl::StrAppend(&out, "profile   ", e.profile, "\nmodel     ", e.model, ", ", e.n_layers, " layers, beta ",
+                  e.beta_bytes, " B, chi ", e.chi_bytes, " B a token a layer\n");
+  absl::StrAppendFormat(&out, "batch     %d sequences of %d cached tokens (%d shared)\n\n", e.query.sequences,
+                        e.query.context_tokens, e.query.shared_tokens);
+  absl::StrAppendFormat(&out, "device memory  %s: weights %s, scratch %s, cached tokens %s\n",
+                        bytes(e.query.device_memory_bytes), bytes(e.weight_bytes),
+                        bytes(e.query.scratch_bytes), bytes(e.residency_bytes));
+  absl::StrAppendFormat(&out, "K and V of all tokens  %s, host pool %s\n\n", bytes(e.cache_bytes),
+                        bytes(e.query.host_pool_bytes));
+  absl::StrAppendFormat(
+      &out,
+      "tokens a layer  resident as KV %.0f, resident as X %.0f, carried as KV %.0f, carried as X "
+      "%.0f, attended on the host %.0f\n",
+      split.resident_kv_tokens, split.resident_x_tokens, split.carried_kv_tokens, split.carried_x_tokens,
+      split.host_attended_tokens);
+  for (int r = 0; r < exec::kResources; ++r) {
+    const double seconds = best.solution.resource_s[static_cast<size_t>(r)];
+    absl::StrAppendFormat(&out, "  %-16s %10.3f ms%s\n", NameOf(static_cast<exec::Resource>(r)),
+                          seconds * 1e3, r == static_cast<int>(best.solution.binding) ? "  <- binds" : "");
+  }
+  absl::StrAppend(&out, "\n");
+  for (const PlanAlternative& alternative : e.alternatives) {
+    absl::StrAppendFormat(&out, "%-26s %10.3f ms a step %10.1f tokens/s\n", alternative.name,
+                          alternative.solution.step_s * 1e3, alternative.tokens_per_s);
+  }
+  return out;
+}
+
+std::string ExplanationToJson(const PlanExplanation& e) {
+  nlohmann::json out = {{"schema_version", 1},
+                        {"profile", e.profile},
+                        {"model", e.model},
+                        {"n_layers", e.n_layers},
+                        {"beta_bytes", e.beta_bytes},
+                        {"chi_bytes", e.chi_bytes},
+                        {"sequences", e.query.sequences},
+                        {"context_tokens", e.query.context_tokens},
+                        {"shared_tokens", e.query.shared_tokens},
+                        {"device_memory_bytes", e.query.device_memory_bytes},
+                        {"host_pool_bytes", e.query.host_pool_bytes},
+                        {"scratch_bytes", e.query.scratch_bytes},
+                        {"stream_weights", e.query.stream_weights},
+                        {"weight_bytes", e.weight_bytes},
+                        {"cache_bytes", e.cache_bytes},
+                        {"residency_bytes", e.residency_bytes}};
+  for (const PlanAlternative& alternative : e.alternatives) {
+    const SplitSolution& solution = alternative.solution;
+    const GroupSplit& split = solution.groups.front();
+    nlohmann::json resources;
+    for (int r = 0; r < exec::kResources; ++r) {
+      resources[std::string(NameOf(static_cast<exec::Resource>(r)))] =
+          solution.resource_s[static_cast<size_t>(r)];
+    }
+    out["alternatives"].push_back({{"name", alternative.name},
+                                   {"step_s", solution.step_s},
+                                   {"tokens_per_s", alternative.tokens_per_s},
+                                   {"resident_kv_tokens", split.resident_kv_tokens},
+                                   {"resident_x_tokens", split.resident_x_tokens},
+                                   {"carried_kv_tokens", split.carried_kv_tokens},
+                                   {"carried_x_tokens", split.carried_x_tokens},
+                                   {"host_attended_tokens", split.host_attended_tokens},
+                                   {"resource_s", resources},
+                                   {"binds", std::string(NameOf(solution.binding))}});
+  }
+  // Names come from files: what is not UTF-8 in them is replaced, not thrown at.
+  return out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace spillway::scheduler

@@ -1,0 +1,59 @@
+// What a person wants to know of a plan: how a batch would be served on a profiled machine, and in which
+// other ways. Pure functions of their arguments; `spillway plan` and the ExplainPlan call share them.
+#ifndef SPILLWAY_SCHEDULER_PLAN_EXPLANATION_H_
+#define SPILLWAY_SCHEDULER_PLAN_EXPLANATION_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "profiler/machine_profile.h"
+#include "scheduler/split_problem.h"
+
+namespace spillway::scheduler {
+
+// A batch of equal sequences, as a person describes it.
+struct PlanQuery {
+  int32_t sequences = 1;
+  int64_t context_tokens = 4096;   // cached, of each sequence
+  int64_t shared_tokens = 0;       // of them, a prefix that all sequences share
+  double device_memory_bytes = 0;  // 0: the profile's
+  double host_pool_bytes = 0;      // 0: the profile's host memory
+  double scratch_bytes = 1 << 30;  // staging, tails, activations
+  bool stream_weights = false;     // weights are loaded layer by layer in every step
+};
+
+// One way to serve the query.
+struct PlanAlternative {
+  std::string name;  // "auto", "serial", "transfer", "rebuild", each with residency "auto" or "off"
+  SplitSolution solution;
+  double tokens_per_s = 0;
+};
+
+struct PlanExplanation {
+  std::string profile;  // its description
+  std::string model;    // its name
+  int32_t n_layers = 0;
+  double beta_bytes = 0;
+  double chi_bytes = 0;
+  PlanQuery query;                            // with the defaults filled in
+  double weight_bytes = 0;                    // resident on the device; two layers where streamed
+  double cache_bytes = 0;                     // K and V of every distinct token, 16 bit or as profiled
+  double residency_bytes = 0;                 // device memory that is left for cached tokens
+  std::vector<PlanAlternative> alternatives;  // the first is what Spillway would do
+};
+
+// kInvalidField lists every number that is out of range; kMemoryTooSmall says how much would do. Takes about
+// a millisecond at most, whatever the numbers.
+absl::StatusOr<PlanExplanation> ExplainPlan(const profiler::MachineProfile& profile, const PlanQuery& query);
+
+// The explanation as a person reads it: the split, each resource's time, what binds, memory, the
+// alternatives.
+std::string FormatExplanation(const PlanExplanation& explanation);
+// The same and every alternative's split as JSON, with units in the names and a schema_version.
+std::string ExplanationToJson(const PlanExplanation& explanation);
+
+}  // namespace spillway::scheduler
+
+#endif  // SPILLWAY_SCHEDULER_PLAN_EXPLANATION_H_
