@@ -84,6 +84,11 @@ void TokenStream::End(absl::Status status) {
   on_ready_();
 }
 
+bool TokenStream::ended() const {
+  MutexLock lock(mutex_);
+  return ended_;
+}
+
 void TokenStream::SetListener(std::function<void()> listener) {
   MutexLock lock(mutex_);
   listener_ =

@@ -115,6 +115,8 @@ class TokenStream {
   // Sets the flag that the next visit sees.
   void Cancel();
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+  // No more is pushed; what waits is still to be taken.
+  bool ended() const;
 
   // Monotonic count of takes that found events.
   uint64_t takes() const { return takes_.load(std::memory_order_relaxed); }

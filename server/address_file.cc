@@ -12,42 +12,50 @@
 #include "nlohmann/json.hpp"
 
 namespace spillway::server {
+namespace {
 
-bool IsAddressFile(const std::string& path) {
-  const absl::StatusOr<std::string> text = ReadSmallFile(path);
-  if (!text.ok()) return false;
-  const nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+bool IsAddressFile(const std::string& text) {
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   return json.is_object() && json.contains("grpc") && json.contains("metrics") &&
          json.contains("schema_version");
 }
 
-absl::Status CheckAddressFile(const std::string& path) {
-  if (access(path.c_str(), F_OK) != 0 || IsAddressFile(path)) return absl::OkStatus();
-  // As mktemp makes them.
-  if (const absl::StatusOr<std::string> text = ReadSmallFile(path); text.ok() && text->empty())
-    return absl::OkStatus();
+}  // namespace
+
+absl::Status AddressFile::Check() const {
+  if (path_.empty() || access(path_.c_str(), F_OK) != 0) return absl::OkStatus();
+  const absl::StatusOr<std::string> text = ReadSmallFile(path_);
+  if (text.ok() && (text->empty() || IsAddressFile(*text))) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("--address_file=", path, ": exists and is not an address file; name another file"));
+      absl::StrCat("--address_file=", path_, ": exists and is not an address file; name another file"));
 }
 
-void RemoveAddressFile(const std::string& path) {
-  if (IsAddressFile(path)) std::remove(path.c_str());
-}
-
-absl::Status WriteAddressFile(const std::string& path, const std::string& grpc, const std::string& metrics) {
+absl::Status AddressFile::Write(const std::string& grpc, const std::string& metrics) {
+  if (path_.empty()) return absl::OkStatus();
   const nlohmann::json json = {{"grpc", grpc}, {"metrics", metrics}, {"schema_version", 1}};
-  const std::string beside = absl::StrCat(path, ".", getpid());
+  const std::string text = absl::StrCat(json.dump(), "\n");
+  const std::string beside = absl::StrCat(path_, ".", getpid());
+  MutexLock lock(mutex_);
   std::ofstream file(beside);
-  file << json.dump() << "\n";
+  file << text;
   file.close();
-  if (file.fail() || std::rename(beside.c_str(), path.c_str()) != 0) {
+  if (file.fail() || std::rename(beside.c_str(), path_.c_str()) != 0) {
     const absl::Status status = absl::InvalidArgumentError(
-        absl::StrCat("--address_file=", path, ": cannot be written: ", std::strerror(errno),
+        absl::StrCat("--address_file=", path_, ": cannot be written: ", std::strerror(errno),
                      "; name a file in a directory that can be written to"));
     std::remove(beside.c_str());
     return status;
   }
+  written_ = text;
   return absl::OkStatus();
+}
+
+void AddressFile::Remove() {
+  MutexLock lock(mutex_);
+  if (written_.empty()) return;
+  const absl::StatusOr<std::string> text = ReadSmallFile(path_);
+  if (text.ok() && *text == written_) std::remove(path_.c_str());
+  written_.clear();
 }
 
 }  // namespace spillway::server

@@ -3,22 +3,36 @@
 #define SPILLWAY_SERVER_ADDRESS_FILE_H_
 
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "base/mutex.h"
 
 namespace spillway::server {
 
-// The file is one that WriteAddressFile wrote.
-bool IsAddressFile(const std::string& path);
-// InvalidArgument when the path is taken by anything else: nothing of the user's is ever overwritten or
-// removed.
-absl::Status CheckAddressFile(const std::string& path);
-// Removes an address file, and nothing else.
-void RemoveAddressFile(const std::string& path);
+// {"grpc": "127.0.0.1:8090", "metrics": "127.0.0.1:8091", "schema_version": 1}. Nothing of the user's is ever
+// overwritten or removed, and nothing of another daemon's is removed. Thread-safe.
+class AddressFile {
+ public:
+  // An empty path: there is no file, and everything succeeds.
+  explicit AddressFile(std::string path) : path_(std::move(path)) {}
+  ~AddressFile() { Remove(); }
+  AddressFile(const AddressFile&) = delete;
+  AddressFile& operator=(const AddressFile&) = delete;
 
-// {"grpc": "127.0.0.1:8090", "metrics": "127.0.0.1:8091", "schema_version": 1}. Written to a file beside it
-// and renamed, so that a reader sees all of it or nothing.
-absl::Status WriteAddressFile(const std::string& path, const std::string& grpc, const std::string& metrics);
+  // InvalidArgument when the path is taken by anything but an address file or an empty one (as mktemp makes
+  // them).
+  absl::Status Check() const;
+  // Written to a file beside it and renamed, so that a reader sees all of it or nothing.
+  absl::Status Write(const std::string& grpc, const std::string& metrics);
+  // What Write wrote, if it is still there.
+  void Remove();
+
+ private:
+  const std::string path_;
+  Mutex mutex_;
+  std::string written_ ABSL_GUARDED_BY(mutex_);
+};
 
 }  // namespace spillway::server
 

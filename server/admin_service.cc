@@ -1,6 +1,9 @@
 #include "server/admin_service.h"
 
+#include <string>
 #include <utility>
+
+#include "server/message_bytes.h"
 
 namespace spillway::server {
 namespace {
@@ -39,37 +42,43 @@ void Fill(const scheduler::SchedulerSnapshot& now, v1::GetStatusResponse* out) {
 
 }  // namespace
 
-AdminService::AdminService(const ServingState& state, const Clock& clock)
-    : state_(state), clock_(clock), start_ns_(clock.NowNs()) {}
+AdminService::AdminService(const ServingState& state, const Clock& clock, CallWaits& waits)
+    : MessageService(std::string(v1::AdminService::service_full_name())),
+      state_(state),
+      clock_(clock),
+      start_ns_(clock.NowNs()) {
+  AddAnswer("GetStatus", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+    v1::GetStatusRequest request;
+    if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
+    call.Answer(SerializeMessage(GetStatus()));
+  });
+}
 
 void AdminService::SetStatic(StaticStatus status) {
   MutexLock lock(mutex_);
   static_ = std::move(status);
 }
 
-grpc::ServerUnaryReactor* AdminService::GetStatus(grpc::CallbackServerContext* context,
-                                                  const v1::GetStatusRequest* /*request*/,
-                                                  v1::GetStatusResponse* response) {
-  response->set_version(SPILLWAY_VERSION);
-  response->set_state(ToWire(state_.phase()));
-  response->set_uptime_s(ToSeconds(clock_.NowNs() - start_ns_));
+v1::GetStatusResponse AdminService::GetStatus() {
+  v1::GetStatusResponse out;
+  out.set_version(SPILLWAY_VERSION);
+  out.set_state(ToWire(state_.phase()));
+  out.set_uptime_s(ToSeconds(clock_.NowNs() - start_ns_));
   if (const Backend* backend = state_.backend(); backend != nullptr) {
-    response->set_model(backend->model.name());
-    Fill(backend->scheduler.Snapshot(), response);
+    out.set_model(backend->model.name());
+    Fill(backend->scheduler.Snapshot(), &out);
     MutexLock lock(mutex_);
-    response->set_device(static_.device);
-    response->mutable_blocks()->set_block_tokens(static_.geometry.block_tokens);
-    response->mutable_blocks()->set_block_bytes(static_.geometry.block_bytes(kv::Form::kKv));
+    out.set_device(static_.device);
+    out.mutable_blocks()->set_block_tokens(static_.geometry.block_tokens);
+    out.mutable_blocks()->set_block_bytes(static_.geometry.block_bytes(kv::Form::kKv));
     for (const MemoryUse& use : static_.memory) {
-      v1::MemoryUse& row = *response->add_memory();
+      v1::MemoryUse& row = *out.add_memory();
       row.set_place(use.place);
       row.set_use(use.use);
       row.set_bytes(use.bytes);
     }
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return out;
 }
 
 }  // namespace spillway::server

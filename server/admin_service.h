@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "engine/kv/geometry.h"
+#include "server/message_call.h"
 #include "server/serving_state.h"
 #include "spillway/v1/admin.grpc.pb.h"
 
@@ -28,19 +29,17 @@ struct StaticStatus {
   std::vector<MemoryUse> memory;
 };
 
-class AdminService final : public v1::AdminService::CallbackService {
+class AdminService final : public MessageService {
  public:
-  // Both must outlive the service.
-  AdminService(const ServingState& state, const Clock& clock);
+  // All must outlive the service.
+  AdminService(const ServingState& state, const Clock& clock, CallWaits& waits);
 
   // Once, when the model is loaded.
   void SetStatic(StaticStatus status);
 
-  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
-                                      const v1::GetStatusRequest* request,
-                                      v1::GetStatusResponse* response) override;
-
  private:
+  v1::GetStatusResponse GetStatus();
+
   const ServingState& state_;
   const Clock& clock_;
   const MonotonicNs start_ns_;

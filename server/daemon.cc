@@ -19,6 +19,8 @@
 #include "server/grpc_server.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/process_setup.h"
+#include "server/served_model.h"
 #include "server/serving_state.h"
 #include "server/signal_watch.h"
 #include "server/telemetry.h"
@@ -35,9 +37,10 @@ constexpr std::chrono::milliseconds kBeforeStallExit(1000);
 
 class Daemon {
  public:
-  Daemon(const Settings& settings, const Clock& clock)
+  Daemon(const Settings& settings, const Clock& clock, AddressFile& address_file)
       : settings_(settings),
         clock_(clock),
+        address_file_(address_file),
         telemetry_(metrics_),
         text_pool_({.threads = static_cast<int>(settings.tokenizer_threads)}) {}
 
@@ -54,9 +57,12 @@ class Daemon {
   std::map<std::string, HttpServer::Handler> HttpHandlers();
   void LogState() const;
   absl::Status FailEngine();
+  // The step thread hangs: nothing that waits for it can be taken down in order.
+  [[noreturn]] void ExitHung(const std::string& error);
 
   const Settings& settings_;
   const Clock& clock_;
+  AddressFile& address_file_;
   ServingState state_;
   Metrics metrics_;
   Telemetry telemetry_;
@@ -77,19 +83,33 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
                                                "; choose another port, or 0 for a free one"));
   }
   http_ = *std::move(http);
+  const int64_t max_open_files = MaxOpenFiles();
+  const int64_t max_connections = ConnectionLimit(settings_.max_connections, max_open_files);
+  if (max_connections < settings_.max_connections) {
+    Log(LogLevel::kWarning, "the limit of open files leaves fewer connections; raise it (ulimit -n)",
+        {{"max_connections", max_connections}, {"open_files", max_open_files}});
+  }
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
       GrpcServer::Start({.listen = settings_.listen,
                          .context_tokens = context_tokens,
-                         .max_streams_per_connection = settings_.max_streams_per_connection},
+                         .max_streams_per_connection = settings_.max_streams_per_connection,
+                         .max_connections = max_connections,
+                         .network_memory_bytes = settings_.network_memory_bytes,
+                         .receive_timeout = std::chrono::milliseconds(settings_.receive_timeout_ms),
+                         .unread_timeout = std::chrono::milliseconds(settings_.slow_reader_timeout_ms)},
                         {state_, text_pool_, delivery_, metrics_, clock_});
   if (!grpc.ok()) {
     return absl::UnavailableError(
         absl::StrCat("--listen: ", grpc.status().message(), "; choose another port, or 0 for a free one"));
   }
   grpc_ = *std::move(grpc);
+  metrics_.SetNetworkSource([this] {
+    return NetworkCounts{.connections = grpc_->Connections(),
+                         .unfinished_messages = grpc_->waits().receiving.cancelled(),
+                         .unread_answers = grpc_->waits().unread.cancelled()};
+  });
   Log(LogLevel::kInfo, "listening", {{"grpc", grpc_->address()}, {"metrics", http_->address()}});
-  if (settings_.address_file.empty()) return absl::OkStatus();
-  return WriteAddressFile(settings_.address_file, grpc_->address(), http_->address());
+  return address_file_.Write(grpc_->address(), http_->address());
 }
 
 std::map<std::string, HttpServer::Handler> Daemon::HttpHandlers() {
@@ -124,7 +144,9 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
   }
   Log(LogLevel::kInfo, "warming up");
   if (const absl::Status warm = engine_->WarmUp(settings_.stall_timeout_ms); !warm.ok()) {
-    return absl::Status(warm.code(), absl::StrCat(settings_.model, ": the warm-up failed: ", warm.message()));
+    const std::string error = absl::StrCat(settings_.model, ": the warm-up failed: ", warm.message());
+    if (absl::IsDeadlineExceeded(warm)) ExitHung(error);
+    return absl::Status(warm.code(), error);
   }
 
   metrics_.SetModelInfo(model.name(), model.architecture, model.compute_dtype, device.info().kind,
@@ -171,6 +193,12 @@ void Daemon::LogState() const {
        {"preemptions", now.preemptions}});
 }
 
+void Daemon::ExitHung(const std::string& error) {
+  address_file_.Remove();
+  std::fprintf(stderr, "spillwayd: %s\n", error.c_str());
+  _exit(1);
+}
+
 absl::Status Daemon::FailEngine() {
   grpc_->health().SetServing(false);
   state_.Enter(ServerPhase::kFailed);
@@ -189,8 +217,7 @@ absl::Status Daemon::Watch(SignalWatch& signals) {
     Log(LogLevel::kError, "no visit finished within --stall_timeout_ms although there is work: exiting",
         {{"stall_timeout_ms", settings_.stall_timeout_ms}});
     std::this_thread::sleep_for(kBeforeStallExit);
-    // The step thread hangs: nothing that waits for it can be taken down in order.
-    _exit(1);
+    ExitHung("the device hangs; the log has the state");
   }
   return absl::OkStatus();
 }
@@ -209,6 +236,7 @@ void Daemon::Drain() {
 
 void Daemon::Close() {
   grpc_->Shutdown(kLastBytes);
+  metrics_.SetNetworkSource(nullptr);
   grpc_.reset();
   // Probes are answered until the last call has ended.
   http_.reset();
@@ -217,20 +245,22 @@ void Daemon::Close() {
 }  // namespace
 
 absl::Status Serve(const Settings& settings, const DeviceFactory& create_device) {
+  SPILLWAY_RETURN_IF_ERROR(CheckModelNames(settings.served_model_name));
   // The file of an earlier run is replaced once the ports are bound: until then it may be a running daemon's.
-  if (!settings.address_file.empty()) SPILLWAY_RETURN_IF_ERROR(CheckAddressFile(settings.address_file));
-  SignalWatch signals;
+  AddressFile address_file(settings.address_file);
+  SPILLWAY_RETURN_IF_ERROR(address_file.Check());
+  SignalWatch signals([&address_file] { address_file.Remove(); });
   SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings.model));
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
   SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
-  Daemon daemon(settings, Clock::Real());
+  Daemon daemon(settings, Clock::Real(), address_file);
   SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));
   SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device));
   signals.Arm();
   SPILLWAY_RETURN_IF_ERROR(daemon.Watch(signals));
   daemon.Drain();
   daemon.Close();
-  if (!settings.address_file.empty()) RemoveAddressFile(settings.address_file);
+  address_file.Remove();
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();
 }

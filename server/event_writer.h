@@ -46,6 +46,8 @@ void FoldEvent(v1::StreamEvent& event, Response* response) {
   switch (event.event_case()) {
     case v1::StreamEvent::kStarted:
       response->set_model(event.started().model());
+      response->set_seed(event.started().seed());
+      response->set_request_id(event.started().request_id());
       break;
     case v1::StreamEvent::kDelta: {
       v1::Delta& delta = *event.mutable_delta();

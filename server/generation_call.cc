@@ -31,15 +31,20 @@ MonotonicNs DeadlineNs(const grpc::ServerContextBase& context, MonotonicNs now_n
 
 }  // namespace
 
-GenerationCall::GenerationCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read)
-    : parts_(parts),
-      context_(context),
+GenerationCall::GenerationCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
+                               ReadRequest read)
+    : MessageCall(waits, context),
+      parts_(parts),
       read_(std::move(read)),
       arrival_ns_(parts.clock.NowNs()),
       deadline_ns_(DeadlineNs(context, arrival_ns_)) {}
 
-void GenerationCall::Start(const grpc::ByteBuffer& bytes) {
+void GenerationCall::Start() {
   self_ = shared_from_this();
+  Begin();
+}
+
+void GenerationCall::OnMessage(const grpc::ByteBuffer& bytes) {
   const absl::StatusOr<const Backend*> backend = parts_.state.Accepting();
   if (!backend.ok()) {
     Refuse(backend.status());
@@ -80,11 +85,7 @@ void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
   const absl::Status submitted = Submit(*std::move(request));
   if (submitted.ok()) return;
   // The scheduler has counted its refusal.
-  {
-    MutexLock lock(mutex_);
-    answered_ = true;
-  }
-  Answer(WireStatus(submitted));
+  AnswerOnly(submitted);
 }
 
 absl::Status GenerationCall::Submit(scheduler::Request request) {
@@ -108,20 +109,25 @@ absl::Status GenerationCall::Submit(scheduler::Request request) {
 
 void GenerationCall::Refuse(const absl::Status& status) {
   parts_.metrics.OnRejected(ReasonOf(status));
+  AnswerOnly(status);
+}
+
+void GenerationCall::AnswerOnly(const absl::Status& status) {
   {
     MutexLock lock(mutex_);
     answered_ = true;
   }
-  Answer(WireStatus(status));
+  AwaitReader();
+  Finish(WireStatus(status));
 }
 
 grpc::Status GenerationCall::WireStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const int64_t queue_ms = backend_ == nullptr ? 0 : backend_->scheduler.retry_after_ms();
-  return FinishStatus(status, queue_ms, context_);
+  return FinishStatus(status, queue_ms, context());
 }
 
-void GenerationCall::Cancel() {
+void GenerationCall::OnCancel() {
   // gRPC also cancels when the deadline passes. The scheduler sees that by itself, and says so.
   if (deadline_ns_ != 0 && parts_.clock.NowNs() >= deadline_ns_) return;
   std::shared_ptr<scheduler::TokenStream> stream;
@@ -133,7 +139,7 @@ void GenerationCall::Cancel() {
   if (stream != nullptr) stream->Cancel();
 }
 
-void GenerationCall::Done() { const std::shared_ptr<GenerationCall> last = std::move(self_); }
+void GenerationCall::Release() { const std::shared_ptr<GenerationCall> last = std::move(self_); }
 
 // --- StreamCall
 
@@ -161,15 +167,21 @@ StreamCall::Step StreamCall::Next() {
 void StreamCall::Pump() {
   Step step = Step::kNothing;
   absl::Status status;
+  bool last = false;
   {
     MutexLock lock(mutex_);
+    if (answered_) return;
     // What comes meanwhile is seen when the write is done.
-    if (writing_ || answered_) return;
-    step = Next();
-    writing_ = step == Step::kWrite;
-    answered_ = step == Step::kWriteAndAnswer || step == Step::kAnswer;
-    if (answered_) status = std::move(status_);
+    last = writing_ && stream_->ended();
+    if (!writing_) {
+      step = Next();
+      writing_ = step == Step::kWrite;
+      answered_ = step == Step::kWriteAndAnswer || step == Step::kAnswer;
+      if (answered_) status = std::move(status_);
+    }
+    last = last || ended_;
   }
+  if (last) AwaitReader();
   // Only one thread gets here at a time: the one that set writing_ or answered_.
   switch (step) {
     case Step::kNothing:
@@ -224,7 +236,12 @@ void UnaryCall::Pump() {
     if (!answered_) return;
     if (status.ok()) response_ = gatherer_->Serialize();
   }
-  Finish(WireStatus(status));
+  AwaitReader();
+  if (status.ok()) {
+    StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+  } else {
+    Finish(WireStatus(status));
+  }
 }
 
 }  // namespace spillway::server

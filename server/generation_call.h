@@ -2,7 +2,7 @@
 // submission, cancellation, and reading its TokenStream. What streamed and unary calls share is here; how
 // they answer is theirs.
 //
-// Life: a call owns itself from Start until gRPC's OnDone; the text pool and the delivery hold references
+// Life: a call owns itself from its start until gRPC's OnDone; the text pool and the delivery hold references
 // while they work for it, the scheduler's side (TokenStream) knows it weakly. Thread-safe.
 #ifndef SPILLWAY_SERVER_GENERATION_CALL_H_
 #define SPILLWAY_SERVER_GENERATION_CALL_H_
@@ -18,10 +18,10 @@
 #include "base/mutex.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/server_callback.h"
 #include "scheduler/token_stream.h"
 #include "server/delivery.h"
 #include "server/event_writer.h"
+#include "server/message_call.h"
 #include "server/metrics.h"
 #include "server/serving_state.h"
 #include "server/text_pool.h"
@@ -41,24 +41,23 @@ struct CallParts {
 // millisecond); longer ones go to the text pool.
 constexpr size_t kInlineRequestBytes = 2048;
 
-class GenerationCall : public Deliverable, public std::enable_shared_from_this<GenerationCall> {
+class GenerationCall : public MessageCall,
+                       public Deliverable,
+                       public std::enable_shared_from_this<GenerationCall> {
  public:
   // Bytes to a request of the scheduler: the message's type is bound in.
   using ReadRequest =
       std::function<absl::StatusOr<scheduler::Request>(const RequestReader&, const grpc::ByteBuffer&)>;
 
-  // Once, right after creation. `bytes` lives as long as the call. Never blocks.
-  void Start(const grpc::ByteBuffer& bytes);
+  // Once, right after creation, from when on the call owns itself.
+  void Start();
 
  protected:
-  GenerationCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read);
+  // What `parts` refers to, and `waits`, must outlive the call.
+  GenerationCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
+                 ReadRequest read);
 
-  // Sends the status and nothing more. Called at most once, and never with a write in flight.
-  virtual void Answer(const grpc::Status& status) = 0;
-
-  // From gRPC's reactions.
-  void Cancel();
-  void Done();  // the last use of the call, unless somebody else holds it
+  void OnCancel() override;
 
   grpc::Status WireStatus(const absl::Status& status);
 
@@ -69,36 +68,37 @@ class GenerationCall : public Deliverable, public std::enable_shared_from_this<G
   std::optional<EventWriter> event_writer_ ABSL_GUARDED_BY(mutex_);
 
  private:
+  void OnMessage(const grpc::ByteBuffer& bytes) override;
+  void OnNoMessage(const absl::Status& why) override { Refuse(why); }
+  void Release() override;
+
   void Intake(const grpc::ByteBuffer& bytes);
   absl::Status Submit(scheduler::Request request);
   void Refuse(const absl::Status& status);
+  // Before anything of the stream was sent.
+  void AnswerOnly(const absl::Status& status);
 
   const CallParts parts_;
-  grpc::CallbackServerContext& context_;
   const ReadRequest read_;
   const MonotonicNs arrival_ns_;
   const MonotonicNs deadline_ns_;     // 0: none
-  const Backend* backend_ = nullptr;  // set by Start
+  const Backend* backend_ = nullptr;  // set by OnMessage
   std::shared_ptr<GenerationCall> self_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 // Writes every event as it comes; never two writes in flight.
-class StreamCall final : public GenerationCall, public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+class StreamCall final : public GenerationCall {
  public:
-  StreamCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read)
-      : GenerationCall(parts, context, std::move(read)) {}
+  StreamCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context, ReadRequest read)
+      : GenerationCall(parts, waits, context, std::move(read)) {}
 
   void Pump() override;
-
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override { Cancel(); }
-  void OnDone() override { Done(); }
 
  private:
   enum class Step { kNothing, kWrite, kWriteAndAnswer, kAnswer };
 
-  void Answer(const grpc::Status& status) override { Finish(status); }
+  void OnWriteDone(bool ok) override;
   // What to send next; a message goes to message_.
   Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -116,7 +116,7 @@ class StreamCall final : public GenerationCall, public grpc::ServerWriteReactor<
 };
 
 // Gathers all events into one answer.
-class UnaryCall final : public GenerationCall, public grpc::ServerUnaryReactor {
+class UnaryCall final : public GenerationCall {
  public:
   // Folds events into the answer and serialises it in the end; the message's type is bound in.
   class Gatherer {
@@ -126,22 +126,15 @@ class UnaryCall final : public GenerationCall, public grpc::ServerUnaryReactor {
     virtual grpc::ByteBuffer Serialize() const = 0;
   };
 
-  UnaryCall(const CallParts& parts, grpc::CallbackServerContext& context, ReadRequest read,
-            std::unique_ptr<Gatherer> gatherer, grpc::ByteBuffer& response)
-      : GenerationCall(parts, context, std::move(read)),
-        gatherer_(std::move(gatherer)),
-        response_(response) {}
+  UnaryCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context, ReadRequest read,
+            std::unique_ptr<Gatherer> gatherer)
+      : GenerationCall(parts, waits, context, std::move(read)), gatherer_(std::move(gatherer)) {}
 
   void Pump() override;
 
-  void OnCancel() override { Cancel(); }
-  void OnDone() override { Done(); }
-
  private:
-  void Answer(const grpc::Status& status) override { Finish(status); }
-
   const std::unique_ptr<Gatherer> gatherer_;
-  grpc::ByteBuffer& response_;
+  grpc::ByteBuffer response_;  // belongs to whoever set answered_
   std::vector<scheduler::Event> events_ ABSL_GUARDED_BY(mutex_);
   v1::StreamEvent wire_ ABSL_GUARDED_BY(mutex_);
   size_t gathered_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

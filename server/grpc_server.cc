@@ -8,16 +8,20 @@
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "grpc/support/log.h"
+#include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
-#include "grpcpp/server_builder.h"
-#include "server/network_address.h"
 #include "server/self_call.h"
+#include "spillway/v1/inference.grpc.pb.h"
 
 namespace spillway::server {
 namespace {
 
 constexpr int kMinuteMs = 60'000;
+// A connection that has not begun to speak HTTP/2 by then is closed, and one without a call for so long.
+constexpr int kHandshakeTimeoutMs = 20'000;
+constexpr int kIdleConnectionMs = 10 * kMinuteMs;
 
 std::vector<std::string> ServiceNames() {
   return {std::string(v1::InferenceService::service_full_name()),
@@ -43,27 +47,32 @@ void RouteGrpcLog() {
   gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
 }
 
-GrpcServer::GrpcServer(const CallParts& parts)
-    : inference_(parts),
-      admin_(parts.state, parts.clock),
-      health_({std::string(v1::InferenceService::service_full_name())}),
-      reflection_(ServiceNames()),
-      reflection_alpha_(ServiceNames()) {}
+GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
+    : waits_{CallTimeouts(options.receive_timeout), CallTimeouts(options.unread_timeout)},
+      inference_(parts, waits_),
+      admin_(parts.state, parts.clock, waits_),
+      health_({std::string(v1::InferenceService::service_full_name())}, waits_),
+      reflection_(ServiceNames(), waits_.receiving),
+      reflection_alpha_(ServiceNames(), waits_.receiving) {}
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               const CallParts& parts) {
-  auto out = std::unique_ptr<GrpcServer>(new GrpcServer(parts));
+  auto out = std::unique_ptr<GrpcServer>(new GrpcServer(options, parts));
+  SPILLWAY_ASSIGN_OR_RETURN(out->listener_, Listener::Bind(options.listen, options.max_connections));
+  out->address_ = out->listener_->address();
   grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  out->acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
   builder.RegisterService(&out->inference_);
   builder.RegisterService(&out->admin_);
   builder.RegisterService(&out->health_);
   builder.RegisterService(&out->reflection_);
   builder.RegisterService(&out->reflection_alpha_);
   builder.SetMaxReceiveMessageSize(ReceiveLimitBytes(options.context_tokens));
-  // Two daemons on one port would share its connections silently.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.SetResourceQuota(grpc::ResourceQuota().Resize(static_cast<size_t>(options.network_memory_bytes)));
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleConnectionMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
                              static_cast<int>(options.max_streams_per_connection));
   // A prefill may send nothing for long: clients may ping as they like, and vanished ones are found out.
@@ -75,11 +84,15 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kMinuteMs / 3);
 
   out->server_ = builder.BuildAndStart();
-  if (out->server_ == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", options.listen, ": ", WhyNotBound(options.listen)));
+  if (out->server_ == nullptr) {
+    return absl::InternalError(absl::StrCat("gRPC does not start on ", options.listen));
   }
-  out->address_ = WithPort(options.listen, port);
+  out->listener_->Start([&acceptor = *out->acceptor_](int listening, int connected) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.listener_fd = listening;
+    connection.fd = connected;
+    acceptor.HandleNewConnection(&connection);
+  });
   if (options.keep_awake) out->self_call_ = std::make_unique<SelfCall>(out->InProcessChannel());
   return out;
 }
@@ -89,6 +102,7 @@ GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds(0)); }
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   if (server_ == nullptr) return;
   self_call_.reset();
+  listener_->Stop();
   // They would stay until they are cancelled.
   health_.EndWatches();
   server_->Shutdown(std::chrono::system_clock::now() + grace);

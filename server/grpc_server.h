@@ -10,9 +10,12 @@
 
 #include "absl/status/statusor.h"
 #include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
 #include "server/admin_service.h"
 #include "server/health_service.h"
 #include "server/inference_service.h"
+#include "server/listener.h"
+#include "server/message_call.h"
 #include "server/reflection_service.h"
 
 namespace spillway::server {
@@ -27,6 +30,11 @@ struct GrpcServerOptions {
   std::string listen;          // HOST:PORT, port 0 picks one
   int64_t context_tokens = 0;  // bounds the size of a request
   int64_t max_streams_per_connection = 1024;
+  int64_t max_connections = 1024;
+  int64_t network_memory_bytes = int64_t{1} << 30;
+  // A message that has not come whole after so long is given up, and an answer that is not read for so long.
+  std::chrono::milliseconds receive_timeout{60'000};
+  std::chrono::milliseconds unread_timeout{30'000};
   // Sleeping threads of gRPC's callback API answer up to 100 ms late; off only to measure that.
   bool keep_awake = true;
 };
@@ -49,18 +57,25 @@ class GrpcServer {
   const std::string& address() const { return address_; }
   HealthService& health() { return health_; }
   AdminService& admin() { return admin_; }
+  ConnectionCounts Connections() { return listener_->Counts(); }
+  CallWaits& waits() { return waits_; }
   // For tests and benchmarks without a socket.
   std::shared_ptr<grpc::Channel> InProcessChannel();
 
  private:
-  explicit GrpcServer(const CallParts& parts);
+  GrpcServer(const GrpcServerOptions& options, const CallParts& parts);
 
+  // Used by calls until server_ has shut down.
+  CallWaits waits_;
   InferenceService inference_;
   AdminService admin_;
   HealthService health_;
   ReflectionService reflection_;
   ReflectionAlphaService reflection_alpha_;
+  // Goes after the listener, which hands it connections.
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Listener> listener_;
   std::unique_ptr<SelfCall> self_call_;
   std::string address_;
 };

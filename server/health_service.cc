@@ -4,23 +4,68 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/reason.h"
+#include "server/error_status.h"
+#include "server/message_bytes.h"
 
 namespace spillway::server {
 
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
+namespace {
+
+// Each is a call that lasts: they must not add up without bound.
+constexpr size_t kWatchersMax = 10'000;
+constexpr int64_t kRetryWatchMs = 1000;
+
+}  // namespace
+
 // Sends the state now and every change, the latest one where several come during a write. Deletes itself.
-class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
+class HealthService::Watcher final : public MessageCall {
  public:
-  // `known`: whether updates concern it.
-  Watcher(HealthService& service, HealthCheckResponse::ServingStatus status, bool known)
-      : service_(service), known_(known) {
+  Watcher(HealthService& service, CallWaits& waits, grpc::CallbackServerContext& context)
+      : MessageCall(waits, context), service_(service) {}
+
+  // `known`: whether the service that it watches is one of ours, which updates concern.
+  void First(HealthCheckResponse::ServingStatus status, bool known) {
+    known_ = known;
     Set(status);
   }
 
   void Update(HealthCheckResponse::ServingStatus status) {
     if (known_) Set(status);
+  }
+
+  void End() {
+    Step step = Step::kNothing;
+    {
+      MutexLock lock(mutex_);
+      cancelled_ = true;
+      step = Next();
+    }
+    Take(step);
+  }
+
+ private:
+  enum class Step { kNothing, kWrite, kFinish };
+
+  void OnMessage(const grpc::ByteBuffer& bytes) override {
+    HealthCheckRequest request;
+    if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return Refuse(parsed);
+    if (service_.Register(*this, request.service())) return;
+    Refuse(MakeError(Reason::kQueueFull, absl::StrCat("there are ", kWatchersMax, " watches already")));
+  }
+
+  void OnNoMessage(const absl::Status& why) override { Refuse(why); }
+
+  void Refuse(const absl::Status& why) {
+    {
+      MutexLock lock(mutex_);
+      if (std::exchange(finished_, true)) return;
+    }
+    AwaitReader();
+    Finish(FinishStatus(why, kRetryWatchMs, context()));
   }
 
   void Set(HealthCheckResponse::ServingStatus status) {
@@ -46,26 +91,13 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
 
   void OnCancel() override { End(); }
 
-  void End() {
-    Step step = Step::kNothing;
-    {
-      MutexLock lock(mutex_);
-      cancelled_ = true;
-      step = Next();
-    }
-    Take(step);
-  }
-
-  void OnDone() override {
+  void Release() override {
     {
       MutexLock lock(service_.mutex_);
       service_.watchers_.erase(this);
     }
     delete this;
   }
-
- private:
-  enum class Step { kNothing, kWrite, kFinish };
 
   Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (writing_ || finished_) return Step::kNothing;  // a write in flight comes back here
@@ -76,18 +108,22 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
     if (latest_ == sent_) return Step::kNothing;
     sent_ = latest_;
     writing_ = true;
-    message_.set_status(sent_);
+    HealthCheckResponse message;
+    message.set_status(sent_);
+    message_ = SerializeMessage(message);
     return Step::kWrite;
   }
 
   void Take(Step step) {
     if (step == Step::kWrite) StartWrite(&message_);
-    if (step == Step::kFinish) Finish(grpc::Status::CANCELLED);
+    if (step != Step::kFinish) return;
+    AwaitReader();
+    Finish(grpc::Status::CANCELLED);
   }
 
   HealthService& service_;
-  const bool known_;
-  HealthCheckResponse message_;  // belongs to the write in flight
+  bool known_ = false;        // set before the service knows the watcher
+  grpc::ByteBuffer message_;  // belongs to the write in flight
   Mutex mutex_;
   HealthCheckResponse::ServingStatus latest_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
   HealthCheckResponse::ServingStatus sent_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
@@ -96,7 +132,15 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-HealthService::HealthService(std::vector<std::string> names) : names_(std::move(names)) {}
+HealthService::HealthService(std::vector<std::string> names, CallWaits& waits)
+    : MessageService(std::string(grpc::health::v1::Health::service_full_name())), names_(std::move(names)) {
+  AddAnswer("Check", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) { Check(call, bytes); });
+  AddMethod("Watch", [this, &waits](grpc::CallbackServerContext& context) {
+    auto* const watcher = new Watcher(*this, waits, context);
+    watcher->Begin();
+    return watcher;
+  });
+}
 
 bool HealthService::Knows(const std::string& name) const {
   return name.empty() || std::find(names_.begin(), names_.end(), name) != names_.end();
@@ -120,32 +164,30 @@ void HealthService::EndWatches() {
   for (Watcher* watcher : watchers_) watcher->End();
 }
 
-grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,
-                                               const HealthCheckRequest* request,
-                                               HealthCheckResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (!Knows(request->service())) {
-    reactor->Finish(
-        {grpc::StatusCode::NOT_FOUND, absl::StrCat("no service \"", request->service(), "\" here")});
-    return reactor;
+void HealthService::Check(AnswerCall& call, const grpc::ByteBuffer& bytes) {
+  HealthCheckRequest request;
+  if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
+  if (!Knows(request.service())) {
+    return call.Refuse(
+        {grpc::StatusCode::NOT_FOUND, absl::StrCat("no service \"", request.service(), "\" here")});
   }
+  HealthCheckResponse response;
   {
     MutexLock lock(mutex_);
-    response->set_status(StatusLocked());
+    response.set_status(StatusLocked());
   }
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  call.Answer(SerializeMessage(response));
 }
 
-grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(grpc::CallbackServerContext* /*context*/,
-                                                                    const HealthCheckRequest* request) {
+bool HealthService::Register(Watcher& watcher, const std::string& name) {
   // An unknown service is watched too, as the protocol wants it: its state never changes here.
-  const bool known = Knows(request->service());
+  const bool known = Knows(name);
   MutexLock lock(mutex_);
-  auto* watcher = new Watcher(*this, known ? StatusLocked() : HealthCheckResponse::SERVICE_UNKNOWN, known);
-  watchers_.insert(watcher);
-  if (ended_) watcher->End();
-  return watcher;
+  if (watchers_.size() >= kWatchersMax) return false;
+  watchers_.insert(&watcher);
+  watcher.First(known ? StatusLocked() : HealthCheckResponse::SERVICE_UNKNOWN, known);
+  if (ended_) watcher.End();
+  return true;
 }
 
 }  // namespace spillway::server

@@ -11,13 +11,14 @@
 
 #include "base/mutex.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/message_call.h"
 
 namespace spillway::server {
 
-class HealthService final : public grpc::health::v1::Health::CallbackService {
+class HealthService final : public MessageService {
  public:
-  // NOT_SERVING until told otherwise.
-  explicit HealthService(std::vector<std::string> names);
+  // NOT_SERVING until told otherwise. `waits` must outlive the service.
+  HealthService(std::vector<std::string> names, CallWaits& waits);
 
   // One state for all names; watchers hear of a change.
   void SetServing(bool serving);
@@ -25,15 +26,12 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   // Before shutdown: ends every watch, present and future.
   void EndWatches();
 
-  grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,
-                                  const grpc::health::v1::HealthCheckRequest* request,
-                                  grpc::health::v1::HealthCheckResponse* response) override;
-  grpc::ServerWriteReactor<grpc::health::v1::HealthCheckResponse>* Watch(
-      grpc::CallbackServerContext* context, const grpc::health::v1::HealthCheckRequest* request) override;
-
  private:
   class Watcher;
 
+  void Check(AnswerCall& call, const grpc::ByteBuffer& bytes);
+  // Called when its message is here; false, and nothing more, where too many watch.
+  bool Register(Watcher& watcher, const std::string& name);
   bool Knows(const std::string& name) const;
   grpc::health::v1::HealthCheckResponse::ServingStatus StatusLocked() const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -1,11 +1,13 @@
 #include "server/inference_service.h"
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "server/error_status.h"
 #include "server/message_bytes.h"
+#include "spillway/v1/inference.grpc.pb.h"
 
 namespace spillway::server {
 namespace {
@@ -28,117 +30,76 @@ class GathererOf final : public UnaryCall::Gatherer {
   Response response_;
 };
 
-template <typename Request, typename Response>
-grpc::ServerUnaryReactor* StartUnary(const CallParts& parts, grpc::CallbackServerContext* context,
-                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  auto call = std::make_shared<UnaryCall>(parts, *context, &ReadAs<Request>,
-                                          std::make_unique<GathererOf<Response>>(), *response);
-  call->Start(*request);  // from here on the call owns itself
-  return call.get();
+// Parses `Request`, reads it and serialises what comes out.
+template <typename Request, typename Answer>
+auto Answering(Answer answer) {
+  return [answer](const Backend& backend, const grpc::ByteBuffer& bytes) -> absl::StatusOr<grpc::ByteBuffer> {
+    Request request;
+    SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+    SPILLWAY_ASSIGN_OR_RETURN(const auto response, answer(backend, request));
+    return SerializeMessage(response);
+  };
 }
 
-template <typename Request>
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartStream(const CallParts& parts,
-                                                        grpc::CallbackServerContext* context,
-                                                        const grpc::ByteBuffer* request) {
-  auto call = std::make_shared<StreamCall>(parts, *context, &ReadAs<Request>);
-  call->Start(*request);
-  return call.get();
+absl::StatusOr<v1::ListModelsResponse> ListModels(const Backend& backend,
+                                                  const v1::ListModelsRequest& /*in*/) {
+  v1::ListModelsResponse out;
+  *out.add_models() = backend.model.ToProto();
+  return out;
+}
+
+absl::StatusOr<v1::GetModelResponse> GetModel(const Backend& backend, const v1::GetModelRequest& in) {
+  SPILLWAY_RETURN_IF_ERROR(backend.reader.CheckModel(in.model()));
+  v1::GetModelResponse out;
+  *out.mutable_model() = backend.model.ToProto();
+  return out;
 }
 
 }  // namespace
 
-grpc::ServerUnaryReactor* InferenceService::Complete(Context* context, const Bytes* request,
-                                                     Bytes* response) {
-  return StartUnary<v1::CompleteRequest, v1::CompleteResponse>(parts_, context, request, response);
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::StreamComplete(Context* context,
-                                                                             const Bytes* request) {
-  return StartStream<v1::CompleteRequest>(parts_, context, request);
-}
-
-grpc::ServerUnaryReactor* InferenceService::Chat(Context* context, const Bytes* request, Bytes* response) {
-  return StartUnary<v1::ChatRequest, v1::ChatResponse>(parts_, context, request, response);
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::StreamChat(Context* context,
-                                                                         const Bytes* request) {
-  return StartStream<v1::ChatRequest>(parts_, context, request);
-}
-
-grpc::ServerUnaryReactor* InferenceService::Tokenize(Context* context, const Bytes* request,
-                                                     Bytes* response) {
-  return Serve(
-      context, request, response, [](const Backend& backend, const Bytes& bytes) -> absl::StatusOr<Bytes> {
-        v1::TokenizeRequest message;
-        SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &message));
-        SPILLWAY_ASSIGN_OR_RETURN(const v1::TokenizeResponse answer, backend.reader.Tokenize(message));
-        return SerializeMessage(answer);
-      });
-}
-
-grpc::ServerUnaryReactor* InferenceService::Detokenize(Context* context, const Bytes* request,
-                                                       Bytes* response) {
-  return Serve(
-      context, request, response, [](const Backend& backend, const Bytes& bytes) -> absl::StatusOr<Bytes> {
-        v1::DetokenizeRequest message;
-        SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &message));
-        SPILLWAY_ASSIGN_OR_RETURN(const v1::DetokenizeResponse answer, backend.reader.Detokenize(message));
-        return SerializeMessage(answer);
-      });
-}
-
-grpc::ServerUnaryReactor* InferenceService::ListModels(Context* context, const Bytes* request,
-                                                       Bytes* response) {
-  return Serve(context, request, response,
-               [](const Backend& backend, const Bytes& bytes) -> absl::StatusOr<Bytes> {
-                 v1::ListModelsRequest message;
-                 SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &message));
-                 v1::ListModelsResponse answer;
-                 *answer.add_models() = backend.model.ToProto();
-                 return SerializeMessage(answer);
-               });
-}
-
-grpc::ServerUnaryReactor* InferenceService::GetModel(Context* context, const Bytes* request,
-                                                     Bytes* response) {
-  return Serve(context, request, response,
-               [](const Backend& backend, const Bytes& bytes) -> absl::StatusOr<Bytes> {
-                 v1::GetModelRequest message;
-                 SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &message));
-                 SPILLWAY_RETURN_IF_ERROR(backend.reader.CheckModel(message.model()));
-                 v1::GetModelResponse answer;
-                 *answer.mutable_model() = backend.model.ToProto();
-                 return SerializeMessage(answer);
-               });
-}
-
-grpc::ServerUnaryReactor* InferenceService::Serve(Context* context, const Bytes* request, Bytes* response,
-                                                  Answer answer) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const auto finish = [context, reactor](const absl::Status& status) {
-    reactor->Finish(FinishStatus(status, 0, *context));
+InferenceService::InferenceService(const CallParts& parts, CallWaits& waits)
+    : MessageService(std::string(v1::InferenceService::service_full_name())), parts_(parts) {
+  const auto start = [](auto call) {
+    call->Start();  // from here on the call owns itself
+    return call.get();
   };
-  const absl::StatusOr<const Backend*> backend = parts_.state.Loaded();
-  if (!backend.ok()) {
-    finish(backend.status());
-    return reactor;
-  }
-  // Context, request and response live until the call is finished.
-  auto work = [backend = *backend, request, response, answer = std::move(answer), finish] {
-    absl::StatusOr<Bytes> bytes = answer(*backend, *request);
-    if (bytes.ok()) *response = *std::move(bytes);
-    finish(bytes.status());
-  };
-  if (request->Length() <= kInlineRequestBytes) {
-    work();
-    return reactor;
-  }
-  const absl::Status submitted =
-      parts_.text_pool.Submit(static_cast<int64_t>(request->Length()), std::move(work));
-  if (!submitted.ok()) finish(submitted);
-  return reactor;
+  AddMethod("Complete", [this, &waits, start](grpc::CallbackServerContext& context) {
+    return start(std::make_shared<UnaryCall>(parts_, waits, context, &ReadAs<v1::CompleteRequest>,
+                                             std::make_unique<GathererOf<v1::CompleteResponse>>()));
+  });
+  AddMethod("StreamComplete", [this, &waits, start](grpc::CallbackServerContext& context) {
+    return start(std::make_shared<StreamCall>(parts_, waits, context, &ReadAs<v1::CompleteRequest>));
+  });
+  AddMethod("Chat", [this, &waits, start](grpc::CallbackServerContext& context) {
+    return start(std::make_shared<UnaryCall>(parts_, waits, context, &ReadAs<v1::ChatRequest>,
+                                             std::make_unique<GathererOf<v1::ChatResponse>>()));
+  });
+  AddMethod("StreamChat", [this, &waits, start](grpc::CallbackServerContext& context) {
+    return start(std::make_shared<StreamCall>(parts_, waits, context, &ReadAs<v1::ChatRequest>));
+  });
+  AddRead("Tokenize", waits,
+          Answering<v1::TokenizeRequest>([](const Backend& backend, const v1::TokenizeRequest& in) {
+            return backend.reader.Tokenize(in);
+          }));
+  AddRead("Detokenize", waits,
+          Answering<v1::DetokenizeRequest>([](const Backend& backend, const v1::DetokenizeRequest& in) {
+            return backend.reader.Detokenize(in);
+          }));
+  AddRead("ListModels", waits, Answering<v1::ListModelsRequest>(&ListModels));
+  AddRead("GetModel", waits, Answering<v1::GetModelRequest>(&GetModel));
+}
+
+void InferenceService::AddRead(const std::string& method, CallWaits& waits, Read read) {
+  AddAnswer(method, waits, [this, read = std::move(read)](AnswerCall& call, const grpc::ByteBuffer& request) {
+    const absl::StatusOr<const Backend*> backend = parts_.state.Loaded();
+    if (!backend.ok()) return call.Answer(backend.status());
+    // The request lives until the call is answered.
+    auto work = [&call, &request, &read, backend = *backend] { call.Answer(read(*backend, request)); };
+    if (request.Length() <= kInlineRequestBytes) return work();
+    const absl::Status submitted =
+        parts_.text_pool.Submit(static_cast<int64_t>(request.Length()), std::move(work));
+    if (!submitted.ok()) call.Answer(submitted);
+  });
 }
 
 }  // namespace spillway::server

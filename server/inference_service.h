@@ -4,49 +4,26 @@
 #define SPILLWAY_SERVER_INFERENCE_SERVICE_H_
 
 #include <functional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "server/generation_call.h"
-#include "spillway/v1/inference.grpc.pb.h"
+#include "server/message_call.h"
 
 namespace spillway::server {
 
-namespace internal {
-
-using Inference = v1::InferenceService;
-
-// All methods, over bytes.
-using RawInferenceService = Inference::WithRawCallbackMethod_Complete<
-    Inference::WithRawCallbackMethod_StreamComplete<Inference::WithRawCallbackMethod_Chat<
-        Inference::WithRawCallbackMethod_StreamChat<Inference::WithRawCallbackMethod_Tokenize<
-            Inference::WithRawCallbackMethod_Detokenize<Inference::WithRawCallbackMethod_ListModels<
-                Inference::WithRawCallbackMethod_GetModel<Inference::Service>>>>>>>>;
-
-}  // namespace internal
-
-class InferenceService final : public internal::RawInferenceService {
+class InferenceService final : public MessageService {
  public:
-  // What `parts` refers to must outlive the service.
-  explicit InferenceService(const CallParts& parts) : parts_(parts) {}
-
-  using Context = grpc::CallbackServerContext;
-  using Bytes = grpc::ByteBuffer;
-
-  grpc::ServerUnaryReactor* Complete(Context* context, const Bytes* request, Bytes* response) override;
-  grpc::ServerWriteReactor<Bytes>* StreamComplete(Context* context, const Bytes* request) override;
-  grpc::ServerUnaryReactor* Chat(Context* context, const Bytes* request, Bytes* response) override;
-  grpc::ServerWriteReactor<Bytes>* StreamChat(Context* context, const Bytes* request) override;
-  grpc::ServerUnaryReactor* Tokenize(Context* context, const Bytes* request, Bytes* response) override;
-  grpc::ServerUnaryReactor* Detokenize(Context* context, const Bytes* request, Bytes* response) override;
-  grpc::ServerUnaryReactor* ListModels(Context* context, const Bytes* request, Bytes* response) override;
-  grpc::ServerUnaryReactor* GetModel(Context* context, const Bytes* request, Bytes* response) override;
+  // What `parts` refers to, and `waits`, must outlive the service.
+  InferenceService(const CallParts& parts, CallWaits& waits);
 
  private:
   // From a call's bytes to its answer's.
-  using Answer = std::function<absl::StatusOr<Bytes>(const Backend&, const Bytes&)>;
+  using Read = std::function<absl::StatusOr<grpc::ByteBuffer>(const Backend&, const grpc::ByteBuffer&)>;
 
-  // Answers on this thread, or from the text pool where the request is long.
-  grpc::ServerUnaryReactor* Serve(Context* context, const Bytes* request, Bytes* response, Answer answer);
+  // A method that is answered on the thread that brought its message, or from the text pool where that is
+  // long.
+  void AddRead(const std::string& method, CallWaits& waits, Read read);
 
   const CallParts parts_;
 };

@@ -67,6 +67,11 @@ struct Metrics::Impl {
       ended[finish] = &CounterOf(MetricId::kRequestsFinished,
                                  {{"code", "OK"}, {"reason", std::string(FinishName(reason))}});
     }
+    // In the order of ConnectionRefusal.
+    const std::vector<std::string>& refusals = InfoOf(MetricId::kConnectionsRefused).labels[0].values;
+    for (size_t why = 0; why < kConnectionRefusals; ++why) {
+      refused[why] = &CounterOf(MetricId::kConnectionsRefused, {{"reason", refusals[why]}});
+    }
     for (const exec::Phase phase : {exec::Phase::kDecode, exec::Phase::kPrefill}) {
       const std::string name = phase == exec::Phase::kDecode ? "decode" : "prefill";
       step_time[static_cast<size_t>(phase)] = &HistogramOf(MetricId::kStepTime, {{"phase", name}});
@@ -147,6 +152,16 @@ struct Metrics::Impl {
     Follow(*plain_counters[Index(MetricId::kVisits)], static_cast<double>(now.visits));
   }
 
+  void CollectNetwork(const NetworkCounts& now) {
+    Set(MetricId::kConnections, static_cast<double>(now.connections.open));
+    for (size_t why = 0; why < kConnectionRefusals; ++why) {
+      Follow(*refused[why], static_cast<double>(now.connections.refused[why]));
+    }
+    Follow(*plain_counters[Index(MetricId::kUnfinishedMessages)],
+           static_cast<double>(now.unfinished_messages));
+    Follow(*plain_counters[Index(MetricId::kUnreadAnswers)], static_cast<double>(now.unread_answers));
+  }
+
   void CollectProcess() {
     const ProcessStats now = ReadProcessStats();
     if (now.cpu_seconds >= 0) Follow(*plain_counters[Index(MetricId::kProcessCpu)], now.cpu_seconds);
@@ -168,12 +183,14 @@ struct Metrics::Impl {
   std::array<Counter*, kReasons> rejected{};
   std::array<Counter*, kReasons> failed{};
   std::array<Counter*, kFinishReasons> ended{};
+  std::array<Counter*, kConnectionRefusals> refused{};
   std::array<Histogram*, 2> step_time{};
   std::array<Counter*, 2> step_tokens{};
 
   Mutex mutex;  // one scrape at a time
   std::function<scheduler::SchedulerSnapshot()> snapshot ABSL_GUARDED_BY(mutex);
   std::function<bool()> ready ABSL_GUARDED_BY(mutex);
+  std::function<NetworkCounts()> network ABSL_GUARDED_BY(mutex);
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
@@ -200,6 +217,11 @@ void Metrics::SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot,
   MutexLock lock(impl_->mutex);
   impl_->snapshot = std::move(snapshot);
   impl_->ready = std::move(ready);
+}
+
+void Metrics::SetNetworkSource(std::function<NetworkCounts()> network) {
+  MutexLock lock(impl_->mutex);
+  impl_->network = std::move(network);
 }
 
 void Metrics::OnStep(const exec::StepStats& stats) {
@@ -246,6 +268,7 @@ std::string Metrics::Scrape() {
   MutexLock lock(impl_->mutex);
   if (impl_->snapshot != nullptr) impl_->CollectScheduler(impl_->snapshot());
   impl_->Set(MetricId::kReady, impl_->ready != nullptr && impl_->ready() ? 1 : 0);
+  if (impl_->network != nullptr) impl_->CollectNetwork(impl_->network());
   impl_->CollectProcess();
   std::ostringstream out;
   prometheus::TextSerializer().Serialize(out, impl_->registry.Collect());

@@ -17,8 +17,15 @@
 #include "absl/strings/string_view.h"
 #include "base/reason.h"
 #include "scheduler/scheduler.h"
+#include "server/listener.h"
 
 namespace spillway::server {
+
+struct NetworkCounts {
+  ConnectionCounts connections;
+  int64_t unfinished_messages = 0;
+  int64_t unread_answers = 0;
+};
 
 class Metrics : public scheduler::Observer {
  public:
@@ -34,6 +41,8 @@ class Metrics : public scheduler::Observer {
   void SetMemory(absl::string_view place, absl::string_view use, int64_t bytes);
   // Asked at every scrape until replaced; empty while there is no scheduler.
   void SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot, std::function<bool()> ready);
+  // Likewise; empty while there is no port.
+  void SetNetworkSource(std::function<NetworkCounts()> network);
 
   // --- scheduler::Observer. OnRejected also hears of what the services refuse.
   void OnStep(const exec::StepStats& stats) override;

@@ -1,6 +1,5 @@
 #include "server/network_address.h"
 
-#include <netdb.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,33 +11,18 @@
 #include "absl/strings/strip.h"
 
 namespace spillway::server {
-namespace {
 
-// What getaddrinfo finds for HOST:PORT.
-class AddressList {
- public:
-  AddressList(absl::string_view address, int flags) {
-    const HostPort parts = SplitHostPort(address);
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = flags;
-    error_ = getaddrinfo(parts.host.c_str(), parts.port.c_str(), &hints, &first_);
-  }
-  ~AddressList() {
-    if (error_ == 0) freeaddrinfo(first_);
-  }
-  AddressList(const AddressList&) = delete;
-  AddressList& operator=(const AddressList&) = delete;
+AddressList::AddressList(absl::string_view address, int flags) {
+  const HostPort parts = SplitHostPort(address);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = flags;
+  error_ = getaddrinfo(parts.host.c_str(), parts.port.c_str(), &hints, &first_);
+}
 
-  int error() const { return error_; }  // 0, or for gai_strerror
-  const addrinfo* first() const { return error_ == 0 ? first_ : nullptr; }
-
- private:
-  addrinfo* first_ = nullptr;
-  int error_ = 0;
-};
-
-}  // namespace
+AddressList::~AddressList() {
+  if (error_ == 0) freeaddrinfo(first_);
+}
 
 HostPort SplitHostPort(absl::string_view address) {
   const size_t colon = address.rfind(':');

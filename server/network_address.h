@@ -1,6 +1,8 @@
-// HOST:PORT, and why one cannot be listened on. Free functions.
+// HOST:PORT: its parts, its addresses, and why it cannot be listened on.
 #ifndef SPILLWAY_SERVER_NETWORK_ADDRESS_H_
 #define SPILLWAY_SERVER_NETWORK_ADDRESS_H_
+
+#include <netdb.h>
 
 #include <string>
 
@@ -17,6 +19,22 @@ struct HostPort {
 HostPort SplitHostPort(absl::string_view address);
 // `address` with its port replaced by the one that was bound.
 std::string WithPort(absl::string_view address, int port);
+
+// What getaddrinfo finds for HOST:PORT.
+class AddressList {
+ public:
+  AddressList(absl::string_view address, int flags);
+  ~AddressList();
+  AddressList(const AddressList&) = delete;
+  AddressList& operator=(const AddressList&) = delete;
+
+  int error() const { return error_; }  // 0, or for gai_strerror
+  addrinfo* first() const { return error_ == 0 ? first_ : nullptr; }
+
+ private:
+  addrinfo* first_ = nullptr;
+  int error_ = 0;
+};
 
 // Connects and closes again; whether it worked does not matter.
 void Connect(absl::string_view address);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/check.h"
 
 namespace spillway::server {
@@ -172,7 +173,9 @@ void ReadOptions(const v1::GenerationOptions& options, const ServedModel& model,
     violations->Add("options.request_id",
                     absl::StrCat(options.request_id().size(), " bytes, at most ", kMaxRequestIdBytes));
   }
-  request->label = options.request_id();
+  // Every request has a name in the log.
+  request->label =
+      options.request_id().empty() ? absl::StrFormat("%016x", RandomSeed()) : options.request_id();
 }
 
 void SettleMaxTokens(const v1::GenerationOptions& options, const ServedModel& model,

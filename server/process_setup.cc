@@ -4,14 +4,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
-
-#include "base/log.h"
+#include <limits>
 
 namespace spillway::server {
 namespace {
-
-constexpr rlim_t kFewFiles = 4096;
 
 // Only what is allowed in a signal handler.
 void OnBusError(int /*signal*/) {
@@ -29,10 +27,14 @@ void RaiseOpenFileLimit() {
   rlimit files{};
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
   files.rlim_cur = files.rlim_max;
-  if (setrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur >= kFewFiles) return;
-  Log(LogLevel::kWarning,
-      "few files may be open at once, and every connection is one; raise the limit (ulimit -n)",
-      {{"limit", static_cast<int64_t>(files.rlim_cur)}});
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
+int64_t MaxOpenFiles() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return 1024;
+  // Not infinite in practice, but the type could hold that.
+  return static_cast<int64_t>(std::min<rlim_t>(files.rlim_cur, std::numeric_limits<int32_t>::max()));
 }
 
 void ExplainBusErrors() {

@@ -100,12 +100,15 @@ void Answer(const Request& request, const std::vector<std::string>& services, Re
 template <typename Request, typename Response>
 class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
  public:
-  // `services` outlives the call.
-  explicit Reactor(const std::vector<std::string>& services) : services_(services) {
-    this->StartRead(&request_);
+  // `services` and `receiving` outlive the call.
+  Reactor(const std::vector<std::string>& services, CallTimeouts& receiving,
+          grpc::CallbackServerContext& context)
+      : services_(services), receiving_(receiving), context_(context) {
+    ReadNext();
   }
 
   void OnReadDone(bool ok) override {
+    receiving_.End(ticket_);
     if (!ok) {  // the client has asked all that it wanted
       this->Finish(grpc::Status::OK);
       return;
@@ -116,7 +119,7 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
 
   void OnWriteDone(bool ok) override {
     if (ok) {
-      this->StartRead(&request_);
+      ReadNext();
     } else {
       this->Finish(grpc::Status::CANCELLED);
     }
@@ -125,7 +128,15 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
   void OnDone() override { delete this; }
 
  private:
+  void ReadNext() {
+    ticket_ = receiving_.Begin(context_.c_call());
+    this->StartRead(&request_);
+  }
+
   const std::vector<std::string>& services_;
+  CallTimeouts& receiving_;
+  grpc::CallbackServerContext& context_;
+  CallTimeouts::Ticket ticket_ = 0;  // of the read in flight
   Request request_;
   Response response_;
 };
@@ -134,16 +145,16 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
 
 grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,
                         grpc::reflection::v1::ServerReflectionResponse>*
-ReflectionService::ServerReflectionInfo(grpc::CallbackServerContext* /*context*/) {
+ReflectionService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
   return new Reactor<grpc::reflection::v1::ServerReflectionRequest,
-                     grpc::reflection::v1::ServerReflectionResponse>(services_);
+                     grpc::reflection::v1::ServerReflectionResponse>(services_, receiving_, *context);
 }
 
 grpc::ServerBidiReactor<grpc::reflection::v1alpha::ServerReflectionRequest,
                         grpc::reflection::v1alpha::ServerReflectionResponse>*
-ReflectionAlphaService::ServerReflectionInfo(grpc::CallbackServerContext* /*context*/) {
+ReflectionAlphaService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
   return new Reactor<grpc::reflection::v1alpha::ServerReflectionRequest,
-                     grpc::reflection::v1alpha::ServerReflectionResponse>(services_);
+                     grpc::reflection::v1alpha::ServerReflectionResponse>(services_, receiving_, *context);
 }
 
 }  // namespace spillway::server

@@ -8,13 +8,16 @@
 
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "server/call_timeouts.h"
 
 namespace spillway::server {
 
 class ReflectionService final : public grpc::reflection::v1::ServerReflection::CallbackService {
  public:
-  // Full names of what the daemon serves.
-  explicit ReflectionService(std::vector<std::string> services) : services_(std::move(services)) {}
+  // Full names of what the daemon serves. `receiving` bounds the time between two questions; it must outlive
+  // the service.
+  ReflectionService(std::vector<std::string> services, CallTimeouts& receiving)
+      : services_(std::move(services)), receiving_(receiving) {}
 
   grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,
                           grpc::reflection::v1::ServerReflectionResponse>*
@@ -22,11 +25,13 @@ class ReflectionService final : public grpc::reflection::v1::ServerReflection::C
 
  private:
   const std::vector<std::string> services_;
+  CallTimeouts& receiving_;
 };
 
 class ReflectionAlphaService final : public grpc::reflection::v1alpha::ServerReflection::CallbackService {
  public:
-  explicit ReflectionAlphaService(std::vector<std::string> services) : services_(std::move(services)) {}
+  ReflectionAlphaService(std::vector<std::string> services, CallTimeouts& receiving)
+      : services_(std::move(services)), receiving_(receiving) {}
 
   grpc::ServerBidiReactor<grpc::reflection::v1alpha::ServerReflectionRequest,
                           grpc::reflection::v1alpha::ServerReflectionResponse>*
@@ -34,6 +39,7 @@ class ReflectionAlphaService final : public grpc::reflection::v1alpha::ServerRef
 
  private:
   const std::vector<std::string> services_;
+  CallTimeouts& receiving_;
 };
 
 }  // namespace spillway::server

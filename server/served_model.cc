@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "engine/text/utf8.h"
 
 namespace spillway::server {
 
@@ -67,6 +69,13 @@ std::string Slug(absl::string_view name) {
   return out;
 }
 
+absl::Status CheckModelNames(absl::string_view flag) {
+  const std::optional<size_t> offset = text::FindInvalidUtf8(flag);
+  if (!offset.has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--served_model_name: not valid UTF-8 at byte ", *offset, "; give names that are"));
+}
+
 std::vector<std::string> ModelNames(absl::string_view flag, absl::string_view general_name,
                                     absl::string_view path) {
   std::vector<std::string> names;
@@ -78,6 +87,7 @@ std::vector<std::string> ModelNames(absl::string_view flag, absl::string_view ge
   if (name.empty()) {
     const absl::string_view file = path.substr(path.find_last_of('/') + 1);
     name = std::string(absl::StripSuffix(file, ".gguf"));
+    if (text::FindInvalidUtf8(name).has_value()) name = Slug(name);
   }
   return {name.empty() ? "model" : name};
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
@@ -56,6 +57,9 @@ struct ServedModel {
 // "SmolLM2 135M Instruct" -> "smollm2-135m-instruct": lower case, runs of anything but letters, digits and
 // dots become one dash.
 std::string Slug(absl::string_view name);
+
+// InvalidArgument, naming --served_model_name, where it is not UTF-8: answers carry it.
+absl::Status CheckModelNames(absl::string_view flag);
 
 // The names of --served_model_name, else the slug of the file's general.name, else its file name without the
 // extension.

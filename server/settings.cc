@@ -41,9 +41,9 @@ Flag IntFlag(absl::string_view group, absl::string_view name, int64_t min, int64
   return {group, name, FlagType::kInt, fallback, help, target, min, max};
 }
 
-Flag SizeFlag(absl::string_view group, absl::string_view name, absl::string_view fallback, Number target,
-              absl::string_view help) {
-  return {group, name, FlagType::kSize, fallback, help, target, 0, int64_t{1} << 50};
+Flag SizeFlag(absl::string_view group, absl::string_view name, int64_t min, absl::string_view fallback,
+              Number target, absl::string_view help) {
+  return {group, name, FlagType::kSize, fallback, help, target, min, int64_t{1} << 50};
 }
 
 std::vector<Flag> MakeFlags() {
@@ -67,7 +67,7 @@ std::vector<Flag> MakeFlags() {
       IntFlag(kModel, "threads", 0, 1024, "0", &S::threads,
               "CPU threads that compute. 0: the cores this process may use."),
       SizeFlag(
-          kModel, "device_memory", "0", &S::device_memory_bytes,
+          kModel, "device_memory", 0, "0", &S::device_memory_bytes,
           "Device memory that may be used: weights, scratch, and cached tokens that stay there. 0: what the "
           "device has. Where device memory is host memory it bounds weights and scratch."),
       IntFlag(
@@ -82,7 +82,7 @@ std::vector<Flag> MakeFlags() {
           kMemory, "context", 0, kTokensMax, "0", &S::context_tokens,
           "Prompt and generated tokens of one sequence at most. 0: what the model was made for. Clamped to "
           "what --host_pool holds."),
-      SizeFlag(kMemory, "host_pool", "0", &S::host_pool_bytes,
+      SizeFlag(kMemory, "host_pool", 0, "0", &S::host_pool_bytes,
                "Memory for the KV cache. 0: what is available less max(4 GiB, 10 %), and never more than "
                "--max_sequences of --context can fill."),
       IntFlag(kMemory, "max_sequences", 1, 4096, "64", &S::max_sequences, "Sequences that run at once."),
@@ -120,6 +120,15 @@ std::vector<Flag> MakeFlags() {
                "the end."),
       IntFlag(kNetwork, "max_streams_per_connection", 1, 1'000'000, "1024", &S::max_streams_per_connection,
               "Concurrent calls of one connection."),
+      IntFlag(kNetwork, "max_connections", 1, 1'000'000, "1024", &S::max_connections,
+              "Connections to --listen at once, lowered to what the limit of open files leaves; one more is "
+              "closed at once."),
+      IntFlag(kNetwork, "receive_timeout_ms", 1, kMsMax, "60000", &S::receive_timeout_ms,
+              "A call whose message has not come whole within this time ends CANCELLED."),
+      SizeFlag(
+          kNetwork, "network_memory", int64_t{64} << 20, "1GiB", &S::network_memory_bytes,
+          "Memory for calls and their messages on the way in and out, all together. A last resort: beyond it "
+          "gRPC reads more slowly and resets calls, whosever they are."),
 
       IntFlag(
           kOperation, "stall_timeout_ms", 100, kMsMax, "120000", &S::stall_timeout_ms,

@@ -44,6 +44,9 @@ struct Settings {
   std::string metrics_listen;
   std::string address_file;
   int64_t max_streams_per_connection = 0;
+  int64_t max_connections = 0;
+  int64_t network_memory_bytes = 0;
+  int64_t receive_timeout_ms = 0;
 
   int64_t stall_timeout_ms = 0;
   int64_t lame_duck_ms = 0;

@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "base/log.h"
 
 namespace spillway::server {
@@ -26,7 +28,8 @@ void BlockSignals() {
   signal(SIGPIPE, SIG_IGN);
 }
 
-SignalWatch::SignalWatch() : thread_([this] { Work(); }) {}
+SignalWatch::SignalWatch(std::function<void()> before_exit)
+    : before_exit_(std::move(before_exit)), thread_([this] { Work(); }) {}
 
 SignalWatch::~SignalWatch() {
   {
@@ -58,10 +61,12 @@ void SignalWatch::Work() {
     const char* const name = signal_number == SIGTERM ? "SIGTERM" : "SIGINT";
     if (!armed_) {
       Log(LogLevel::kInfo, "stopped before serving", {{"signal", name}});
+      before_exit_();
       _exit(0);
     }
     if (signalled_) {
       Log(LogLevel::kWarning, "second signal: exiting at once", {{"signal", name}});
+      before_exit_();
       _exit(1);
     }
     Log(LogLevel::kInfo, "stopping", {{"signal", name}});

@@ -4,6 +4,7 @@
 #define SPILLWAY_SERVER_SIGNAL_WATCH_H_
 
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "base/mutex.h"
@@ -13,8 +14,9 @@ namespace spillway::server {
 // One per process. Thread-safe.
 class SignalWatch {
  public:
-  // REQUIRES: the signals are blocked in every thread (BlockSignals).
-  SignalWatch();
+  // `before_exit` is called, on the watch's thread, before a signal ends the process: for what must not stay
+  // behind. It must be quick. REQUIRES: the signals are blocked in every thread (BlockSignals).
+  explicit SignalWatch(std::function<void()> before_exit);
   ~SignalWatch();
   SignalWatch(const SignalWatch&) = delete;
   SignalWatch& operator=(const SignalWatch&) = delete;
@@ -28,6 +30,7 @@ class SignalWatch {
  private:
   void Work();
 
+  const std::function<void()> before_exit_;
   Mutex mutex_;
   CondVar changed_;
   bool armed_ ABSL_GUARDED_BY(mutex_) = false;

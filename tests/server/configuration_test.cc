@@ -1,5 +1,6 @@
 #include "server/configuration.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -107,6 +108,53 @@ TEST(Configuration, FilesAreChecked) {
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("c.json", R"({"schema_version": 2})")}),
               HasSubstr("must be 1"));
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("d.json", R"({"model": ["m"]})")}), HasSubstr("\"model\""));
+}
+
+TEST(Configuration, FilesThatCannotBeOneAreRefusedAtOnce) {
+  const std::string pipe = testing::TempDir() + std::to_string(getpid()) + ".pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const std::string large = WriteTemp("large.json", std::string(32 << 20, ' '));
+  for (const std::string& path : {pipe, large, std::string("/dev/zero"), testing::TempDir()}) {
+    EXPECT_THAT(ErrorOf({"--config=" + path}), HasSubstr(path));
+  }
+  unlink(pipe.c_str());
+  unlink(large.c_str());
+}
+
+TEST(Configuration, NumbersThatNoNumberHoldsAreErrors) {
+  for (const char* value :
+       {"1e400", "-1e400", "1e308", "123456789012345678901234567890", "1.5", "true", "null"}) {
+    const std::string file = WriteTemp("number.json", "{\"threads\": " + std::string(value) + "}");
+    EXPECT_THAT(ErrorOf({"--config=" + file}), HasSubstr(file)) << value;
+  }
+  EXPECT_THAT(ErrorOf({"--model=m", "--threads=1e400"}), HasSubstr("whole number"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--host_pool=1e400GiB"}), HasSubstr("--host_pool"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--host_pool=99999999999999999999GiB"}), HasSubstr("--host_pool"));
+}
+
+TEST(Configuration, EveryFlagIsTakenFromEverySource) {
+  for (const Flag& flag : Flags()) {
+    const std::string name(flag.name);
+    // A value other than the default, that the flag takes.
+    std::string value = "text";
+    if (flag.type == FlagType::kInt) value = std::to_string(flag.min + 1);
+    if (flag.type == FlagType::kSize) value = std::to_string(flag.min + 1);
+    if (flag.type == FlagType::kAddress) value = "[::1]:7";
+    if (flag.type == FlagType::kChoice) value = std::string(flag.choices.back());
+    const std::string file = WriteTemp("each.json", "{\"" + name + "\": \"" + value + "\"}");
+    const Strings print = {"--print_config"};
+    const auto by_flag = ReadConfiguration(Strings{"--print_config", "--" + name + "=" + value}, {});
+    const auto by_environment = ReadConfiguration(print, Strings{EnvironmentName(flag) + "=" + value});
+    const auto by_file = ReadConfiguration(Strings{"--print_config", "--config=" + file}, {});
+    for (const auto* read : {&by_flag, &by_environment, &by_file}) {
+      ASSERT_TRUE(read->ok()) << name << ": " << read->status();
+      EXPECT_EQ(ValueOf(**read, name).text, value) << name;
+      EXPECT_THAT(PrintedConfiguration(**read), HasSubstr("--" + name + "=" + value));
+    }
+    EXPECT_EQ(ValueOf(*by_flag, name).origin, "--" + name);
+    EXPECT_EQ(ValueOf(*by_environment, name).origin, EnvironmentName(flag));
+    EXPECT_EQ(ValueOf(*by_file, name).origin, file);
+  }
 }
 
 TEST(Configuration, KubernetesServiceVariablesArePassedOver) {

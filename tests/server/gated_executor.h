@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "base/mutex.h"
 #include "engine/exec/executor.h"
@@ -28,6 +29,8 @@ class GatedExecutor final : public exec::Executor {
   }
   // Every visit from now on fails, as after a device's error.
   void FailVisits() { failing_.store(true); }
+  // The first draw of every batch from now on gives no token, as where logits are not numbers.
+  void SpoilDraws() { spoiling_.store(true); }
 
   absl::StatusOr<std::unique_ptr<exec::WorkItem>> CreateWorkItem(const exec::ItemLimits& limits) override {
     return executor_.CreateWorkItem(limits);
@@ -47,7 +50,14 @@ class GatedExecutor final : public exec::Executor {
     if (failing_.load()) return absl::InternalError("the device fell off the bus");
     return executor_.Visit(item);
   }
-  absl::StatusOr<exec::StepResult> Finish(exec::WorkItem& item) override { return executor_.Finish(item); }
+  absl::StatusOr<exec::StepResult> Finish(exec::WorkItem& item) override {
+    absl::StatusOr<exec::StepResult> result = executor_.Finish(item);
+    if (!spoiling_.load() || !result.ok() || result->samples.empty()) return result;
+    spoilt_.assign(result->samples.begin(), result->samples.end());
+    spoilt_[0].token = -1;
+    result->samples = spoilt_;
+    return result;
+  }
   void Abandon(exec::WorkItem& item) override { executor_.Abandon(item); }
   absl::Span<const float> LogitsOf(const exec::WorkItem& item, int32_t segment, int32_t row) const override {
     return executor_.LogitsOf(item, segment, row);
@@ -56,6 +66,8 @@ class GatedExecutor final : public exec::Executor {
  private:
   exec::Executor& executor_;
   std::atomic<bool> failing_{false};
+  std::atomic<bool> spoiling_{false};
+  std::vector<device::SampleResult> spoilt_;  // of the last result
   Mutex mutex_;
   CondVar changed_;
   bool open_ ABSL_GUARDED_BY(mutex_) = true;

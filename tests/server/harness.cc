@@ -99,7 +99,11 @@ TestServer::TestServer(const TestServerOptions& options)
       text_pool(options.text_pool) {
   telemetry.Listen();
   metrics.SetSources([this] { return scheduler->Snapshot(); }, [this] { return state.ready(); });
-  auto started = GrpcServer::Start({.listen = "127.0.0.1:0", .context_tokens = model.context_tokens},
+  auto started = GrpcServer::Start({.listen = "127.0.0.1:0",
+                                    .context_tokens = model.context_tokens,
+                                    .max_connections = options.max_connections,
+                                    .receive_timeout = options.receive_timeout,
+                                    .unread_timeout = options.unread_timeout},
                                    {state, text_pool, delivery, metrics, Clock::Real()});
   SPILLWAY_CHECK_MSG(started.ok(), started.status().ToString().c_str());
   server = *std::move(started);

@@ -3,6 +3,7 @@
 #ifndef SPILLWAY_TESTS_SERVER_HARNESS_H_
 #define SPILLWAY_TESTS_SERVER_HARNESS_H_
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -47,6 +48,9 @@ struct TestServerOptions {
   TextPoolOptions text_pool;
   int64_t n_blocks = 256;
   bool serving = true;  // else it goes on loading
+  int64_t max_connections = 1024;
+  std::chrono::milliseconds receive_timeout{60'000};
+  std::chrono::milliseconds unread_timeout{30'000};
 
   TestServerOptions() {
     scheduler.context_tokens = 256;

@@ -1,5 +1,6 @@
 // InferenceService over loopback: the order of events, errors on the wire, cancellation, slow readers.
 #include <atomic>
+#include <future>
 #include <set>
 #include <string>
 #include <thread>
@@ -10,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "server/message_bytes.h"
 #include "tests/server/harness.h"
+#include "tests/server/raw_client.h"
 
 namespace spillway::server {
 namespace {
@@ -369,6 +371,190 @@ TEST(InferenceService, ASlowReaderPausesItselfAloneAndEndsAborted) {
   const grpc::Status status = reader->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
   EXPECT_EQ(DetailsOf(status).reason(), "SLOW_READER");
+}
+
+// A channel whose client reads no more than it must: the rest stays at the server.
+std::unique_ptr<v1::InferenceService::Stub> LazyStub(TestServer& server) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  return v1::InferenceService::NewStub(server.Connect(arguments));
+}
+
+TEST(InferenceService, APausedReaderKeepsNobodyOutAndLosesNothing) {
+  TestServerOptions options = RoomForLongOnes();
+  options.scheduler.max_sequences = 1;
+  options.scheduler.slow_reader_timeout_ms = 60'000;
+  TestServer server(options);
+  const auto stub = LazyStub(server);
+  v1::CompleteRequest request = TextRequest("x", 3000);
+  request.mutable_options()->set_logprobs(20);  // many bytes a token
+  const auto context = NewContext(60'000);
+  const auto reader = stub->StreamComplete(context.get(), request);
+  ASSERT_TRUE(server.Eventually([&] { return server.scheduler->Snapshot().paused_sequences == 1; }));
+  // It holds the only place, and would for a minute.
+  EXPECT_TRUE(ReadAll(*server.stub, TextRequest("y", 20)).status.ok());
+  StreamResult slow;
+  v1::StreamEvent event;
+  while (reader->Read(&event)) slow.events.push_back(event);
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(OrderFault(slow.events, 1), "");
+  std::vector<int32_t> ids;
+  for (const v1::StreamEvent& each : slow.events) {
+    ids.insert(ids.end(), each.delta().token_ids().begin(), each.delta().token_ids().end());
+  }
+  v1::CompleteResponse whole;
+  ASSERT_TRUE(server.stub->Complete(NewContext().get(), TextRequest("x", 3000), &whole).ok());
+  EXPECT_EQ(ids,
+            std::vector<int32_t>(whole.choices(0).token_ids().begin(), whole.choices(0).token_ids().end()));
+  EXPECT_GE(slow.events.back().usage().preemptions(), 1);
+}
+
+TEST(InferenceService, AStreamThatEndedUnreadIsGivenUp) {
+  TestServerOptions options = RoomForLongOnes();
+  options.scheduler.slow_reader_timeout_ms = 100;
+  options.unread_timeout = std::chrono::milliseconds(200);
+  TestServer server(options);
+  const auto stub = LazyStub(server);
+  v1::CompleteRequest request = TextRequest("x", 50'000);
+  request.mutable_options()->set_logprobs(20);
+  const auto context = NewContext(60'000);
+  const auto reader = stub->StreamComplete(context.get(), request);
+  // Never read: it pauses, ends SLOW_READER, and what is left of it goes too.
+  EXPECT_TRUE(server.Eventually([&] { return server.server->waits().unread.cancelled() == 1; }));
+  EXPECT_TRUE(server.AtRest());
+}
+
+TEST(InferenceService, AnUnaryAnswerThatIsNotReadIsGivenUp) {
+  TestServerOptions options;
+  options.unread_timeout = std::chrono::milliseconds(200);
+  TestServer server(options);
+  // More than HTTP/2's first window: its end waits for the client to read. A client library reads by itself,
+  // so this one is by hand: it sends its request and nothing more, not even what widens the window.
+  v1::TokenizeRequest request;
+  request.set_text(std::string(60'000, 'x'));
+  RawClient client(server.server->address());
+  client.Send("/spillway.v1.InferenceService/Tokenize", request.SerializeAsString());
+  EXPECT_TRUE(server.Eventually([&] { return server.server->waits().unread.cancelled() == 1; }));
+  // One that is read is none of them.
+  v1::TokenizeResponse response;
+  EXPECT_TRUE(server.stub->Tokenize(NewContext().get(), request, &response).ok());
+  EXPECT_EQ(server.server->waits().unread.cancelled(), 1);
+}
+
+TEST(InferenceService, AMessageThatDoesNotComeWholeIsGivenUp) {
+  TestServerOptions options;
+  options.receive_timeout = std::chrono::milliseconds(100);
+  TestServer server(options);
+  const std::string message = TextRequest("a prompt", 3).SerializeAsString();
+  for (const char* path :
+       {"/spillway.v1.InferenceService/Complete", "/spillway.v1.InferenceService/StreamChat",
+        "/spillway.v1.InferenceService/Tokenize", "/spillway.v1.AdminService/GetStatus",
+        "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}) {
+    for (const size_t sent_bytes : {0, 3, 10}) {
+      RawClient client(server.server->address());
+      client.Send(path, message, {}, sent_bytes);
+      EXPECT_TRUE(client.EndsUnanswered()) << path;
+    }
+  }
+  EXPECT_EQ(server.server->waits().receiving.cancelled(), 21);
+  // One that comes in time has all the time that it needs afterwards.
+  server.executor.Close();
+  RawClient slow(server.server->address());
+  slow.Send("/spillway.v1.InferenceService/Complete", message);
+  const MonotonicNs begin_ns = Clock::Real().NowNs();
+  EXPECT_TRUE(server.Eventually([&] { return Clock::Real().NowNs() - begin_ns > 300 * kNsPerMs; }));
+  server.executor.Open();
+  EXPECT_TRUE(slow.ReadAnswer());
+}
+
+TEST(InferenceService, ACallWithoutAMessageIsInvalid) {
+  TestServer server;
+  grpc::CompletionQueue queue;
+  grpc::GenericStub stub(server.Connect());
+  for (const char* path :
+       {"/spillway.v1.InferenceService/Complete", "/spillway.v1.InferenceService/StreamChat",
+        "/spillway.v1.InferenceService/GetModel", "/spillway.v1.AdminService/GetStatus",
+        "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}) {
+    const auto context = NewContext();
+    const auto call = stub.PrepareCall(context.get(), path, &queue);
+    void* tag = nullptr;
+    bool ok = false;
+    call->StartCall(nullptr);
+    ASSERT_TRUE(queue.Next(&tag, &ok));
+    call->WritesDone(nullptr);
+    ASSERT_TRUE(queue.Next(&tag, &ok));
+    grpc::Status status;
+    call->Finish(&status, nullptr);
+    ASSERT_TRUE(queue.Next(&tag, &ok));
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << path;
+    EXPECT_EQ(DetailsOf(status).reason(), "INVALID_FIELD");
+  }
+}
+
+TEST(InferenceService, AMessageBeyondTheLimitIsRefusedUnread) {
+  TestServer server;
+  v1::CompleteResponse response;
+  const grpc::Status status =
+      server.stub->Complete(NewContext().get(), TextRequest(std::string(17 << 20, 'x'), 1), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+  EXPECT_TRUE(server.stub->Complete(NewContext().get(), TextRequest("x", 1), &response).ok());
+}
+
+TEST(InferenceService, DrawsThatGiveNoTokenEndTheirRequestAlone) {
+  TestServer server;
+  server.executor.SpoilDraws();
+  const StreamResult spoilt = ReadAll(*server.stub, TextRequest("x", 5));
+  EXPECT_EQ(spoilt.status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_THAT(spoilt.status.error_message(), testing::HasSubstr("not numbers"));
+  EXPECT_TRUE(server.Eventually([&] { return server.AtRest(); }));
+  EXPECT_FALSE(server.scheduler->Snapshot().failed) << "the device is well";
+}
+
+TEST(InferenceService, ADeadlineWithoutEndIsNone) {
+  TestServer server;
+  grpc::ClientContext context;
+  // More hours than fit a deadline's nanoseconds.
+  context.set_deadline(gpr_timespec{int64_t{1} << 40, 0, GPR_CLOCK_REALTIME});
+  v1::CompleteResponse response;
+  EXPECT_TRUE(server.stub->Complete(&context, TextRequest("x", 3), &response).ok());
+  // As written by hand, in the header's largest unit.
+  RawClient client(server.server->address());
+  client.Send("/spillway.v1.InferenceService/Complete", TextRequest("x", 3).SerializeAsString(),
+              {{"grpc-timeout", "99999999H"}});
+  EXPECT_TRUE(client.ReadAnswer());
+}
+
+TEST(InferenceService, ATextWhoseCallerLeftIsNotTokenised) {
+  TestServerOptions options;
+  options.text_pool = {.threads = 1};
+  TestServer server(options);
+  std::promise<void> release;
+  const std::shared_future<void> released = release.get_future().share();
+  ASSERT_TRUE(server.text_pool.Submit(1, [released] { released.wait(); }).ok());
+  const MonotonicNs begin_ns = Clock::Real().NowNs();
+  const auto context = NewContext(/*timeout_ms=*/20);
+  const auto reader = server.stub->StreamComplete(context.get(), TextRequest(std::string(3000, 'x'), 1));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  // The server's own clock says so too, a moment later.
+  EXPECT_TRUE(server.Eventually([&] { return Clock::Real().NowNs() - begin_ns > 100 * kNsPerMs; }));
+  release.set_value();
+  // Tokenised, it would have been the scheduler's to refuse, as DEADLINE_UNREACHABLE.
+  EXPECT_TRUE(server.Eventually([&] {
+    return server.metrics.Scrape().find("spillway_requests_rejected_total{reason=\"DEADLINE_EXCEEDED\"} 1") !=
+           std::string::npos;
+  }));
+}
+
+TEST(InferenceService, RequestsWithoutAnIdAreGivenOne) {
+  TestServer server;
+  const StreamResult stream = ReadAll(*server.stub, TextRequest("x", 2));
+  ASSERT_TRUE(stream.events[0].has_started());
+  EXPECT_EQ(stream.events[0].started().request_id().size(), 16u);
+  v1::CompleteResponse unary;
+  ASSERT_TRUE(server.stub->Complete(NewContext().get(), TextRequest("x", 2), &unary).ok());
+  EXPECT_EQ(unary.request_id().size(), 16u);
+  EXPECT_NE(unary.request_id(), stream.events[0].started().request_id());
 }
 
 TEST(InferenceService, ManyStreamsAtOnceAreEachWhole) {

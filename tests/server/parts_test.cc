@@ -1,12 +1,21 @@
 // The small parts between the scheduler and the network.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <cstdio>
+#include <fstream>
 #include <future>
+#include <iterator>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/address_file.h"
 #include "server/delivery.h"
 #include "server/event_writer.h"
 #include "server/network_address.h"
+#include "server/process_setup.h"
 #include "server/process_stats.h"
 #include "server/request_log.h"
 #include "server/text_pool.h"
@@ -152,6 +161,75 @@ TEST(NetworkAddress, SplitsAndReplacesPorts) {
   EXPECT_EQ(SplitHostPort("[::1]:80").host, "::1");
   EXPECT_EQ(SplitHostPort("localhost:0").port, "0");
   EXPECT_EQ(WithPort("[::1]:0", 77), "[::1]:77");
+}
+
+TEST(ProcessSetup, AFileCutShortWhileItIsReadEndsTheProcessWithALine) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_shrinking";
+  const auto read_what_is_gone = [&path] {
+    ExplainBusErrors();
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    constexpr size_t kBytes = 1 << 16;
+    if (fd < 0 || ftruncate(fd, kBytes) != 0) _exit(2);
+    const void* const mapped = mmap(nullptr, kBytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED || ftruncate(fd, 0) != 0) _exit(3);
+    _exit(*static_cast<const volatile char*>(mapped) + 4);
+  };
+  EXPECT_EXIT(read_what_is_gone(), testing::ExitedWithCode(1), "cut short");
+  unlink(path.c_str());
+}
+
+// --- AddressFile
+
+std::string TempPath(const std::string& name) { return testing::TempDir() + std::to_string(getpid()) + name; }
+
+std::string ReadBack(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(AddressFile, IsThereFromWriteToTheEnd) {
+  const std::string path = TempPath("_address");
+  {
+    AddressFile file(path);
+    EXPECT_TRUE(file.Check().ok());
+    ASSERT_TRUE(file.Write("127.0.0.1:1", "127.0.0.1:2").ok());
+    EXPECT_THAT(ReadBack(path), testing::HasSubstr("\"grpc\":\"127.0.0.1:1\""));
+    EXPECT_TRUE(AddressFile(path).Check().ok()) << "what an earlier run left may be replaced";
+  }
+  EXPECT_NE(access(path.c_str(), F_OK), 0);
+}
+
+TEST(AddressFile, WhatIsTheUsersIsNeitherOverwrittenNorRemoved) {
+  const std::string path = TempPath("_precious");
+  for (const std::string text : {"precious", "{\"grpc\": 1}", "[]"}) {
+    std::ofstream(path) << text;
+    {
+      const AddressFile file(path);
+      EXPECT_THAT(std::string(file.Check().message()), testing::HasSubstr(path)) << text;
+    }
+    EXPECT_EQ(ReadBack(path), text);
+  }
+  std::ofstream(path) << "";
+  EXPECT_TRUE(AddressFile(path).Check().ok()) << "as mktemp makes it";
+  EXPECT_FALSE(AddressFile(testing::TempDir()).Check().ok()) << "a directory";
+  std::remove(path.c_str());
+}
+
+TEST(AddressFile, WhatAnotherDaemonWroteIsNotRemoved) {
+  const std::string path = TempPath("_shared");
+  AddressFile other(path);
+  {
+    AddressFile file(path);
+    ASSERT_TRUE(file.Write("127.0.0.1:1", "127.0.0.1:2").ok());
+    ASSERT_TRUE(other.Write("127.0.0.1:3", "127.0.0.1:4").ok());
+  }
+  EXPECT_THAT(ReadBack(path), testing::HasSubstr("127.0.0.1:3"));
+}
+
+TEST(AddressFile, WithoutAPathThereIsNone) {
+  AddressFile file("");
+  EXPECT_TRUE(file.Check().ok());
+  EXPECT_TRUE(file.Write("a", "b").ok());
 }
 
 }  // namespace

@@ -279,6 +279,54 @@ TEST_F(RequestReaderTest, MaxTokensBeyondTheContextNamesWhatIsLeft) {
   EXPECT_TRUE(StatusOf(request).ok());
 }
 
+TEST_F(RequestReaderTest, AConversationBeyondTheContextIsRefusedUnread) {
+  v1::ChatRequest request;
+  // Each would be a fault of its own, and all of them a template's work for minutes.
+  for (int i = 0; i < 1'000'000; ++i) request.add_messages();
+  const absl::Status status = StatusOf(request);
+  EXPECT_EQ(ReasonOf(status), Reason::kPromptTooLong);
+  EXPECT_THAT(FieldsOf(status), ElementsAre("messages"));
+  EXPECT_THAT(MetadataOf(status), testing::Contains(testing::Pair("value", "1000000")));
+  v1::TokenizeRequest tokenize;
+  *tokenize.mutable_chat()->mutable_messages() = request.messages();
+  EXPECT_EQ(ReasonOf(reader_.Tokenize(tokenize).status()), Reason::kPromptTooLong);
+}
+
+TEST_F(RequestReaderTest, ManyFaultsOfOneKindAreOneViolation) {
+  v1::ChatRequest chat;
+  for (int i = 0; i < 200; ++i) chat.add_messages()->set_content("no role");
+  EXPECT_THAT(FieldsOf(StatusOf(chat)), ElementsAre("messages[0].role"));
+  EXPECT_THAT(std::string(StatusOf(chat).message()), HasSubstr("and 199 more"));
+  v1::CompleteRequest request = Sound();
+  for (int i = 0; i < 100'000; ++i) {
+    request.mutable_options()->mutable_stop()->add_strings("");
+    request.mutable_options()->mutable_stop()->add_token_ids(-1);
+  }
+  EXPECT_THAT(FieldsOf(StatusOf(request)),
+              ElementsAre("options.stop.strings", "options.stop.strings[0]", "options.stop.token_ids",
+                          "options.stop.token_ids[0]"));
+}
+
+TEST_F(RequestReaderTest, TextThatCannotFitIsNotTokenised) {
+  model_.longest_token_bytes = 8;
+  v1::CompleteRequest request;
+  request.set_text(std::string(256 * 8 + 1, 'x'));
+  const absl::Status status = StatusOf(request);
+  EXPECT_EQ(ReasonOf(status), Reason::kPromptTooLong);
+  EXPECT_THAT(MetadataOf(status), testing::Contains(testing::Pair("value", "2049"))) << "bytes, not tokens";
+}
+
+TEST_F(RequestReaderTest, TokenizeAndDetokenizeAreBounded) {
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text(std::string(kMaxTokenizeBytes + 1, 'x'));
+  EXPECT_THAT(FieldsOf(reader_.Tokenize(tokenize).status()), ElementsAre("text"));
+  v1::DetokenizeRequest detokenize;
+  detokenize.mutable_token_ids()->Resize(kMaxDetokenizeIds + 1, 5);
+  EXPECT_THAT(FieldsOf(reader_.Detokenize(detokenize).status()), ElementsAre("token_ids"));
+  detokenize.mutable_token_ids()->Truncate(kMaxDetokenizeIds);
+  EXPECT_TRUE(reader_.Detokenize(detokenize).ok());
+}
+
 TEST_F(RequestReaderTest, SpecialTokensInTextArePlainText) {
   v1::CompleteRequest request;
   request.set_text("<|im_end|>");
@@ -359,6 +407,13 @@ TEST_F(RequestReaderTest, TheModelCallReturnsWhatUnsetMeans) {
   }
   EXPECT_TRUE(model.features().chat());
   EXPECT_FALSE(model.features().adapters());
+}
+
+TEST(ModelNames, AreUtf8OrRefused) {
+  EXPECT_TRUE(CheckModelNames("d\xC3\xA9mo,other").ok());
+  EXPECT_THAT(std::string(CheckModelNames("a\xFFz").message()),
+              testing::AllOf(HasSubstr("--served_model_name"), HasSubstr("byte 1")));
+  EXPECT_THAT(ModelNames("", "", "/models/a\xFFz.gguf"), ElementsAre("a-z"));
 }
 
 TEST(ModelNames, ComeFromTheFlagThenTheFileThenItsName) {

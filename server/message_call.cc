@@ -1,0 +1,81 @@
+#include "server/message_call.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/reason.h"
+#include "grpcpp/impl/codegen/rpc_service_method.h"
+#include "grpcpp/impl/codegen/server_callback_handlers.h"
+#include "server/error_status.h"
+
+namespace spillway::server {
+
+using grpc::ByteBuffer;
+using grpc::internal::RpcMethod;
+using grpc::internal::RpcServiceMethod;
+
+void MessageCall::Begin() {
+  {
+    MutexLock lock(mutex_);
+    receiving_ = waits_.receiving.Begin(context_.c_call());
+  }
+  StartRead(&request_);
+}
+
+void MessageCall::OnReadDone(bool ok) {
+  {
+    MutexLock lock(mutex_);
+    waits_.receiving.End(receiving_);
+  }
+  if (ok) {
+    OnMessage(request_);
+  } else if (context_.IsCancelled()) {
+    OnNoMessage(MakeError(Reason::kCancelled, "the call was cancelled before its message had come"));
+  } else {
+    OnNoMessage(MakeFieldError({{"", "the call came without a message"}}));
+  }
+}
+
+void MessageCall::AwaitReader() {
+  MutexLock lock(mutex_);
+  if (unread_ == 0) unread_ = waits_.unread.Begin(context_.c_call());
+}
+
+void MessageCall::OnDone() {
+  {
+    MutexLock lock(mutex_);
+    waits_.unread.End(unread_);
+  }
+  Release();
+}
+
+void AnswerCall::Answer(absl::StatusOr<ByteBuffer> answer) {
+  if (!answer.ok()) return Refuse(FinishStatus(answer.status(), 0, context()));
+  AwaitReader();
+  response_ = *std::move(answer);
+  StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+}
+
+void AnswerCall::Refuse(const grpc::Status& status) {
+  AwaitReader();
+  Finish(status);
+}
+
+void MessageService::AddMethod(const std::string& method, Start start) {
+  const std::string& path = paths_.emplace_back(absl::StrCat("/", name_, "/", method));
+  const auto index = static_cast<int>(paths_.size()) - 1;
+  // As gRPC's own StreamedUnaryHandler has it: to the server both kinds are streams of one message.
+  grpc::Service::AddMethod(new RpcServiceMethod(path.c_str(), RpcMethod::BIDI_STREAMING, nullptr));
+  MarkMethodCallback(index, new grpc::internal::CallbackBidiHandler<ByteBuffer, ByteBuffer>(
+                                [start = std::move(start)](grpc::CallbackServerContext* context) {
+                                  return start(*context);
+                                }));
+}
+
+void MessageService::AddAnswer(const std::string& method, CallWaits& waits, AnswerCall::Work work) {
+  AddMethod(method, [&waits, work = std::move(work)](grpc::CallbackServerContext& context) {
+    auto* const call = new AnswerCall(waits, context, work);
+    call->Begin();
+    return call;
+  });
+}
+
+}  // namespace spillway::server

@@ -1,0 +1,107 @@
+// MessageCall: a call that takes one message and gives one or many - on the wire, every unary and every
+// server-streaming call. gRPC's own classes for these tell nobody of a call before its message has come
+// whole, however long that takes; this one reads the message itself, so that a client which stops halfway, or
+// does not read its answer, is given up after a time.
+//
+// Life: the maker calls Begin; gRPC's OnDone is the last that is heard of the call (Release). Thread-safe.
+#ifndef SPILLWAY_SERVER_MESSAGE_CALL_H_
+#define SPILLWAY_SERVER_MESSAGE_CALL_H_
+
+#include <deque>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "base/mutex.h"
+#include "grpcpp/impl/codegen/service_type.h"
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/call_timeouts.h"
+
+namespace spillway::server {
+
+// Calls that wait for their client. Outlives the calls.
+struct CallWaits {
+  CallTimeouts receiving;  // until a message has come whole
+  CallTimeouts unread;     // until the end of the answer has left
+};
+
+class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  // Begins to read the message. Once, right after creation.
+  void Begin();
+
+ protected:
+  MessageCall(CallWaits& waits, grpc::CallbackServerContext& context) : waits_(waits), context_(context) {}
+
+  // The message is here; it lives as long as the call. Never blocks.
+  virtual void OnMessage(const grpc::ByteBuffer& bytes) = 0;
+  // None came, and none will: kCancelled, or kInvalidField where the client has sent its end without one. The
+  // call is to be finished.
+  virtual void OnNoMessage(const absl::Status& why) = 0;
+  // The last use of the call.
+  virtual void Release() = 0;
+
+  // Nothing follows but what is on the way already: from here on the client has a time to read it. Before
+  // Finish; again does no harm.
+  void AwaitReader();
+
+  grpc::CallbackServerContext& context() { return context_; }
+
+ private:
+  void OnReadDone(bool ok) final;
+  void OnDone() final;
+
+  CallWaits& waits_;
+  grpc::CallbackServerContext& context_;
+  grpc::ByteBuffer request_;
+  Mutex mutex_;
+  CallTimeouts::Ticket receiving_ ABSL_GUARDED_BY(mutex_) = 0;
+  CallTimeouts::Ticket unread_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// A call that is answered once. Deletes itself.
+class AnswerCall final : public MessageCall {
+ public:
+  // Answers the call, on this thread or later on another.
+  using Work = std::function<void(AnswerCall& call, const grpc::ByteBuffer& request)>;
+
+  AnswerCall(CallWaits& waits, grpc::CallbackServerContext& context, Work work)
+      : MessageCall(waits, context), work_(std::move(work)) {}
+
+  // One of the two, once.
+  void Answer(absl::StatusOr<grpc::ByteBuffer> answer);
+  void Refuse(const grpc::Status& status);  // with a status as another interface's definition wants it
+
+ private:
+  void OnMessage(const grpc::ByteBuffer& bytes) override { work_(*this, bytes); }
+  void OnNoMessage(const absl::Status& why) override { Answer(why); }
+  void Release() override { delete this; }
+
+  const Work work_;
+  grpc::ByteBuffer response_;
+};
+
+// A service of such calls.
+class MessageService : public grpc::Service {
+ protected:
+  // Makes the call, begins it and returns it.
+  using Start = std::function<MessageCall*(grpc::CallbackServerContext&)>;
+
+  // `name` is the service's full name.
+  explicit MessageService(std::string name) : name_(std::move(name)) {}
+
+  void AddMethod(const std::string& method, Start start);
+  // One that is answered once.
+  void AddAnswer(const std::string& method, CallWaits& waits, AnswerCall::Work work);
+
+ private:
+  const std::string name_;
+  std::deque<std::string> paths_;  // gRPC keeps pointers into them
+};
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_MESSAGE_CALL_H_

@@ -1,0 +1,179 @@
+#include "server/listener.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <functional>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/network_address.h"
+#include "tests/server/harness.h"
+
+namespace spillway::server {
+namespace {
+
+using ::testing::HasSubstr;
+using Descriptor = Listener::Descriptor;
+
+// A connection to 127.0.0.1; -1 when the process has no descriptor for it.
+Descriptor ConnectTo(const std::string& address) {
+  Descriptor out(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (out.get() < 0) return out;
+  sockaddr_in target{};
+  int port = 0;
+  EXPECT_TRUE(absl::SimpleAtoi(SplitHostPort(address).port, &port));
+  target.sin_family = AF_INET;
+  target.sin_port = htons(static_cast<uint16_t>(port));
+  target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(connect(out.get(), reinterpret_cast<const sockaddr*>(&target), sizeof(target)), 0);
+  const timeval patience{10, 0};
+  setsockopt(out.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  return out;
+}
+
+// The other side has closed.
+bool IsClosed(const Descriptor& connection) {
+  char byte = 0;
+  return recv(connection.get(), &byte, 1, 0) <= 0 && errno != EAGAIN;
+}
+
+bool Eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 10'000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
+
+// Holds what is accepted until it is told to let go.
+class Holder {
+ public:
+  Listener::Take Take() {
+    return [this](int /*listening*/, int connected) {
+      MutexLock lock(mutex_);
+      held_.emplace_back(connected);
+    };
+  }
+  size_t size() {
+    MutexLock lock(mutex_);
+    return held_.size();
+  }
+  void LetGo() {
+    MutexLock lock(mutex_);
+    held_.clear();
+  }
+
+ private:
+  Mutex mutex_;
+  std::vector<Descriptor> held_ ABSL_GUARDED_BY(mutex_);
+};
+
+TEST(Listener, WhatIsBeyondTheLimitIsClosedUntilOthersLeave) {
+  auto listener = Listener::Bind("127.0.0.1:0", 2);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  Holder holder;
+  (*listener)->Start(holder.Take());
+  const Descriptor a = ConnectTo((*listener)->address());
+  const Descriptor b = ConnectTo((*listener)->address());
+  ASSERT_TRUE(Eventually([&] { return holder.size() == 2; }));
+  EXPECT_TRUE(IsClosed(ConnectTo((*listener)->address())));
+  const ConnectionCounts full = (*listener)->Counts();
+  EXPECT_EQ(full.open, 2);
+  EXPECT_EQ(full.refused[static_cast<size_t>(ConnectionRefusal::kLimit)], 1);
+  holder.LetGo();
+  EXPECT_EQ((*listener)->Counts().open, 0);
+  const Descriptor c = ConnectTo((*listener)->address());
+  EXPECT_TRUE(Eventually([&] { return holder.size() == 1; }));
+  EXPECT_EQ((*listener)->Counts().accepted, 3);
+}
+
+TEST(Listener, GoesOnAfterDescriptorsRanOut) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  auto listener = Listener::Bind("127.0.0.1:0", 1'000'000);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  Holder holder;
+  (*listener)->Start(holder.Take());
+  std::vector<Descriptor> all;
+  for (int i = 0; i < 3; ++i) all.emplace_back(dup(0));
+  const rlimit few{static_cast<rlim_t>(all.back().get()) + 1, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  for (Descriptor fd(dup(0)); fd.get() >= 0; fd = Descriptor(dup(0))) all.push_back(std::move(fd));
+  // One for the client's end of a connection; there is none for the server's.
+  all.pop_back();
+  Descriptor victim = ConnectTo((*listener)->address());
+  const bool turned_away = victim.get() >= 0 && IsClosed(victim);
+  const ConnectionCounts counts = (*listener)->Counts();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  all.clear();
+  EXPECT_TRUE(turned_away);
+  EXPECT_GE(counts.refused[static_cast<size_t>(ConnectionRefusal::kDescriptors)], 1);
+  EXPECT_EQ(counts.accepted, 0);
+  const Descriptor late = ConnectTo((*listener)->address());
+  EXPECT_TRUE(Eventually([&] { return holder.size() == 1; }));
+}
+
+TEST(Listener, EveryAddressOfAHostIsListenedOn) {
+  auto listener = Listener::Bind("localhost:0", 10);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  Holder holder;
+  (*listener)->Start(holder.Take());
+  const Descriptor client = ConnectTo((*listener)->address());
+  EXPECT_TRUE(Eventually([&] { return holder.size() == 1; }));
+}
+
+TEST(Listener, WhatCannotBeBoundSaysWhy) {
+  EXPECT_THAT(std::string(Listener::Bind("no.such.host.invalid:1", 10).status().message()),
+              HasSubstr("no.such.host.invalid"));
+  // A documentation address: of no machine.
+  EXPECT_THAT(std::string(Listener::Bind("192.0.2.1:0", 10).status().message()),
+              HasSubstr("cannot assign requested address"));
+}
+
+TEST(Listener, TheLimitLeavesDescriptorsForOthers) {
+  EXPECT_EQ(ConnectionLimit(1024, 1 << 20), 1024);
+  EXPECT_LT(ConnectionLimit(1024, 1024), 1024);
+  EXPECT_GT(ConnectionLimit(1024, 1024), 512);
+  EXPECT_EQ(ConnectionLimit(1024, 10), 1) << "few, but not none";
+}
+
+// --- In the server.
+
+TEST(GrpcServer, ConnectionsBeyondTheLimitAreClosedAndOthersUndisturbed) {
+  TestServerOptions options;
+  options.max_connections = 4;
+  TestServer server(options);
+  server.executor.Close();
+  const auto context = NewContext();
+  const auto reader = server.stub->StreamComplete(context.get(), TextRequest("x", 50));
+  v1::StreamEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  std::vector<Descriptor> idle;
+  for (int i = 0; i < 100; ++i) idle.push_back(ConnectTo(server.server->address()));
+  EXPECT_TRUE(Eventually([&] {
+    return server.server->Connections().refused[static_cast<size_t>(ConnectionRefusal::kLimit)] == 97;
+  }));
+  EXPECT_EQ(server.server->Connections().open, 4);
+  server.executor.Open();
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok()) << "the stream that was there goes on";
+  idle.clear();
+  // gRPC retries the connection until it is taken.
+  const auto late = NewContext();
+  late->set_wait_for_ready(true);
+  v1::CompleteResponse response;
+  EXPECT_TRUE(v1::InferenceService::NewStub(server.Connect())
+                  ->Complete(late.get(), TextRequest("y", 3), &response)
+                  .ok());
+}
+
+}  // namespace
+}  // namespace spillway::server
