@@ -188,6 +188,7 @@ TEST(Daemon, ASecondSignalExitsAtOnce) {
   while (Get(daemon.metrics_address(), "/readyz").code == 200) std::this_thread::yield();
   daemon.Signal(SIGTERM);
   EXPECT_EQ(daemon.Wait(std::chrono::seconds(20)).code, 1);
+  EXPECT_NE(access(daemon.address_file().c_str(), F_OK), 0) << "the address is nobody's any more";
 }
 
 TEST(Daemon, LogsJsonLinesWhenAsked) {
@@ -226,6 +227,8 @@ TEST(DaemonStart, BadFlagsAreRefused) {
   ExpectRefusal(RunDaemon(ModelFlags({"--context=1000000"})), {"--context=1000000", "512"});
   ExpectRefusal(RunDaemon(ModelFlags({"--address_file=/no/such/folder/x"})), {"--address_file"});
   ExpectRefusal(RunDaemon(ModelFlags({"--chat_template=/no/such.jinja"})), {"--chat_template"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--chat_template=/dev/zero"})), {"--chat_template"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--served_model_name=a\xFFz"})), {"--served_model_name", "UTF-8"});
 }
 
 TEST(DaemonStart, HelpVersionAndConfigurationNeedNoModel) {

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,8 +44,8 @@ std::string ReadFile(const std::string& path) {
 }
 
 pid_t Spawn(const std::vector<std::string>& flags, const std::vector<std::string>& environment,
-            const std::string& output_file) {
-  const std::string binary = SPILLWAY_BIN_DIR "/spillwayd";
+            const std::string& output_file, const SpawnOptions& options) {
+  const std::string& binary = options.binary;
   std::vector<std::string> arguments = {binary};
   arguments.insert(arguments.end(), flags.begin(), flags.end());
   std::vector<std::string> variables = environment;
@@ -64,6 +65,8 @@ pid_t Spawn(const std::vector<std::string>& flags, const std::vector<std::string
   if (pid == 0) {
     dup2(output, STDOUT_FILENO);
     dup2(output, STDERR_FILENO);
+    const rlimit files{options.max_open_files, options.max_open_files};
+    if (options.max_open_files > 0) setrlimit(RLIMIT_NOFILE, &files);
     execve(binary.c_str(), argv.data(), envp.data());
     _exit(127);
   }
@@ -82,11 +85,12 @@ bool Eventually(std::chrono::seconds timeout, const std::function<bool()>& condi
 
 }  // namespace
 
-SpawnedDaemon::SpawnedDaemon(std::vector<std::string> flags, std::vector<std::string> environment)
+SpawnedDaemon::SpawnedDaemon(std::vector<std::string> flags, std::vector<std::string> environment,
+                             const SpawnOptions& options)
     : address_file_(TempPath(".address")), output_file_(TempPath(".log")) {
   flags.insert(flags.begin(),
                {"--listen=127.0.0.1:0", "--metrics_listen=127.0.0.1:0", "--address_file=" + address_file_});
-  pid_ = Spawn(flags, environment, output_file_);
+  pid_ = Spawn(flags, environment, output_file_, options);
 }
 
 SpawnedDaemon::~SpawnedDaemon() {
@@ -143,7 +147,7 @@ std::string SpawnedDaemon::output() const { return ReadFile(output_file_); }
 
 ExitResult RunDaemon(const std::vector<std::string>& flags, const std::vector<std::string>& environment) {
   const std::string output_file = TempPath(".log");
-  const pid_t pid = Spawn(flags, environment, output_file);
+  const pid_t pid = Spawn(flags, environment, output_file, {});
   int status = 0;
   ExitResult result;
   if (Eventually(kStartTimeout, [&] { return waitpid(pid, &status, WNOHANG) == pid; })) {

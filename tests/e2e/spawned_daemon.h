@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,11 +22,17 @@ struct ExitResult {
   std::string output;  // stdout and stderr together
 };
 
+struct SpawnOptions {
+  std::string binary = SPILLWAY_BIN_DIR "/spillwayd";
+  uint64_t max_open_files = 0;  // 0: as the test's own
+};
+
 // Tests of one file use it from one thread. Kills the process in the end if it still runs.
 class SpawnedDaemon {
  public:
   // Ports are picked by the daemon and --address_file is set; other flags are the caller's.
-  SpawnedDaemon(std::vector<std::string> flags, std::vector<std::string> environment = {});
+  SpawnedDaemon(std::vector<std::string> flags, std::vector<std::string> environment = {},
+                const SpawnOptions& options = {});
   ~SpawnedDaemon();
   SpawnedDaemon(const SpawnedDaemon&) = delete;
   SpawnedDaemon& operator=(const SpawnedDaemon&) = delete;
