@@ -23,6 +23,7 @@ enum class Reason : uint8_t {
   kRequestTooLarge,
   kModelNotFound,
   kNoChatTemplate,
+  kNoTokenizer,
   kChatTemplateRejected,
   kQueueFull,
   kTokenizerBusy,

@@ -277,8 +277,11 @@ absl::StatusOr<Configuration> ReadConfiguration(absl::Span<const std::string> ar
     }
     out.values.push_back(std::move(value));
   }
-  if (out.action == Action::kServe && out.settings.model.empty()) {
+  if (out.action == Action::kServe && out.settings.model_path().empty()) {
     return absl::InvalidArgumentError("--model is required: --model=FILE.gguf");
+  }
+  if (!out.settings.model.empty() && !out.settings.random_weights.empty()) {
+    return absl::InvalidArgumentError("--model and --random_weights are both set; leave one of them empty");
   }
   return out;
 }

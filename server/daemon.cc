@@ -144,7 +144,7 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
   }
   Log(LogLevel::kInfo, "warming up");
   if (const absl::Status warm = engine_->WarmUp(settings_.stall_timeout_ms); !warm.ok()) {
-    const std::string error = absl::StrCat(settings_.model, ": the warm-up failed: ", warm.message());
+    const std::string error = absl::StrCat(settings_.model_path(), ": the warm-up failed: ", warm.message());
     if (absl::IsDeadlineExceeded(warm)) ExitHung(error);
     return absl::Status(warm.code(), error);
   }
@@ -165,6 +165,7 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
        {"device", device.info().name},
        {"dtype", model.compute_dtype},
        {"context_tokens", model.context_tokens},
+       {"text", model.tokenizer->has_text()},
        {"chat", model.chat_template.has_value()},
        {"start_s", ToSeconds(clock_.NowNs() - begin_ns)}});
   return absl::OkStatus();
@@ -250,7 +251,7 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   AddressFile address_file(settings.address_file);
   SPILLWAY_RETURN_IF_ERROR(address_file.Check());
   SignalWatch signals([&address_file] { address_file.Remove(); });
-  SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings.model));
+  SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings));
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
   SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
   Daemon daemon(settings, Clock::Real(), address_file);

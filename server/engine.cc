@@ -16,7 +16,7 @@
 #include "base/small_file.h"
 #include "base/status_macros.h"
 #include "engine/kv/memory_budget.h"
-#include "engine/model/gguf.h"
+#include "engine/model/hugging_face_config.h"
 #include "server/executor_setup.h"
 
 namespace spillway::server {
@@ -26,30 +26,26 @@ namespace {
 constexpr int32_t kWarmUpPromptTokens = 12;
 constexpr int32_t kWarmUpTokens = 4;
 
-// A generation default of the file, where it is one that a request could ask for as well.
-void ReadDefault(const model::GgufMetadata& metadata, absl::string_view key, float min, float max,
-                 float* target) {
-  if (!metadata.Has(key)) return;
-  const absl::StatusOr<double> value = metadata.Float(key);
-  if (value.ok() && *value >= min && *value <= max) {
-    *target = static_cast<float>(*value);
+// A generation default of the model, where it is one that a request could ask for as well.
+void TakeDefault(const model::GenerationDefault& stated, float min, float max, float* target) {
+  if (!stated.value.has_value()) return;
+  if (*stated.value >= min && *stated.value <= max) {
+    *target = static_cast<float>(*stated.value);
   } else {
     Log(LogLevel::kWarning, "generation default of the model file is out of range and passed over",
-        {{"key", key}, {"allowed", absl::StrCat(min, "..", max)}});
+        {{"key", stated.key}, {"allowed", absl::StrCat(min, "..", max)}});
   }
 }
 
-scheduler::SamplingParams ReadSampling(const model::GgufMetadata& metadata) {
+scheduler::SamplingParams SamplingOf(const model::GenerationDefaults& defaults) {
   scheduler::SamplingParams out;
   float top_k = static_cast<float>(out.top_k);
-  if (const absl::StatusOr<int64_t> value = metadata.IntOr("general.sampling.top_k", 0); value.ok()) {
-    top_k = static_cast<float>(std::clamp<int64_t>(*value, 0, 1 << 20));
-  }
+  TakeDefault(defaults.top_k, 0, 1 << 20, &top_k);
   out.top_k = static_cast<int32_t>(top_k);
-  ReadDefault(metadata, "general.sampling.temp", 0, 100, &out.temperature);
-  ReadDefault(metadata, "general.sampling.top_p", 1e-6F, 1, &out.top_p);
-  ReadDefault(metadata, "general.sampling.min_p", 0, 0.999F, &out.min_p);
-  ReadDefault(metadata, "general.sampling.penalty_repeat", 1e-6F, 10, &out.repetition_penalty);
+  TakeDefault(defaults.temperature, 0, 100, &out.temperature);
+  TakeDefault(defaults.top_p, 1e-6F, 1, &out.top_p);
+  TakeDefault(defaults.min_p, 0, 0.999F, &out.min_p);
+  TakeDefault(defaults.repetition_penalty, 1e-6F, 10, &out.repetition_penalty);
   return out;
 }
 
@@ -72,7 +68,7 @@ class LoadProgress {
 // The model's own template, or what --chat_template puts in its place.
 absl::StatusOr<std::optional<text::ChatTemplate>> ReadChatTemplate(const Settings& settings,
                                                                    std::string source) {
-  std::string origin = absl::StrCat(settings.model, ": tokenizer.chat_template");
+  std::string origin = absl::StrCat(settings.model_path(), ": tokenizer.chat_template");
   if (settings.chat_template == "none") return std::nullopt;
   if (!settings.chat_template.empty()) {
     origin = absl::StrCat("--chat_template=", settings.chat_template);
@@ -117,14 +113,15 @@ class WakeUp {
 
 }  // namespace
 
-absl::StatusOr<ModelHeader> ReadModelHeader(const std::string& path) {
-  SPILLWAY_ASSIGN_OR_RETURN(const model::GgufFile file, model::GgufFile::Open(path));
+absl::StatusOr<ModelHeader> ReadModelHeader(const Settings& settings) {
   ModelHeader header;
-  SPILLWAY_ASSIGN_OR_RETURN(header.config, model::ConfigFromGguf(file));
-  SPILLWAY_ASSIGN_OR_RETURN(const absl::string_view architecture,
-                            file.metadata().String("general.architecture"));
-  header.architecture = std::string(architecture);
-  header.sampling = ReadSampling(file.metadata());
+  if (!settings.random_weights.empty()) {
+    SPILLWAY_ASSIGN_OR_RETURN(header.config, model::ReadHuggingFaceConfig(settings.random_weights));
+    return header;
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(model::ModelHeader read, model::ReadModelHeader(settings.model));
+  header.config = std::move(read.config);
+  header.sampling = SamplingOf(read.defaults);
   return header;
 }
 
@@ -132,7 +129,7 @@ absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeade
   const int32_t trained = header.config.context_length;
   if (settings.context_tokens > trained) {
     return absl::InvalidArgumentError(absl::StrCat("--context=", settings.context_tokens, ": ",
-                                                   settings.model, " was made for ", trained,
+                                                   settings.model_path(), " was made for ", trained,
                                                    " tokens; use at most that, or 0"));
   }
   const auto tokens = static_cast<int32_t>(settings.context_tokens > 0 ? settings.context_tokens : trained);
@@ -154,7 +151,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
       text::Tokenizer::Create(std::move(engine->loaded_.vocabulary));
   if (!tokenizer.ok()) {
     return absl::Status(tokenizer.status().code(),
-                        absl::StrCat(settings.model, ": ", tokenizer.status().message(),
+                        absl::StrCat(settings.model_path(), ": ", tokenizer.status().message(),
                                      "; the file's tokenizer cannot be served, convert the model anew"));
   }
   engine->model_.tokenizer = *std::move(tokenizer);
@@ -204,7 +201,19 @@ absl::Status Engine::LoadWeights(const Settings& settings, device::Device& devic
   model::WeightOptions options;
   options.mode = device::WeightMode::kExpanded;
   options.progress = [&progress](int64_t done, int64_t total) { progress.Report(done, total); };
-  SPILLWAY_ASSIGN_OR_RETURN(loaded_, model::LoadModel(settings.model, device, options));
+  if (settings.random_weights.empty()) {
+    SPILLWAY_ASSIGN_OR_RETURN(loaded_, model::LoadModel(settings.model, device, options));
+    if (!loaded_.why_no_text.empty()) {
+      Log(LogLevel::kWarning, "NO TOKENIZER: the model takes and gives token ids only",
+          {{"reason", loaded_.why_no_text}});
+    }
+    return absl::OkStatus();
+  }
+  Log(LogLevel::kWarning, "RANDOM WEIGHTS: what is generated means nothing; token ids only, no text",
+      {{"shape", settings.random_weights}, {"seed", settings.random_seed}});
+  SPILLWAY_ASSIGN_OR_RETURN(
+      loaded_, model::LoadRandomModel(settings.random_weights, static_cast<uint64_t>(settings.random_seed),
+                                      device, options));
   return absl::OkStatus();
 }
 
@@ -214,8 +223,8 @@ absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& 
   const auto spelling = [&vocabulary](const std::optional<text::TokenId>& id) {
     return id.has_value() ? vocabulary.tokens[static_cast<size_t>(*id)] : std::string();
   };
-  model_.names = ModelNames(settings.served_model_name, loaded_.config.name, settings.model);
-  model_.architecture = header.architecture;
+  model_.names = ModelNames(settings.served_model_name, loaded_.config.name, settings.model_path());
+  model_.architecture = std::string(model::NameOf(loaded_.config.family));
   model_.parameters = loaded_.config.parameter_count();
   model_.trained_context_tokens = loaded_.config.context_length;
   model_.compute_dtype = device::NameOf(device.info().compute_dtype);
@@ -225,6 +234,12 @@ absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& 
   model_.bos_token = spelling(vocabulary.bos);
   model_.eos_token = spelling(vocabulary.eos);
   SPILLWAY_ASSIGN_OR_RETURN(model_.chat_template, ReadChatTemplate(settings, vocabulary.chat_template));
+  if (model_.chat_template.has_value() && vocabulary.model == "ids") {
+    return absl::InvalidArgumentError(absl::StrCat("--chat_template=", settings.chat_template, ": ",
+                                                   settings.model_path(),
+                                                   " is served without a tokenizer, so without chat; leave "
+                                                   "the flag empty"));
+  }
   return absl::OkStatus();
 }
 

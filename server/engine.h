@@ -25,12 +25,11 @@ namespace spillway::server {
 // What a model file says before anything of it is loaded.
 struct ModelHeader {
   model::ModelConfig config;
-  std::string architecture;
   scheduler::SamplingParams sampling;  // the file's generation defaults, else neutral
 };
 
-// Errors are one line with file, offset and remedy.
-absl::StatusOr<ModelHeader> ReadModelHeader(const std::string& path);
+// Of --model or --random_weights. Errors are one line with file, offset and remedy.
+absl::StatusOr<ModelHeader> ReadModelHeader(const Settings& settings);
 
 // --context, else what the model was made for. InvalidArgument where it is more than that.
 absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeader& header);

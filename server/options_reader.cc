@@ -96,6 +96,10 @@ void ReadStop(const v1::StopOptions& in, const ServedModel& model, scheduler::Re
     violations->Add("options.stop.strings",
                     absl::StrCat(in.strings_size(), " strings, at most ", kMaxStopStrings));
   }
+  if (in.strings_size() > 0 && !model.tokenizer->has_text()) {
+    violations->Add("options.stop.strings", "the model is served without a tokenizer; use stop.token_ids",
+                    Reason::kUnsupportedFeature, {{"field", "options.stop.strings"}});
+  }
   BadElements bad_strings;
   for (int i = 0; i < std::min(in.strings_size(), kMaxStopStrings); ++i) {
     const std::string& text = in.strings(i);

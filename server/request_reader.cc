@@ -57,8 +57,15 @@ absl::Status RequestReader::CheckModel(absl::string_view name) const {
       {{"value", std::string(name)}, {"served", absl::StrJoin(model_.names, ",")}});
 }
 
+absl::Status RequestReader::CheckText() const {
+  if (model_.tokenizer->has_text()) return absl::OkStatus();
+  return MakeError(Reason::kNoTokenizer, absl::StrCat("model \"", model_.name(),
+                                                      "\" is served without a tokenizer; use token ids"));
+}
+
 absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::CompleteRequest& in) const {
   SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  if (in.prompt_case() == v1::CompleteRequest::kText) SPILLWAY_RETURN_IF_ERROR(CheckText());
   scheduler::Request request;
   Violations violations;
   ReadOptions(in.options(), model_, &request, &violations);
@@ -95,6 +102,7 @@ absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::CompleteRequest
 
 absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::ChatRequest& in) const {
   SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  SPILLWAY_RETURN_IF_ERROR(CheckText());
   scheduler::Request request;
   Violations violations;
   ReadOptions(in.options(), model_, &request, &violations);
@@ -176,6 +184,7 @@ absl::StatusOr<std::vector<text::TokenId>> RequestReader::Render(const Messages&
 
 absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeRequest& in) const {
   SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  SPILLWAY_RETURN_IF_ERROR(CheckText());
   const bool add_bos = !in.has_add_special() || in.add_special();
   Violations violations;
   std::vector<text::TokenId> ids;
@@ -216,6 +225,7 @@ absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeR
 
 absl::StatusOr<v1::DetokenizeResponse> RequestReader::Detokenize(const v1::DetokenizeRequest& in) const {
   SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
+  SPILLWAY_RETURN_IF_ERROR(CheckText());
   Violations violations;
   if (in.token_ids_size() > kMaxDetokenizeIds) {
     violations.Add("token_ids", absl::StrCat(in.token_ids_size(), " ids, at most ", kMaxDetokenizeIds));

@@ -20,7 +20,7 @@ class RequestReader {
   explicit RequestReader(const ServedModel& model) : model_(model) {}
 
   // Times are the caller's to set. Errors: kModelNotFound, kInvalidField, kUnsupportedFeature,
-  // kPromptTooLong, kNoChatTemplate, kChatTemplateRejected.
+  // kPromptTooLong, kNoChatTemplate, kNoTokenizer, kChatTemplateRejected.
   absl::StatusOr<scheduler::Request> Read(const v1::CompleteRequest& in) const;
   absl::StatusOr<scheduler::Request> Read(const v1::ChatRequest& in) const;
 
@@ -30,6 +30,9 @@ class RequestReader {
   absl::Status CheckModel(absl::string_view name) const;
 
  private:
+  // kNoTokenizer for a model of token ids only.
+  absl::Status CheckText() const;
+
   using Messages = google::protobuf::RepeatedPtrField<v1::ChatMessage>;
 
   // `path`: of the messages' field. True when they are good.

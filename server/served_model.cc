@@ -48,6 +48,7 @@ v1::Model ServedModel::ToProto() const {
 
   v1::Features& features = *out.mutable_features();
   features.set_chat(chat_template.has_value());
+  features.set_token_ids_only(!tokenizer->has_text());
   features.set_logprobs(true);
   features.set_prefix_cache(true);
   features.set_max_choices(kMaxChoices);
@@ -85,6 +86,7 @@ std::vector<std::string> ModelNames(absl::string_view flag, absl::string_view ge
   if (!names.empty()) return names;
   std::string name = Slug(general_name);
   if (name.empty()) {
+    while (path.size() > 1 && path.back() == '/') path.remove_suffix(1);  // of a directory
     const absl::string_view file = path.substr(path.find_last_of('/') + 1);
     name = std::string(absl::StripSuffix(file, ".gguf"));
     if (text::FindInvalidUtf8(name).has_value()) name = Slug(name);

@@ -1,5 +1,6 @@
 #include "server/settings.h"
 
+#include <limits>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -49,7 +50,16 @@ Flag SizeFlag(absl::string_view group, absl::string_view name, int64_t min, absl
 std::vector<Flag> MakeFlags() {
   using S = Settings;
   return {
-      TextFlag(kModel, "model", &S::model, "The GGUF file to serve. Required."),
+      TextFlag(
+          kModel, "model", &S::model,
+          "What to serve: a GGUF file (Llama), or a Hugging Face directory with safetensors (Llama, OPT). "
+          "Required, or --random_weights."),
+      TextFlag(
+          kModel, "random_weights", &S::random_weights,
+          "Instead of --model: a Hugging Face config.json (Llama or OPT). Serves a model of that shape with "
+          "random weights, for benchmarks; it takes and gives token ids only."),
+      IntFlag(kModel, "random_seed", 0, std::numeric_limits<int64_t>::max(), "0", &S::random_seed,
+              "Decides the weights of --random_weights."),
       TextFlag(
           kModel, "served_model_name", &S::served_model_name,
           "Names that requests may use, separated by commas: the first is the model's name in answers, the "

@@ -16,7 +16,9 @@ namespace spillway::server {
 
 // Values in effect. Units are in the names; docs/configuration.md explains each.
 struct Settings {
-  std::string model;
+  std::string model;           // or
+  std::string random_weights;  // one of the two is set
+  int64_t random_seed = 0;
   std::string served_model_name;
   std::string chat_template;
   std::string device;
@@ -53,6 +55,9 @@ struct Settings {
   int64_t drain_timeout_ms = 0;
   std::string log_format;
   std::string log_level;
+
+  // What is served, for messages and names.
+  const std::string& model_path() const { return model.empty() ? random_weights : model; }
 };
 
 enum class FlagType : uint8_t {

@@ -26,8 +26,7 @@ using text::Vocabulary;
 
 constexpr JsonLimits kTokenizerLimits = {
     .bytes_max = 64 * kMiB, .values_max = int64_t{4} << 20, .depth_max = 32};
-constexpr size_t kJoinedBytesMax =
-    1024;  // of a token whose splits are checked; longer ones are runs of blanks
+constexpr size_t kJoinedBytesMax = 128;  // of a token whose splits are checked; Llama 2's longest has 48
 constexpr absl::string_view kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's
 constexpr absl::string_view kDamaged = "the file is damaged; fetch it again";
 constexpr absl::string_view kIdsOnly = "which Spillway's tokenizer does not do";
@@ -231,7 +230,12 @@ class Reader {
     const absl::flat_hash_set<std::string> merges(out_.merges.begin(), out_.merges.end());
     for (size_t id = 0; id < out_.tokens.size(); ++id) {
       const std::string& token = out_.tokens[id];
-      if (out_.types[id] != TokenType::kNormal || token.size() > kJoinedBytesMax) continue;
+      if (out_.types[id] != TokenType::kNormal) continue;
+      if (token.size() > kJoinedBytesMax) {
+        return model.Unsupported(
+            "vocab", absl::StrCat("token ", id, " has ", token.size(), " bytes, more than ", kJoinedBytesMax,
+                                  ", ", kIdsOnly));
+      }
       for (size_t cut = 1; cut < token.size(); ++cut) {
         const std::string left = token.substr(0, cut);
         const std::string right = token.substr(cut);

@@ -30,13 +30,12 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   file.path_ = path;
   // Non-blocking, so that a named pipe is refused below instead of waited for.
   file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file.fd_ < 0) return SystemError(path, "open it", "give the path of a readable GGUF file");
+  if (file.fd_ < 0) return SystemError(path, "open it", "give the path of a readable model");
   struct stat info = {};
-  if (fstat(file.fd_, &info) != 0)
-    return SystemError(path, "stat it", "give the path of a readable GGUF file");
+  if (fstat(file.fd_, &info) != 0) return SystemError(path, "stat it", "give the path of a readable model");
   if (!S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": not a regular file; give the path of a GGUF file"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": not a regular file; give the path of a GGUF file or of a Hugging Face directory"));
   }
   if (info.st_size == 0) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": the file is empty; fetch it again"));

@@ -134,6 +134,58 @@ TEST(Daemon, ChatAndGenerationDefaultsComeFromTheFile) {
   EXPECT_TRUE(stub->Chat(NewContext().get(), chat, &answer).ok());
 }
 
+TEST(Daemon, RandomWeightsServeTokenIdsOnly) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_config.json";
+  ASSERT_TRUE(fakes::WriteFile(path, R"({"model_type": "opt", "hidden_size": 64, "ffn_dim": 256,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 500, "max_position_embeddings": 128})")
+                  .ok());
+  const auto answer_of = [&](const std::string& seed) {
+    SpawnedDaemon daemon(
+        {"--random_weights=" + path, "--random_seed=" + seed, "--host_pool=64MiB", "--threads=1"});
+    EXPECT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+    EXPECT_THAT(daemon.output(), HasSubstr("RANDOM WEIGHTS"));
+    const auto stub = v1::InferenceService::NewStub(daemon.Connect());
+    EXPECT_EQ(stub->Complete(NewContext().get(), Request(4), std::make_unique<v1::CompleteResponse>().get())
+                  .error_code(),
+              grpc::StatusCode::FAILED_PRECONDITION);
+    v1::GetModelResponse model;
+    EXPECT_TRUE(stub->GetModel(NewContext().get(), {}, &model).ok());
+    EXPECT_EQ(model.model().architecture(), "opt");
+    EXPECT_EQ(model.model().vocab_size(), 500);
+    EXPECT_TRUE(model.model().features().token_ids_only());
+    v1::CompleteRequest request = Request(12);
+    for (int32_t id = 1; id < 30; ++id) request.mutable_tokens()->add_ids(id * 16);
+    v1::CompleteResponse answer;
+    const grpc::Status status = stub->Complete(NewContext().get(), request, &answer);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    if (answer.choices().empty()) return std::vector<int32_t>();
+    EXPECT_EQ(answer.choices(0).text(), "");
+    return std::vector<int32_t>(answer.choices(0).token_ids().begin(), answer.choices(0).token_ids().end());
+  };
+  const std::vector<int32_t> one = answer_of("1");
+  EXPECT_EQ(one.size(), 12u);
+  EXPECT_EQ(answer_of("1"), one);
+  EXPECT_NE(answer_of("2"), one);
+}
+
+TEST(Daemon, AHuggingFaceDirectoryIsServedAndSaysWhyItHasNoText) {
+  SpawnedDaemon daemon({"--model=tests/golden/model/opt/", "--host_pool=64MiB", "--threads=1"});
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  EXPECT_THAT(daemon.output(), AllOf(HasSubstr("NO TOKENIZER"), HasSubstr("tokenizer.json")));
+  const auto stub = v1::InferenceService::NewStub(daemon.Connect());
+  v1::GetModelResponse model;
+  ASSERT_TRUE(stub->GetModel(NewContext().get(), {}, &model).ok());
+  EXPECT_EQ(model.model().name(), "opt");
+  EXPECT_EQ(model.model().context_tokens(), 64);
+  ASSERT_EQ(model.model().stop_token_ids_size(), 1);
+  EXPECT_EQ(model.model().stop_token_ids(0), 2);
+  v1::CompleteRequest request = Request(5);
+  for (int32_t id = 3; id < 30; ++id) request.mutable_tokens()->add_ids(id);
+  v1::CompleteResponse answer;
+  ASSERT_TRUE(stub->Complete(NewContext().get(), request, &answer).ok());
+  EXPECT_EQ(answer.choices(0).token_ids_size(), 5);
+}
+
 TEST(Daemon, SigtermLetsStreamsFinish) {
   // Long enough for the calls below on a busy machine.
   SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=3000"}));

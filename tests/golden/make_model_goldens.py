@@ -96,7 +96,7 @@ DIRECTORIES = {
 
 def biased_config():
     return transformers.LlamaConfig(
-        vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=512, hidden_size=32,
+        vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=512, hidden_size=64,
         num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, tie_word_embeddings=False,
         rms_norm_eps=1e-5, attention_bias=True, mlp_bias=True,
         rope_parameters=dict(rope_theta=10000.0, rope_type="linear", factor=4.0))
@@ -104,8 +104,8 @@ def biased_config():
 
 def opt_config():
     return transformers.OPTConfig(
-        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=48, num_attention_heads=4, ffn_dim=96,
-        max_position_embeddings=64, word_embed_proj_dim=48, do_layer_norm_before=True, dropout=0.0)
+        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=64, num_attention_heads=4, ffn_dim=96,
+        max_position_embeddings=64, word_embed_proj_dim=64, do_layer_norm_before=True, dropout=0.0)
 
 
 def random_model(config, seed, dtype):

@@ -94,6 +94,12 @@ TEST(Configuration, BadValuesNameTheirOriginAndTheRange) {
   EXPECT_TRUE(ReadConfiguration(Strings{"--model=m", "--listen=[::1]:0"}, {}).ok());
 }
 
+TEST(Configuration, AModelIsAFileOrRandom) {
+  EXPECT_TRUE(ReadConfiguration(Strings{"--random_weights=config.json", "--random_seed=7"}, {}).ok());
+  EXPECT_THAT(ErrorOf({"--model=m", "--random_weights=config.json"}),
+              AllOf(HasSubstr("--model"), HasSubstr("--random_weights")));
+}
+
 TEST(Configuration, WhatIsMissingIsNamed) {
   EXPECT_THAT(ErrorOf({}), HasSubstr("--model"));
   EXPECT_THAT(ErrorOf({"--model"}), HasSubstr("needs a value"));

@@ -347,6 +347,31 @@ TEST_F(RequestReaderTest, ChatWithoutATemplateIsRefusedBeforeAnythingElse) {
   EXPECT_EQ(ReasonOf(StatusOf(chat)), Reason::kNoChatTemplate);
 }
 
+TEST_F(RequestReaderTest, WithoutATokenizerOnlyTokenIdsAreTaken) {
+  model_.tokenizer = *text::Tokenizer::Create(text::IdVocabulary(320));
+  model_.longest_token_bytes = 0;
+  EXPECT_EQ(ReasonOf(StatusOf(TextRequest("text", 4))), Reason::kNoTokenizer);
+  EXPECT_EQ(ReasonOf(StatusOf(SoundChat())), Reason::kNoTokenizer);
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text("text");
+  EXPECT_EQ(ReasonOf(reader_.Tokenize(tokenize).status()), Reason::kNoTokenizer);
+  v1::DetokenizeRequest detokenize;
+  detokenize.add_token_ids(1);
+  EXPECT_EQ(ReasonOf(reader_.Detokenize(detokenize).status()), Reason::kNoTokenizer);
+
+  v1::CompleteRequest ids;
+  for (const int32_t id : {5, 319, 0}) ids.mutable_tokens()->add_ids(id);
+  const auto read = reader_.Read(ids);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->prompt, (std::vector<text::TokenId>{5, 319, 0}));
+  ids.mutable_options()->mutable_stop()->add_strings("stop");
+  EXPECT_EQ(ReasonOf(StatusOf(ids)), Reason::kUnsupportedFeature);
+  ids.mutable_options()->clear_stop();
+  ids.mutable_tokens()->add_ids(320);
+  EXPECT_EQ(ReasonOf(StatusOf(ids)), Reason::kInvalidField);
+  EXPECT_TRUE(model_.ToProto().features().token_ids_only());
+}
+
 TEST_F(RequestReaderTest, WhatTheTemplateRefusesIsTheClientsMistake) {
   model_.chat_template = *text::ChatTemplate::Parse("{{ raise_exception('roles must alternate') }}");
   const absl::Status status = StatusOf(SoundChat());

@@ -74,5 +74,32 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest,
                                   std::to_string(std::get<2>(test.param));
                          });
 
+// Cached tokens reach attention as X alone: every key and value but the open block's is computed anew from
+// what was stored, with the family's norm and biases.
+TEST(TinyGoldenOverLinkTest, KeysAndValuesRebuiltFromXGiveTheLogitsOfTransformers) {
+  for (const char* name : {"llama_shards", "llama_biases", "opt"}) {
+    const std::string path = std::string(SPILLWAY_TESTDATA "/model/") + name;
+    const Golden golden = ReadGolden(path + "/logits");
+    TinyEngineOptions options;
+    options.dtype = device::DType::kF32;
+    options.max_item_segments = 2;
+    options.max_item_rows = 32;
+    options.link.emplace();
+    options.link->form = kv::Form::kX;
+    options.link->x_share = 1;
+    options.link->resident_blocks_max = 0;
+    TinyEngine engine(path, options);
+    Sequence sequence;
+    sequence.tokens = golden.ids[0];
+    std::vector<std::vector<float>> got;
+    while (sequence.n_cached < sequence.size()) {
+      for (std::vector<float>& row : engine.Logits(sequence, sequence.n_cached < 32 ? 8 : 1)) {
+        got.push_back(std::move(row));
+      }
+    }
+    EXPECT_LT(Difference(got, golden.logits[0]).largest, 2e-4) << name;
+  }
+}
+
 }  // namespace
 }  // namespace spillway::exec

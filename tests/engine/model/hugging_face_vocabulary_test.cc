@@ -92,6 +92,7 @@ TEST(VocabularyFromTokenizerJson, WhatWouldGiveOtherIdsIsRefusedByField) {
        "post_processor"},
       {"llama2.json", [](Json& j) { j["normalizer"]["normalizers"].erase(0); }, "normalizer"},
       {"llama2.json", [](Json& j) { j["model"]["merges"].erase(7); }, "merges"},
+      {"llama2.json", [](Json& j) { j["model"]["vocab"][std::string(129, 'x')] = 599; }, "vocab"},
       {"llama2.json", MoveOneOfTwoJoinsToTheEnd, "merges"},
   };
   for (const auto& [name, edit, field] : cases) {
