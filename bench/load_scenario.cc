@@ -89,7 +89,7 @@ void PrintServer(const ServerCost& cost, bool has_metrics, const v1::GetStatusRe
         cost.slope_mib_per_min, cost.slope_from_s);
   }
   out << "  blocks at the end  " << after.blocks().in_use() << " in use, " << after.blocks().cached()
-      << " cached, " << after.blocks().free() << " free; " << after.running_sequences() << " running, "
+      << " cached, " << after.blocks().free() << " free; " << after.running_requests() << " requests running, "
       << after.waiting_requests() << " waiting\n";
 }
 
@@ -97,6 +97,7 @@ nlohmann::json BlocksJson(const v1::GetStatusResponse& status) {
   return {{"in_use", status.blocks().in_use()},
           {"cached", status.blocks().cached()},
           {"free", status.blocks().free()},
+          {"running_requests", status.running_requests()},
           {"running_sequences", status.running_sequences()},
           {"waiting_requests", status.waiting_requests()}};
 }

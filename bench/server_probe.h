@@ -48,8 +48,8 @@ class ServerProbe {
 };
 
 inline bool IsIdle(const v1::GetStatusResponse& status) {
-  return status.running_sequences() == 0 && status.prefilling_sequences() == 0 &&
-         status.paused_sequences() == 0 && status.waiting_requests() == 0 && status.blocks().in_use() == 0;
+  return status.running_requests() == 0 && status.running_sequences() == 0 &&
+         status.waiting_requests() == 0 && status.blocks().in_use() == 0;
 }
 
 struct MemorySample {

@@ -64,10 +64,14 @@ void PrintTable(const v1::GetStatusResponse& status, absl::string_view server, s
       << StateName(status.state()) << ", up " << DescribeUptime(status.uptime_s()) << "\n";
   row("model", status.model());
   row("device", status.device());
-  row("requests", absl::StrCat(status.running_sequences(), " running, ", status.prefilling_sequences(),
-                               " reading their prompt, ", status.paused_sequences(), " paused, ",
-                               status.waiting_requests(), " waiting (", status.waiting_tokens(), " tokens)"));
-  row("speed", absl::StrFormat("%.1f tokens/s, prompt and generated", status.tokens_per_s()));
+  row("requests", absl::StrCat(status.running_requests(), " running, ", status.waiting_requests(),
+                               " waiting (", status.waiting_tokens(), " tokens)"));
+  row("sequences", absl::StrCat(status.running_sequences(), " running, of them ",
+                                status.prefilling_sequences(), " reading their prompt, ",
+                                status.paused_sequences(), " paused; ", status.returned_sequences(),
+                                " waiting for a place"));
+  row("speed", absl::StrFormat("%.1f tokens/s read, %.1f generated", status.prompt_tokens_per_s(),
+                               status.generated_tokens_per_s()));
   row("blocks", DescribeBlocks(status.blocks()));
   if (status.prefix_queried_tokens() > 0) {
     row("prefixes", absl::StrFormat("%.1f %% of %d prompt tokens found in the cache",

@@ -74,11 +74,12 @@ void ActiveRequest::OnPrefillProgress(const Sequence& sequence) {
   stream_->Push(progress);
 }
 
-void ActiveRequest::OnPrefixFound(const Sequence& sequence, int32_t tokens) {
+int32_t ActiveRequest::OnPrefixFound(const Sequence& sequence, int32_t tokens) {
   // Only what others computed counts: further choices find the first one's, a preempted one its own.
-  if (sequence.index != 0 || usage_.preemptions > 0) return;
+  if (sequence.index != 0 || usage_.preemptions > 0) return 0;
   usage_.cached_tokens += tokens;
   OnPrefillProgress(sequence);
+  return tokens;
 }
 
 void ActiveRequest::OnPreempted(const Sequence& sequence) {
@@ -121,6 +122,9 @@ RequestRecord ActiveRequest::End(absl::Status status, MonotonicNs now) {
   record.reason = ReasonOf(status);
   record.finishes = finishes_;
   record.usage = usage_;
+  for (const auto& sequence : sequences_) {
+    record.longest_choice_tokens = std::max(record.longest_choice_tokens, sequence->n_generated());
+  }
   record.priority = request_.priority;
   if (status.ok()) stream_->Push(usage_);
   stream_->End(std::move(status));

@@ -46,8 +46,9 @@ class ActiveRequest {
   // First time; returns seconds since arrival.
   double OnFirstScheduled(MonotonicNs now, int32_t cached_tokens);
   void OnPrefillProgress(const Sequence& sequence);
-  // Others computed a part of the prompt while this one waited.
-  void OnPrefixFound(const Sequence& sequence, int32_t tokens);
+  // `tokens` that were in the cache by the time it came to them. Returns how many of them are of the prompt
+  // and were computed for others.
+  int32_t OnPrefixFound(const Sequence& sequence, int32_t tokens);
   void OnPreempted(const Sequence& sequence);
   // Returns true for the request's very first token.
   bool OnToken(Sequence& sequence, DeltaEvent delta, MonotonicNs now);

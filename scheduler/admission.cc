@@ -12,6 +12,7 @@ Admission::Admission(const Limits& limits, const CacheRoom& room, PrefillQueue& 
       room_(room),
       prefill_(prefill),
       observer_(observer),
+      queue_(limits.reserve_output_tokens),
       decode_blocks_(limits.pool_blocks) {
   running_.reserve(static_cast<size_t>(limits.max_sequences));
   victims_.reserve(static_cast<size_t>(limits.max_sequences));

@@ -10,7 +10,7 @@ namespace spillway::scheduler {
 
 Reason Inbox::RefusalLocked() const {
   if (closed_ != Reason::kNone) return closed_;
-  return new_requests_ + returned_ >= max_waiting_ ? Reason::kQueueFull : Reason::kNone;
+  return new_requests_ >= max_waiting_ ? Reason::kQueueFull : Reason::kNone;
 }
 
 Reason Inbox::WouldRefuse() const {
@@ -69,7 +69,9 @@ int32_t Inbox::live_requests() const {
 Inbox::Waiting Inbox::waiting() const {
   MutexLock lock(mutex_);
   Waiting waiting;
-  waiting.requests = new_requests_ + returned_;
+  waiting.requests = new_requests_;
+  waiting.live_requests = live_requests_;
+  waiting.returned = returned_;
   for (const auto& [priority, tokens] : tokens_by_priority_) waiting.tokens += tokens;
   return waiting;
 }
@@ -92,7 +94,7 @@ void Inbox::Take(Mail* mail) {
   std::swap(moved_, mail->moved);
 }
 
-void Inbox::SetReturned(int32_t returned) {
+void Inbox::SetReturned(const ReturnedSequences& returned) {
   MutexLock lock(mutex_);
   returned_ = returned;
 }

@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "base/reason.h"
 #include "scheduler/active_request.h"
+#include "scheduler/request_queue.h"
 
 namespace spillway::scheduler {
 
@@ -27,8 +28,10 @@ class Inbox {
     bool end_all = false;         // the drain's time is over
   };
   struct Waiting {
-    int32_t requests = 0;  // not yet scheduled, and those that came back to the queue
-    int64_t tokens = 0;    // prompt tokens of the former
+    int32_t requests = 0;  // not yet scheduled: what the bound of the queue is about
+    int64_t tokens = 0;    // their prompt tokens
+    int32_t live_requests = 0;  // these, and those that were scheduled and have not ended
+    ReturnedSequences returned;
   };
 
   explicit Inbox(int32_t max_waiting) : max_waiting_(max_waiting) {}
@@ -54,8 +57,7 @@ class Inbox {
   // --- Step thread.
   // Moves out what came in.
   void Take(Mail* mail);
-  // Sequences that wait again after their request was scheduled.
-  void SetReturned(int32_t returned);
+  void SetReturned(const ReturnedSequences& returned);
   // A request was scheduled for the first time, or ended before that.
   void OnLeftQueue(const ActiveRequest& request);
   void OnEnded();
@@ -75,7 +77,7 @@ class Inbox {
   Reason closed_ ABSL_GUARDED_BY(mutex_) = Reason::kNone;
   int32_t live_requests_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t new_requests_ ABSL_GUARDED_BY(mutex_) = 0;  // not yet scheduled
-  int32_t returned_ ABSL_GUARDED_BY(mutex_) = 0;
+  ReturnedSequences returned_ ABSL_GUARDED_BY(mutex_);
   std::map<int32_t, int64_t> tokens_by_priority_ ABSL_GUARDED_BY(mutex_);  // of new requests
 };
 

@@ -58,6 +58,8 @@ class PrefillQueue {
   Batch& Start(const Pick& pick, bool streams_wait);
   void OnVisited(const Pick& pick);
   absl::Span<const std::unique_ptr<Batch>> batches() const { return batches_; }
+  // Prompt tokens of waiting sequences that others computed before it came to them, ever.
+  int64_t adopted_prompt_tokens() const { return adopted_prompt_tokens_; }
 
  private:
   PrefillQueue(const Limits& limits, Pacer& pacer);
@@ -84,6 +86,7 @@ class PrefillQueue {
   std::vector<PrefillCandidate> candidates_;  // of the last pick: running batches, then waiting sequences
   std::vector<Pick> picks_;                   // what each candidate stands for
   DistinctBlocks distinct_;                   // empty between two counts
+  int64_t adopted_prompt_tokens_ = 0;
 };
 
 }  // namespace spillway::scheduler

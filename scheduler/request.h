@@ -44,6 +44,7 @@ struct Request {
   std::vector<uint8_t> cache_salt;  // prefixes are shared only within one salt
   MonotonicNs arrival_ns = 0;       // when the call came, before tokenising; 0: now
   MonotonicNs deadline_ns = 0;      // 0: none
+  bool warm_up = false;             // the daemon's own: counts in no total of the prefix cache
 };
 
 }  // namespace spillway::scheduler

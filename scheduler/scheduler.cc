@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "scheduler/active_request.h"
 #include "scheduler/inbox.h"
+#include "scheduler/retry_advice.h"
 #include "scheduler/step_loop.h"
 #include "scheduler/step_state.h"
 
@@ -23,8 +24,6 @@ constexpr int64_t kLongestWaitMs = 24LL * 3600 * 1000;
 constexpr int64_t kLeastSamplesToPredict = 16;
 // A call is refused early only when the prediction misses its deadline by so much.
 constexpr double kClearMiss = 2;
-constexpr int64_t kLeastRetryMs = 100;
-constexpr int64_t kMostRetryMs = 60'000;
 
 absl::Status ValidateOptions(const Scheduler::Parts& parts, const SchedulerOptions& options) {
   if (options.context_tokens < 2) return absl::InvalidArgumentError("the context must have 2 tokens or more");
@@ -74,6 +73,7 @@ struct Scheduler::Impl {
   SharedStepState shared;
   std::unique_ptr<StepLoop> loop;
   std::atomic<uint64_t> next_number{1};
+  RetryAdvice retry_advice;
   std::atomic<bool> stopping{false};
   std::thread thread;
 };
@@ -141,7 +141,7 @@ absl::Status Scheduler::Impl::CheckDeadline(const Request& request) const {
 absl::Status Scheduler::Impl::Refusal(Reason reason) const {
   switch (reason) {
     case Reason::kQueueFull:
-      return MakeError(reason, absl::StrCat(options.max_queue, " requests are waiting"),
+      return MakeError(reason, absl::StrCat(inbox->waiting().requests, " requests are waiting"),
                        LimitAndValue(options.max_queue, inbox->waiting().requests));
     case Reason::kDraining:
       return MakeError(reason, "the daemon is shutting down");
@@ -172,7 +172,13 @@ absl::Status Scheduler::Impl::Submit(Request request, std::shared_ptr<TokenStrea
 
 absl::Status Scheduler::Submit(Request request, std::shared_ptr<TokenStream> stream) {
   absl::Status status = impl_->Submit(std::move(request), std::move(stream));
-  if (!status.ok()) impl_->parts.observer.OnRejected(ReasonOf(status));
+  if (status.ok()) {
+    impl_->retry_advice.OnAccepted();
+  } else {
+    const Reason reason = ReasonOf(status);
+    if (reason == Reason::kQueueFull) impl_->retry_advice.OnRefused();
+    impl_->parts.observer.OnRejected(reason);
+  }
   return status;
 }
 
@@ -182,9 +188,14 @@ SchedulerSnapshot Scheduler::Snapshot() const {
   const StepState state = impl_->shared.Get();
   const Inbox::Waiting waiting = impl_->inbox->waiting();
   SchedulerSnapshot snapshot = state.snapshot;
+  snapshot.running_requests = waiting.live_requests - waiting.requests;
   snapshot.waiting_requests = waiting.requests;
   snapshot.waiting_tokens = waiting.tokens;
-  snapshot.tokens_per_s = state.rate.PerSecond(impl_->parts.clock.NowNs());
+  snapshot.returned_sequences = waiting.returned.sequences;
+  snapshot.returned_tokens = waiting.returned.tokens;
+  const MonotonicNs now = impl_->parts.clock.NowNs();
+  snapshot.prompt_tokens_per_s = state.prompt_rate.PerSecond(now);
+  snapshot.generated_tokens_per_s = state.generated_rate.PerSecond(now);
   snapshot.blocks = impl_->parts.blocks.Counts();
   if (impl_->parts.planner != nullptr) snapshot.planner = impl_->parts.planner->Snapshot();
   return snapshot;
@@ -192,10 +203,8 @@ SchedulerSnapshot Scheduler::Snapshot() const {
 
 int64_t Scheduler::retry_after_ms() const {
   const SchedulerSnapshot snapshot = Snapshot();
-  if (snapshot.tokens_per_s <= 0) return kLeastRetryMs * 10;
-  // Until an eighth of the queue has been computed: places become free, and not all callers come for one.
-  const double seconds = static_cast<double>(snapshot.waiting_tokens) / 8 / snapshot.tokens_per_s;
-  return std::clamp(static_cast<int64_t>(std::min(seconds, 1e6) * 1000), kLeastRetryMs, kMostRetryMs);
+  return impl_->retry_advice.AfterMs(snapshot.waiting_tokens + snapshot.returned_tokens,
+                                     snapshot.prompt_tokens_per_s + snapshot.generated_tokens_per_s);
 }
 
 bool Scheduler::RunOnce() { return impl_->loop->RunOnce(); }

@@ -42,23 +42,28 @@ struct RequestRecord {
   Reason reason = Reason::kNone;  // kNone: ended well
   std::vector<FinishReason> finishes;
   UsageEvent usage;
+  int32_t longest_choice_tokens = 0;  // generated
   int32_t priority = 0;
 };
 
 // A snapshot for metrics, health and status; no older than a step.
 struct SchedulerSnapshot {
-  int32_t running_sequences = 0;
+  int32_t running_sequences = 0;  // hold a place, prefilling and paused ones included
   int32_t prefilling_sequences = 0;
   int32_t paused_sequences = 0;  // slow readers
-  int32_t waiting_requests = 0;
-  int64_t waiting_tokens = 0;
+  int32_t running_requests = 0;    // scheduled and not ended, though all their sequences may wait again
+  int32_t waiting_requests = 0;    // not yet scheduled
+  int64_t waiting_tokens = 0;      // prompt tokens of these
+  int32_t returned_sequences = 0;  // of running requests, waiting for a place: further choices, preempted ones
+  int64_t returned_tokens = 0;     // which these have to compute before others come in
   int64_t visits = 0;  // ever; the watchdog sees whether it moves
   MonotonicNs last_visit_ns = 0;
   bool has_work = false;
-  double tokens_per_s = 0;  // prefill and decode, recent
+  double prompt_tokens_per_s = 0;     // prefill, recent
+  double generated_tokens_per_s = 0;  // drawn, recent
   kv::BlockCounts blocks;
-  int64_t prefix_queried_tokens = 0;
-  int64_t prefix_hit_tokens = 0;
+  int64_t prefix_queried_tokens = 0;  // prompts of requests that were scheduled, once each
+  int64_t prefix_hit_tokens = 0;      // of these, found in the cache, then or before their turn to be computed
   int64_t preemptions = 0;
   bool failed = false;
   std::optional<PlannerSnapshot> planner;  // where one plans
@@ -107,7 +112,7 @@ class Scheduler {
   absl::Status Submit(Request request, std::shared_ptr<TokenStream> stream);
   // The longest prompt + output that one sequence can hold: the context, clamped to the pool.
   int32_t max_sequence_tokens() const;
-  // When a refused client should try again.
+  // When a refused client should try again; differs from call to call.
   int64_t retry_after_ms() const;
   SchedulerSnapshot Snapshot() const;
 

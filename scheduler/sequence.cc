@@ -21,6 +21,6 @@ bool Sequence::RunsBefore(const Sequence& other) const {
   return index < other.index;
 }
 
-int32_t Sequence::n_generated() const { return n_tokens() - request.n_prompt(); }
+int32_t Sequence::n_generated() const { return tokens.empty() ? 0 : n_tokens() - request.n_prompt(); }
 
 }  // namespace spillway::scheduler

@@ -204,7 +204,9 @@ void StepLoop::FinishPrefill(Batch& batch) {
 }
 
 void StepLoop::OnStep(const Batch& batch, const exec::StepStats& stats) {
-  state_.rate.Add(parts_.clock.NowNs(), stats.rows);
+  const MonotonicNs now = parts_.clock.NowNs();
+  if (stats.phase == exec::Phase::kPrefill) state_.prompt_rate.Add(now, stats.rows);
+  if (stats.sampled_rows > 0) state_.generated_rate.Add(now, stats.sampled_rows);
   if (parts_.planner != nullptr && parts_.executor.splits()) {
     TellPlanner();
     parts_.planner->OnStep(batch.plan(), stats);
@@ -249,6 +251,7 @@ void StepLoop::PublishState() {
     snapshot.prefilling_sequences += sequence->state == SequenceState::kPrefill;
     snapshot.paused_sequences += sequence->request.paused();
   }
+  snapshot.prefix_hit_tokens = admitted_hit_tokens_ + prefill_->adopted_prompt_tokens();
   snapshot.preemptions = admission_->preemptions();
   snapshot.failed = failed_;
   inbox_.SetReturned(admission_->queue().returned());

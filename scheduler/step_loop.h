@@ -99,6 +99,7 @@ class StepLoop {
   std::vector<Sequence*> ready_;  // [max_sequences]
   std::vector<ActiveRequest*> invalid_;
   MonotonicNs pass_begin_ns_ = 0;
+  int64_t admitted_hit_tokens_ = 0;  // prompt tokens found in the prefix cache on admission
   bool failed_ = false;
   StepState state_;
 };

@@ -124,9 +124,11 @@ void StepLoop::AdmitWaiting() {
       const int32_t cached = sequence->cache.computed_tokens();
       inbox_.OnLeftQueue(request);
       parts_.observer.OnScheduled(request.OnFirstScheduled(now, cached));
-      state_.snapshot.prefix_queried_tokens += request.n_prompt();
-      state_.snapshot.prefix_hit_tokens += cached;
-      state_.hit_share.Add(static_cast<double>(cached) / request.n_prompt());
+      if (!request.request().warm_up) {
+        state_.snapshot.prefix_queried_tokens += request.n_prompt();
+        admitted_hit_tokens_ += cached;
+        state_.hit_share.Add(static_cast<double>(cached) / request.n_prompt());
+      }
     }
     request.OnPrefillProgress(*sequence);
   }

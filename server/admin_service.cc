@@ -29,7 +29,10 @@ void Fill(const scheduler::SchedulerSnapshot& now, v1::GetStatusResponse* out) {
   out->set_paused_sequences(now.paused_sequences);
   out->set_waiting_requests(now.waiting_requests);
   out->set_waiting_tokens(now.waiting_tokens);
-  out->set_tokens_per_s(now.tokens_per_s);
+  out->set_prompt_tokens_per_s(now.prompt_tokens_per_s);
+  out->set_generated_tokens_per_s(now.generated_tokens_per_s);
+  out->set_running_requests(now.running_requests);
+  out->set_returned_sequences(now.returned_sequences);
   out->set_prefix_queried_tokens(now.prefix_queried_tokens);
   out->set_prefix_hit_tokens(now.prefix_hit_tokens);
   out->set_preemptions(now.preemptions);

@@ -186,6 +186,8 @@ void Daemon::LogState() const {
        {"running_sequences", now.running_sequences},
        {"prefilling_sequences", now.prefilling_sequences},
        {"paused_sequences", now.paused_sequences},
+       {"running_requests", now.running_requests},
+       {"returned_sequences", now.returned_sequences},
        {"waiting_requests", now.waiting_requests},
        {"waiting_tokens", now.waiting_tokens},
        {"free_blocks", now.blocks.free_blocks},

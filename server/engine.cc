@@ -280,6 +280,7 @@ absl::Status Engine::WarmUp(int64_t timeout_ms) {
   request.max_tokens = std::min(kWarmUpTokens, model_.context_tokens - prompt_tokens);
   request.sampling.temperature = 0;
   request.ignore_eos = true;
+  request.warm_up = true;
   request.arrival_ns = Clock::Real().NowNs();
 
   const auto wake_up = std::make_shared<WakeUp>();

@@ -33,13 +33,27 @@ std::vector<std::string> CodeNames() {
   return names;
 }
 
+// 1, 2, 4, ... 2^last.
+std::vector<double> PowersOfTwo(int last) {
+  std::vector<double> out;
+  for (int exponent = 0; exponent <= last; ++exponent) out.push_back(static_cast<double>(1 << exponent));
+  return out;
+}
+
 std::vector<MetricInfo> MakeTable() {
   using enum MetricId;
   using enum MetricType;
-  const std::vector<double> gaps = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2,
-                                    0.5,   1,     2,     5,    10,   20,   60};
+  // Between tokens and of steps: where service levels lie (some 10 to 300 ms) steps of a half at most.
+  const std::vector<double> gaps = {0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02,
+                                    0.03,  0.04,  0.05,  0.075, 0.1,    0.15, 0.2,   0.3,
+                                    0.5,   0.75,  1,     2,     5,      10,   20,    60};
+  const std::vector<double> first_token = {0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075,
+                                           0.1,   0.15,  0.2,   0.3,  0.5,  0.75, 1,    2,    5,
+                                           10,    20,    60,    120,  300,  600,  1800, 3600};
   const std::vector<double> spans = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,  1,
                                      2,     5,     10,    20,   60,   120,  300, 600, 1800, 3600};
+  const std::vector<double> tokens = PowersOfTwo(20);
+  const std::vector<double> sequences = PowersOfTwo(12);
   const LabelInfo phase = {"phase", {"decode", "prefill"}};
   return {
       {kBuildInfo,
@@ -69,9 +83,30 @@ std::vector<MetricInfo> MakeTable() {
        kGauge,
        "sequences",
        {{"state", {"decode", "prefill", "paused"}}},
-       "Sequences running: generating, computing their prompt, or paused because their reader is slow.",
+       "Sequences (choices of requests) that hold a place and blocks: generating, computing their prompt, or "
+       "paused because their reader is slow.",
        {}},
-      {kRequestsWaiting, "spillway_requests_waiting", kGauge, "requests", {}, "Requests in the queue.", {}},
+      {kReturnedSequences,
+       "spillway_sequences_returned",
+       kGauge,
+       "sequences",
+       {},
+       "Sequences of running requests that wait for a place: preempted ones, and further choices.",
+       {}},
+      {kRequestsRunning,
+       "spillway_requests_running",
+       kGauge,
+       "requests",
+       {},
+       "Requests that were scheduled and have not ended, preempted and paused ones included.",
+       {}},
+      {kRequestsWaiting,
+       "spillway_requests_waiting",
+       kGauge,
+       "requests",
+       {},
+       "Requests in the queue: accepted and not yet scheduled. --max_queue bounds these.",
+       {}},
       {kWaitingTokens,
        "spillway_waiting_tokens",
        kGauge,
@@ -106,7 +141,8 @@ std::vector<MetricInfo> MakeTable() {
        kCounter,
        "tokens",
        {},
-       "Of these, tokens found in the prefix cache.",
+       "Of these, tokens that were found in the prefix cache and not computed, as Usage.cached_tokens says it. "
+       "A request counts when its first token is there; spillway_prefix_hit_tokens_total counts at once.",
        {}},
       {kGeneratedTokens, "spillway_generated_tokens_total", kCounter, "tokens", {}, "Tokens generated.", {}},
       {kPreemptions,
@@ -136,14 +172,17 @@ std::vector<MetricInfo> MakeTable() {
        kCounter,
        "tokens",
        {},
-       "Prompt tokens looked up in the prefix cache.",
+       "Prompt tokens looked up in the prefix cache: the whole prompt of each request when it is first "
+       "scheduled, once however many choices it has and however often it is preempted.",
        {}},
       {kPrefixHitTokens,
        "spillway_prefix_hit_tokens_total",
        kCounter,
        "tokens",
        {},
-       "Prompt tokens found in the prefix cache.",
+       "Of these, tokens found there, then or before it was their turn to be computed because another request "
+       "computed them meanwhile. Requests that end before their first token count too, unlike in "
+       "spillway_cached_tokens_total.",
        {}},
 
       {kTimeToFirstToken,
@@ -152,7 +191,7 @@ std::vector<MetricInfo> MakeTable() {
        "seconds",
        {},
        "From a request's arrival to its first token.",
-       spans},
+       first_token},
       {kInterToken,
        "spillway_inter_token_seconds",
        kHistogram,
@@ -173,21 +212,44 @@ std::vector<MetricInfo> MakeTable() {
        "seconds",
        {},
        "From a request's first step to its first token.",
-       spans},
+       first_token},
       {kRequestTime,
        "spillway_request_seconds",
        kHistogram,
        "seconds",
-       {},
-       "From a request's arrival to its end, however it ended.",
+       {{"outcome", {"ok", "cancelled", "failed"}}},
+       "From an accepted request's arrival to its end. failed: ended with an error, deadlines and slow readers "
+       "included.",
        spans},
+      {kTimePerOutputToken,
+       "spillway_time_per_output_token_seconds",
+       kHistogram,
+       "seconds",
+       {},
+       "Of a request that ended well: from its first to its last token, for each token after the first of its "
+       "longest choice.",
+       gaps},
+      {kRequestPromptTokens,
+       "spillway_request_prompt_tokens",
+       kHistogram,
+       "tokens",
+       {},
+       "Prompt tokens of a request that was accepted and ended.",
+       tokens},
+      {kRequestGeneratedTokens,
+       "spillway_request_generated_tokens",
+       kHistogram,
+       "tokens",
+       {},
+       "Tokens generated for a request that was accepted and ended, over all its choices.",
+       tokens},
       {kStepTime,
        "spillway_step_seconds",
        kHistogram,
        "seconds",
        {phase},
        "Computing time of one pass through the layers.",
-       spans},
+       gaps},
       {kStepTokens,
        "spillway_step_tokens_total",
        kCounter,
@@ -195,6 +257,13 @@ std::vector<MetricInfo> MakeTable() {
        {phase},
        "Tokens computed, recomputed ones included.",
        {}},
+      {kStepSequences,
+       "spillway_step_sequences",
+       kHistogram,
+       "sequences",
+       {phase},
+       "Sequences that one pass computed together.",
+       sequences},
       {kVisits,
        "spillway_visits_total",
        kCounter,

@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mutex.h"
-#include "grpc/grpc.h"
+#include "grpcpp/grpcpp.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
@@ -39,6 +39,27 @@ absl::string_view FinishName(scheduler::FinishReason reason) {
       return "LENGTH";
   }
   return "";
+}
+
+// How a request ended, for its duration: a cancelled one says nothing of the daemon's speed.
+enum class Outcome : uint8_t { kOk, kCancelled, kFailed };
+constexpr int kOutcomes = 3;
+
+const char* NameOf(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kOk:
+      return "ok";
+    case Outcome::kCancelled:
+      return "cancelled";
+    case Outcome::kFailed:
+      return "failed";
+  }
+  return "";
+}
+
+Outcome OutcomeOf(Reason reason) {
+  if (reason == Reason::kNone) return Outcome::kOk;
+  return reason == Reason::kCancelled ? Outcome::kCancelled : Outcome::kFailed;
 }
 
 // A counter that follows a total kept elsewhere.
@@ -76,10 +97,14 @@ struct Metrics::Impl {
       const std::string name = phase == exec::Phase::kDecode ? "decode" : "prefill";
       step_time[static_cast<size_t>(phase)] = &HistogramOf(MetricId::kStepTime, {{"phase", name}});
       step_tokens[static_cast<size_t>(phase)] = &CounterOf(MetricId::kStepTokens, {{"phase", name}});
+      step_sequences[static_cast<size_t>(phase)] = &HistogramOf(MetricId::kStepSequences, {{"phase", name}});
     }
-    GaugeOf(
-        MetricId::kBuildInfo,
-        {{"version", SPILLWAY_VERSION}, {"compiler", "gcc " __VERSION__}, {"grpc", grpc_version_string()}})
+    for (const Outcome outcome : {Outcome::kOk, Outcome::kCancelled, Outcome::kFailed}) {
+      request_time[static_cast<size_t>(outcome)] =
+          &HistogramOf(MetricId::kRequestTime, {{"outcome", NameOf(outcome)}});
+    }
+    GaugeOf(MetricId::kBuildInfo,
+            {{"version", SPILLWAY_VERSION}, {"compiler", "gcc " __VERSION__}, {"grpc", grpc::Version()}})
         .Set(1);
   }
 
@@ -122,10 +147,10 @@ struct Metrics::Impl {
     if (amount > 0) plain_counters[Index(id)]->Increment(amount);
   }
   void Set(MetricId id, double value) { plain_gauges[Index(id)]->Set(value); }
-  void Observe(MetricId id, double seconds) { ObserveIn(*plain_histograms[Index(id)], seconds); }
+  void Observe(MetricId id, double value) { ObserveIn(*plain_histograms[Index(id)], value); }
   // One NaN would poison a histogram's sum for ever.
-  static void ObserveIn(Histogram& histogram, double seconds) {
-    if (std::isfinite(seconds) && seconds >= 0) histogram.Observe(seconds);
+  static void ObserveIn(Histogram& histogram, double value) {
+    if (std::isfinite(value) && value >= 0) histogram.Observe(value);
   }
 
   void CollectScheduler(const scheduler::SchedulerSnapshot& now) {
@@ -137,6 +162,8 @@ struct Metrics::Impl {
         .Set(std::max(0, now.running_sequences - now.prefilling_sequences - now.paused_sequences));
     state(MetricId::kSequences, "prefill").Set(now.prefilling_sequences);
     state(MetricId::kSequences, "paused").Set(now.paused_sequences);
+    Set(MetricId::kReturnedSequences, now.returned_sequences);
+    Set(MetricId::kRequestsRunning, now.running_requests);
     Set(MetricId::kRequestsWaiting, now.waiting_requests);
     Set(MetricId::kWaitingTokens, static_cast<double>(now.waiting_tokens));
     state(MetricId::kKvBlocks, "free").Set(static_cast<double>(now.blocks.free_blocks));
@@ -186,6 +213,8 @@ struct Metrics::Impl {
   std::array<Counter*, kConnectionRefusals> refused{};
   std::array<Histogram*, 2> step_time{};
   std::array<Counter*, 2> step_tokens{};
+  std::array<Histogram*, 2> step_sequences{};
+  std::array<Histogram*, kOutcomes> request_time{};
 
   Mutex mutex;  // one scrape at a time
   std::function<scheduler::SchedulerSnapshot()> snapshot ABSL_GUARDED_BY(mutex);
@@ -227,6 +256,7 @@ void Metrics::SetNetworkSource(std::function<NetworkCounts()> network) {
 void Metrics::OnStep(const exec::StepStats& stats) {
   const auto phase = static_cast<size_t>(stats.phase);
   Impl::ObserveIn(*impl_->step_time[phase], ToSeconds(stats.active_ns));
+  Impl::ObserveIn(*impl_->step_sequences[phase], stats.sequences);
   if (stats.rows > 0) impl_->step_tokens[phase]->Increment(stats.rows);
   impl_->Count(MetricId::kGeneratedTokens, stats.sampled_rows);
 }
@@ -256,7 +286,14 @@ void Metrics::OnFinished(const scheduler::RequestRecord& record) {
     const auto finish = record.finishes.empty() ? scheduler::FinishReason::kLength : record.finishes.front();
     impl_->ended[static_cast<size_t>(finish)]->Increment();
   }
-  impl_->Observe(MetricId::kRequestTime, record.usage.timings.total_ms / 1e3);
+  Impl::ObserveIn(*impl_->request_time[static_cast<size_t>(OutcomeOf(record.reason))],
+                  record.usage.timings.total_ms / 1e3);
+  impl_->Observe(MetricId::kRequestPromptTokens, record.usage.prompt_tokens);
+  impl_->Observe(MetricId::kRequestGeneratedTokens, record.usage.generated_tokens);
+  if (record.reason == Reason::kNone && record.longest_choice_tokens > 1) {
+    impl_->Observe(MetricId::kTimePerOutputToken,
+                   record.usage.timings.decode_ms / 1e3 / (record.longest_choice_tokens - 1));
+  }
 }
 
 void Metrics::OnRejected(Reason reason) {

@@ -179,6 +179,7 @@ class FakeDaemon::Admin final : public v1::AdminService::Service {
     response->set_state(v1::SERVER_STATE_SERVING);
     response->set_uptime_s(7384);
     response->set_model("fake");
+    response->set_running_requests(daemon_.running_);
     response->set_running_sequences(daemon_.running_);
     response->mutable_blocks()->set_total(1024);
     response->mutable_blocks()->set_cached(24);

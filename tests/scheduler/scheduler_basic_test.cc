@@ -163,6 +163,27 @@ TEST(SchedulerTest, PrefixIsFoundAndTheLastTokenComputedAnew) {
   EXPECT_EQ(harness.scheduler->Snapshot().prefix_hit_tokens, 28 + 36);
 }
 
+TEST(SchedulerTest, TokensAdoptedWhileWaitingAreHitsAndTheWarmUpIsNot) {
+  Harness harness;
+  Request warm_up = MakeRequest(Prompt(32, 7), 1);
+  warm_up.warm_up = true;
+  auto first = harness.MustSubmit(warm_up);
+  Finish(harness, {first.get()});
+  auto again = harness.MustSubmit(warm_up);
+  Finish(harness, {again.get()});
+  EXPECT_EQ(again->usage->cached_tokens, 28);
+  EXPECT_EQ(harness.scheduler->Snapshot().prefix_queried_tokens, 0);
+  EXPECT_EQ(harness.scheduler->Snapshot().prefix_hit_tokens, 0);
+
+  // Both are scheduled while nothing is cached; the second takes over what the first computes.
+  auto a = harness.MustSubmit(MakeRequest(Prompt(60), 2));
+  auto b = harness.MustSubmit(MakeRequest(Prompt(60), 2));
+  Finish(harness, {a.get(), b.get()});
+  EXPECT_EQ(b->usage->cached_tokens, 56);
+  EXPECT_EQ(harness.scheduler->Snapshot().prefix_queried_tokens, 120);
+  EXPECT_EQ(harness.scheduler->Snapshot().prefix_hit_tokens, 56);
+}
+
 TEST(SchedulerTest, PrefixesOfAnotherSaltAreNotFound) {
   Harness harness;
   auto first = harness.MustSubmit(MakeRequest(Prompt(32), 3));
@@ -313,16 +334,19 @@ TEST(SchedulerTest, SnapshotFollowsTheWork) {
   for (int i = 0; i < 30; ++i) harness.scheduler->RunOnce();
   SchedulerSnapshot snapshot = harness.scheduler->Snapshot();
   EXPECT_EQ(snapshot.running_sequences, 2);
+  EXPECT_EQ(snapshot.running_requests, 2);
   EXPECT_EQ(snapshot.waiting_requests, 1);
   EXPECT_EQ(snapshot.waiting_tokens, 9);
   EXPECT_TRUE(snapshot.has_work);
   EXPECT_GT(snapshot.visits, 0);
-  EXPECT_GT(snapshot.tokens_per_s, 0);
+  EXPECT_GT(snapshot.prompt_tokens_per_s, 0);
+  EXPECT_GT(snapshot.generated_tokens_per_s, 0);
   EXPECT_GT(snapshot.blocks.in_use_blocks, 0);
   Finish(harness, {a.get(), b.get(), c.get()});
   snapshot = harness.scheduler->Snapshot();
   EXPECT_FALSE(snapshot.has_work);
   EXPECT_EQ(snapshot.running_sequences, 0);
+  EXPECT_EQ(snapshot.running_requests, 0);
   EXPECT_EQ(snapshot.waiting_requests, 0);
   EXPECT_EQ(snapshot.blocks.in_use_blocks, 0);
 }

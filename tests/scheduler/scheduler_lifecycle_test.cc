@@ -82,7 +82,8 @@ TEST(AdmissionTest, FullQueueRefusesUntilARequestLeavesIt) {
   auto b = harness.MustSubmit(MakeRequest(Prompt(4), 2));
   Client c(MakeRequest(Prompt(4), 2));
   EXPECT_EQ(ReasonOf(harness.Submit(c)), Reason::kQueueFull);
-  EXPECT_GE(harness.scheduler->retry_after_ms(), 100);
+  EXPECT_EQ(Metadata(harness.Submit(c), "value"), "2");
+  EXPECT_GE(harness.scheduler->retry_after_ms(), 80);
   a->Cancel();
   harness.scheduler->RunOnce();
   EXPECT_TRUE(harness.Submit(c).ok()) << "a cancelled one leaves the queue at once";
@@ -91,6 +92,58 @@ TEST(AdmissionTest, FullQueueRefusesUntilARequestLeavesIt) {
   ExpectEnded(harness, *a, Reason::kCancelled);
   ExpectAsAlone(harness, *b);
   ExpectAsAlone(harness, c);
+}
+
+TEST(AdmissionTest, ChoicesOfOneRequestDoNotFillTheQueue) {
+  HarnessOptions options;
+  options.scheduler.max_queue = 2;
+  options.scheduler.max_sequences = 1;
+  Harness harness(options);
+  Request many = MakeRequest(Prompt(4), 20);
+  many.n_choices = 16;
+  auto greedy = harness.MustSubmit(std::move(many));
+  while (harness.scheduler->Snapshot().returned_sequences < 15) ASSERT_TRUE(harness.scheduler->RunOnce());
+  EXPECT_EQ(harness.scheduler->Snapshot().running_requests, 1);
+  EXPECT_EQ(harness.scheduler->Snapshot().waiting_requests, 0) << "a choice is not a request";
+  // Fifteen choices find their prompt cached and reserve eight tokens of output each.
+  EXPECT_EQ(harness.scheduler->Snapshot().returned_tokens, 15 * 8);
+  auto a = harness.MustSubmit(MakeRequest(Prompt(4), 2));
+  auto b = harness.MustSubmit(MakeRequest(Prompt(4), 2));
+  Client c(MakeRequest(Prompt(4), 2));
+  EXPECT_EQ(ReasonOf(harness.Submit(c)), Reason::kQueueFull);
+  Client* const clients[] = {greedy.get(), a.get(), b.get()};
+  harness.RunAll(clients);
+  for (Client* client : clients) ExpectAsAlone(harness, *client);
+  EXPECT_EQ(harness.scheduler->Snapshot().returned_sequences, 0);
+  EXPECT_EQ(harness.scheduler->Snapshot().returned_tokens, 0);
+}
+
+TEST(AdmissionTest, PreemptedSequencesDelayTheRetryOfTheRefused) {
+  HarnessOptions options;
+  options.scheduler.max_queue = 1;
+  options.scheduler.max_sequences = 4;
+  Harness harness(options);
+  std::vector<std::unique_ptr<Client>> low;
+  for (uint32_t i = 0; i < 4; ++i) {
+    low.push_back(harness.MustSubmit(Prioritised(MakeRequest(Prompt(60, i), 100), 0)));
+    while (harness.scheduler->Snapshot().running_sequences <= static_cast<int32_t>(i)) {
+      ASSERT_TRUE(harness.scheduler->RunOnce());
+    }
+  }
+  for (int i = 0; i < 100; ++i) harness.scheduler->RunOnce();
+  int64_t tokens = 0;
+  for (const auto& client : low) {
+    client->Read();
+    tokens += 60 + static_cast<int64_t>(client->choices[0].tokens.size()) + 8;
+  }
+  auto high = Prioritised(MakeRequest(Prompt(200, 9), 100), 5);
+  high.n_choices = 4;
+  auto greedy = harness.MustSubmit(std::move(high));
+  while (harness.scheduler->Snapshot().returned_sequences < 4) ASSERT_TRUE(harness.scheduler->RunOnce());
+  const SchedulerSnapshot snapshot = harness.scheduler->Snapshot();
+  EXPECT_GE(snapshot.returned_tokens, tokens) << "prompts and answers are computed again";
+  EXPECT_EQ(snapshot.waiting_requests, 0);
+  harness.RunAll();
 }
 
 TEST(AdmissionTest, DeadlineThatClearlyCannotBeMetIsRefusedEarly) {

@@ -146,7 +146,8 @@ bool TestServer::Computes() const {
 
 bool TestServer::AtRest() const {
   const scheduler::SchedulerSnapshot now = scheduler->Snapshot();
-  return now.running_sequences == 0 && now.waiting_requests == 0 && now.blocks.in_use_blocks == 0;
+  return now.running_requests == 0 && now.running_sequences == 0 && now.waiting_requests == 0 &&
+         now.blocks.in_use_blocks == 0;
 }
 
 std::unique_ptr<grpc::ClientContext> NewContext(int64_t timeout_ms) {

@@ -153,7 +153,9 @@ TEST_F(MetricsTest, EventsAreCountedWhereTheyBelong) {
   EXPECT_EQ(Value("spillway_requests_rejected_total{reason=\"QUEUE_FULL\"}"), 1);
   EXPECT_EQ(Value("spillway_requests_finished_total{code=\"OK\",reason=\"STOP_STRING\"}"), 1);
   EXPECT_EQ(Value("spillway_requests_finished_total{code=\"ABORTED\",reason=\"SLOW_READER\"}"), 1);
-  EXPECT_EQ(Value("spillway_request_seconds_count"), 2);
+  EXPECT_EQ(Value("spillway_request_seconds_count{outcome=\"ok\"}"), 1);
+  EXPECT_EQ(Value("spillway_request_seconds_count{outcome=\"failed\"}"), 1);
+  EXPECT_EQ(Value("spillway_request_seconds_count{outcome=\"cancelled\"}"), 0);
   EXPECT_EQ(Value("spillway_ready"), 1);
 }
 
@@ -163,12 +165,16 @@ TEST_F(MetricsTest, TheSchedulersStateIsReadAtEveryScrape) {
   now.prefilling_sequences = 2;
   now.paused_sequences = 1;
   now.waiting_requests = 4;
+  now.running_requests = 3;
+  now.returned_sequences = 6;
   now.visits = 10;
   now.blocks = {.total_blocks = 8, .free_blocks = 1, .in_use_blocks = 2, .cached_blocks = 5};
   metrics_.SetSources([&] { return now; }, [] { return false; });
   EXPECT_EQ(Value("spillway_sequences{state=\"decode\"}"), 2);
   EXPECT_EQ(Value("spillway_sequences{state=\"prefill\"}"), 2);
   EXPECT_EQ(Value("spillway_requests_waiting"), 4);
+  EXPECT_EQ(Value("spillway_requests_running"), 3);
+  EXPECT_EQ(Value("spillway_sequences_returned"), 6);
   EXPECT_EQ(Value("spillway_kv_blocks{state=\"cached\"}"), 5);
   EXPECT_EQ(Value("spillway_kv_pool_usage_ratio"), 0.25);
   EXPECT_EQ(Value("spillway_visits_total"), 10);
