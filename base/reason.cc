@@ -21,7 +21,7 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "One or more fields are out of range or malformed; BadRequest lists every one.",
      "Correct the listed fields."},
     {Reason::kUnsupportedFeature, "UNSUPPORTED_FEATURE", StatusCode::kInvalidArgument, false,
-     "A field of the interface is set that this daemon does not serve.",
+     "A field is set that this daemon does not serve, or does not know because the client is newer.",
      "Leave the named field unset; GetModel lists what is served."},
     {Reason::kPromptTooLong, "PROMPT_TOO_LONG", StatusCode::kInvalidArgument, false,
      "The prompt leaves no room for a generated token in the context.",

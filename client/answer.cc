@@ -13,18 +13,25 @@ namespace {
 
 constexpr absl::string_view kClearLine = "\r\x1b[K";
 
-std::string DescribeProgress(const v1::Progress& progress) {
+std::string DescribeStage(const v1::Progress& progress) {
   switch (progress.stage()) {
     case v1::STAGE_QUEUED:
-      return progress.done() > 0 ? absl::StrCat("queued, ", progress.done(), " ahead") : "queued";
+      return progress.requests_ahead() > 0 ? absl::StrCat("queued, ", progress.requests_ahead(), " ahead")
+                                           : "queued";
     case v1::STAGE_PREFILL:
-      return absl::StrCat("reading the prompt: ", progress.done(), "/", progress.total(), " tokens",
-                          progress.cached() > 0 ? absl::StrCat(" (", progress.cached(), " cached)") : "");
+      return absl::StrCat(
+          "reading: ", progress.done_tokens(), "/", progress.total_tokens(), " tokens",
+          progress.cached_tokens() > 0 ? absl::StrCat(" (", progress.cached_tokens(), " cached)") : "");
     case v1::STAGE_PREEMPTED:
       return "preempted: waits for memory and then continues";
     default:
       return "";
   }
+}
+
+std::string DescribeProgress(const v1::Progress& progress) {
+  std::string text = DescribeStage(progress);
+  return progress.index() == 0 || text.empty() ? text : absl::StrCat("choice ", progress.index(), ": ", text);
 }
 
 // A line on stderr that is rewritten while there is nothing else to look at.
@@ -156,6 +163,8 @@ absl::Status Reply::Add(const v1::StreamEvent& event) {
   switch (event.event_case()) {
     case v1::StreamEvent::kStarted:
       response_.set_model(event.started().model());
+      response_.set_seed(event.started().seed());
+      response_.set_request_id(event.started().request_id());
       break;
     case v1::StreamEvent::kDelta: {
       const v1::Delta& delta = event.delta();

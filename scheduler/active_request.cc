@@ -1,6 +1,7 @@
 #include "scheduler/active_request.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -31,16 +32,23 @@ ActiveRequest::ActiveRequest(Request request, std::shared_ptr<TokenStream> strea
       number_(number),
       stop_rules_(StopRulesOf(request_, tokenizer)),
       arrival_ns_(request_.arrival_ns) {
-  HashPrompt(room.block_tokens, model_fingerprint);
+  HashPrompt(room, model_fingerprint);
   usage_.prompt_tokens = n_prompt();
   for (int32_t choice = 0; choice < request_.n_choices; ++choice) {
     sequences_.push_back(std::make_unique<Sequence>(*this, choice, tokenizer, matcher, room));
   }
 }
 
-void ActiveRequest::HashPrompt(int32_t block_tokens, absl::Span<const uint8_t> model_fingerprint) {
+void ActiveRequest::HashPrompt(const CacheRoom& room, absl::Span<const uint8_t> model_fingerprint) {
+  const int32_t block_tokens = room.block_tokens;
   kv::BlockHasher hasher(block_tokens);
-  root_hash_ = hasher.RootHash(model_fingerprint, request_.cache_salt);
+  std::vector<uint8_t> salt = request_.cache_salt;
+  if (!room.shares_prefixes) {
+    // A salt of its own: the request finds its own blocks again and nobody else's.
+    salt.resize(sizeof(number_));
+    std::memcpy(salt.data(), &number_, sizeof(number_));
+  }
+  root_hash_ = hasher.RootHash(model_fingerprint, salt);
   const size_t block_size = static_cast<size_t>(block_tokens);
   const absl::Span<const text::TokenId> prompt = request_.prompt;
   prompt_hashes_.reserve(prompt.size() / block_size);
@@ -54,7 +62,7 @@ void ActiveRequest::OnAccepted(int32_t requests_ahead) {
   stream_->Push(StartedEvent{n_prompt()});
   ProgressEvent progress;
   progress.stage = Stage::kQueued;
-  progress.done_tokens = requests_ahead;
+  progress.requests_ahead = requests_ahead;
   progress.total_tokens = n_prompt();
   stream_->Push(progress);
 }
@@ -68,17 +76,19 @@ double ActiveRequest::OnFirstScheduled(MonotonicNs now, int32_t cached_tokens) {
 void ActiveRequest::OnPrefillProgress(const Sequence& sequence) {
   ProgressEvent progress;
   progress.stage = Stage::kPrefill;
+  progress.index = sequence.index;
   progress.done_tokens = sequence.cache.computed_tokens();
   progress.total_tokens = sequence.n_tokens();
-  progress.cached_tokens = usage_.cached_tokens;
+  progress.cached_tokens = sequence.found_tokens;
   stream_->Push(progress);
 }
 
-int32_t ActiveRequest::OnPrefixFound(const Sequence& sequence, int32_t tokens) {
+int32_t ActiveRequest::OnPrefixFound(Sequence& sequence, int32_t tokens) {
+  sequence.found_tokens += tokens;
+  OnPrefillProgress(sequence);
   // Only what others computed counts: further choices find the first one's, a preempted one its own.
   if (sequence.index != 0 || usage_.preemptions > 0) return 0;
   usage_.cached_tokens += tokens;
-  OnPrefillProgress(sequence);
   return tokens;
 }
 
@@ -86,6 +96,7 @@ void ActiveRequest::OnPreempted(const Sequence& sequence) {
   ++usage_.preemptions;
   ProgressEvent progress;
   progress.stage = Stage::kPreempted;
+  progress.index = sequence.index;
   progress.total_tokens = sequence.n_tokens();
   stream_->Push(progress);
 }

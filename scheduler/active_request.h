@@ -48,7 +48,7 @@ class ActiveRequest {
   void OnPrefillProgress(const Sequence& sequence);
   // `tokens` that were in the cache by the time it came to them. Returns how many of them are of the prompt
   // and were computed for others.
-  int32_t OnPrefixFound(const Sequence& sequence, int32_t tokens);
+  int32_t OnPrefixFound(Sequence& sequence, int32_t tokens);
   void OnPreempted(const Sequence& sequence);
   // Returns true for the request's very first token.
   bool OnToken(Sequence& sequence, DeltaEvent delta, MonotonicNs now);
@@ -75,7 +75,7 @@ class ActiveRequest {
   MonotonicNs timer_ns = kNotYet;  // where the step loop's timers have it
 
  private:
-  void HashPrompt(int32_t block_tokens, absl::Span<const uint8_t> model_fingerprint);
+  void HashPrompt(const CacheRoom& room, absl::Span<const uint8_t> model_fingerprint);
 
   const Request request_;
   const std::shared_ptr<TokenStream> stream_;

@@ -31,6 +31,7 @@ ChoiceOutput::Outcome ChoiceOutput::Append(text::TokenId id) {
 }
 
 ChoiceOutput::Outcome ChoiceOutput::Match(const std::string& text) {
+  if (n_tokens_ <= rules_.min_tokens) return {text, std::nullopt};
   text::StopMatcher::Result result = matcher_.Append(text);
   Outcome outcome;
   outcome.text = std::move(result.text);

@@ -32,7 +32,7 @@ struct Request {
   std::vector<text::TokenId> prompt;  // at least one token
   int32_t n_choices = 1;
   int32_t max_tokens = 0;  // per choice, at least 1; prompt + max_tokens <= context
-  int32_t min_tokens = 0;  // stop ids may not be drawn before
+  int32_t min_tokens = 0;  // before, no stop id is drawn and no stop string is found
   SamplingParams sampling;
   std::vector<std::string> stop_strings;
   std::vector<text::TokenId> stop_ids;  // in addition to the model's

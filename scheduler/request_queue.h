@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <set>
 
 #include "base/check.h"
@@ -44,9 +43,15 @@ class RequestQueue {
   bool empty() const { return sequences_.empty(); }
   int32_t size() const { return static_cast<int32_t>(sequences_.size()); }
   const ReturnedSequences& returned() const { return returned_; }
-  // Linear in the result; for one event of each request.
-  int32_t CountAhead(Sequence& sequence) const {
-    return static_cast<int32_t>(std::distance(sequences_.begin(), sequences_.find(&sequence)));
+  // Requests with sequences before this one. Linear in these; for one event of each request.
+  int32_t CountRequestsAhead(Sequence& sequence) const {
+    int32_t requests = 0;
+    const ActiveRequest* last = nullptr;  // sequences of one request are neighbours
+    for (auto it = sequences_.begin(); *it != &sequence; ++it) {
+      requests += &(*it)->request != last;
+      last = &(*it)->request;
+    }
+    return requests;
   }
 
  private:

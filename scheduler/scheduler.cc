@@ -52,7 +52,7 @@ struct Scheduler::Impl {
       : parts(the_parts),
         options(the_options),
         hasher(the_parts.geometry.block_tokens),
-        room{the_parts.blocks, hasher, the_parts.geometry.block_tokens},
+        room{the_parts.blocks, hasher, the_parts.geometry.block_tokens, the_options.prefix_cache},
         max_sequence_tokens(static_cast<int32_t>(
             std::min<int64_t>(the_options.context_tokens,
                               the_parts.blocks.Counts().total_blocks * the_parts.geometry.block_tokens))),

@@ -33,6 +33,7 @@ struct SchedulerOptions {
   double max_gap_ms = 100;      // between two decode passes while prefill goes on, where one pass allows it
   int32_t reserve_output_tokens = 64;  // blocks kept for output when a request is admitted from the queue
   int64_t slow_reader_timeout_ms = 30'000;
+  bool prefix_cache = true;  // requests find what others computed of the same prefix and salt
   std::vector<uint8_t> model_fingerprint;
 };
 

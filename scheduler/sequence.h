@@ -55,6 +55,7 @@ struct Sequence {
   // Prompt, then generated. Empty until first admitted; then with room for all, so that it never moves.
   std::vector<text::TokenId> tokens;
   SequenceCache cache;
+  int32_t found_tokens = 0;  // of the computed ones, those found in the cache since it was last admitted
   ChoiceOutput output;
   MonotonicNs last_token_ns = kNotYet;
   double row_ns = 0;  // a prefill visit's cost per row, as last measured; 0: unknown

@@ -25,6 +25,7 @@ struct CacheRoom {
   kv::BlockStore& blocks;
   kv::BlockHasher& hasher;
   int32_t block_tokens;
+  bool shares_prefixes = true;  // between requests; one finds its own blocks again in any case
 
   int64_t blocks_for(int64_t n_tokens) const { return (n_tokens + block_tokens - 1) / block_tokens; }
 };

@@ -15,6 +15,7 @@ StepLoop::StepLoop(const Scheduler::Parts& parts, const SchedulerOptions& option
     : parts_(parts),
       block_tokens_(parts.geometry.block_tokens),
       slow_reader_timeout_ns_(options.slow_reader_timeout_ms * kNsPerMs),
+      shares_prefixes_(options.prefix_cache),
       inbox_(inbox),
       shared_(shared),
       pacer_(pacer) {

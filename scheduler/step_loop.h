@@ -88,6 +88,7 @@ class StepLoop {
   Scheduler::Parts parts_;
   const int32_t block_tokens_;
   const int64_t slow_reader_timeout_ns_;
+  const bool shares_prefixes_;
   Inbox& inbox_;
   SharedStepState& shared_;
   Pacer pacer_;

@@ -60,7 +60,7 @@ void StepLoop::Accept(std::unique_ptr<ActiveRequest> arrival) {
   ActiveRequest& request = requests_.Add(std::move(arrival));
   Sequence& first = *request.sequences()[0];
   admission_->queue().Add(first);
-  request.OnAccepted(admission_->queue().CountAhead(first));
+  request.OnAccepted(admission_->queue().CountRequestsAhead(first));
   ResetTimer(request);
   // The note of a cancellation may have come, and been dropped, before the request did.
   if (request.stream().cancelled()) OnReaderMoved(request);
@@ -120,11 +120,12 @@ void StepLoop::AdmitWaiting() {
   const MonotonicNs now = parts_.clock.NowNs();
   while (Sequence* sequence = admission_->AdmitNext(now)) {
     ActiveRequest& request = sequence->request;
+    sequence->found_tokens = sequence->cache.computed_tokens();
     if (!request.scheduled()) {
-      const int32_t cached = sequence->cache.computed_tokens();
+      const int32_t cached = sequence->found_tokens;
       inbox_.OnLeftQueue(request);
       parts_.observer.OnScheduled(request.OnFirstScheduled(now, cached));
-      if (!request.request().warm_up) {
+      if (shares_prefixes_ && !request.request().warm_up) {
         state_.snapshot.prefix_queried_tokens += request.n_prompt();
         admitted_hit_tokens_ += cached;
         state_.hit_share.Add(static_cast<double>(cached) / request.n_prompt());

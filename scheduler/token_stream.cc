@@ -46,7 +46,7 @@ bool TokenStream::EnqueueLocked(Event event) {
     }
   } else if (auto* progress = std::get_if<ProgressEvent>(&event)) {
     auto* last = events_.empty() ? nullptr : std::get_if<ProgressEvent>(&events_.back());
-    if (last != nullptr && last->stage == progress->stage) {
+    if (last != nullptr && last->stage == progress->stage && last->index == progress->index) {
       *last = *progress;
       return true;
     }

@@ -33,9 +33,11 @@ struct StartedEvent {
 // Sent on entering a stage and as prefill advances; droppable when the reader is slow.
 struct ProgressEvent {
   Stage stage = Stage::kQueued;
-  int32_t done_tokens = 0;  // prefill: computed or found; queued: requests ahead
-  int32_t total_tokens = 0;
-  int32_t cached_tokens = 0;  // found in the prefix cache
+  int32_t index = 0;           // the choice
+  int32_t done_tokens = 0;     // of total, those in the cache: computed or found
+  int32_t total_tokens = 0;    // before the next token can be drawn
+  int32_t cached_tokens = 0;   // of done, those found
+  int32_t requests_ahead = 0;  // kQueued
 };
 
 struct Logprob {
@@ -98,7 +100,7 @@ class TokenStream {
   // --- Step thread.
   // A delta joins a waiting delta of the same index, so a full stream means that the reader is far behind;
   // the pusher then stops producing. Progress is dropped by a full stream and replaces waiting progress of
-  // the same stage; every other event always fits.
+  // the same stage and choice; every other event always fits.
   void Push(Event event);
   // The pusher should pause this sequence. When that is so, the listener hears of the next Take.
   bool Full() const;

@@ -44,7 +44,7 @@ scheduler::SamplingParams SamplingOf(const model::GenerationDefaults& defaults) 
   out.top_k = static_cast<int32_t>(top_k);
   TakeDefault(defaults.temperature, 0, 100, &out.temperature);
   TakeDefault(defaults.top_p, 1e-6F, 1, &out.top_p);
-  TakeDefault(defaults.min_p, 0, 0.999F, &out.min_p);
+  TakeDefault(defaults.min_p, 0, 1, &out.min_p);
   TakeDefault(defaults.repetition_penalty, 1e-6F, 10, &out.repetition_penalty);
   return out;
 }
@@ -174,6 +174,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   options.max_gap_ms = static_cast<double>(settings.max_gap_ms);
   options.reserve_output_tokens = static_cast<int32_t>(settings.reserve_output_tokens);
   options.slow_reader_timeout_ms = settings.slow_reader_timeout_ms;
+  options.prefix_cache = engine->model_.prefix_cache;
   options.model_fingerprint = fingerprint;
   SPILLWAY_ASSIGN_OR_RETURN(
       engine->scheduler_,
@@ -231,6 +232,8 @@ absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& 
   model_.fingerprint = model::ToHex(loaded_.fingerprint);
   model_.default_max_tokens = static_cast<int32_t>(settings.default_max_tokens);
   model_.defaults = header.sampling;
+  model_.prefix_cache = settings.prefix_cache == "on";
+  model_.max_priority = static_cast<int32_t>(settings.max_priority);
   model_.bos_token = spelling(vocabulary.bos);
   model_.eos_token = spelling(vocabulary.eos);
   SPILLWAY_ASSIGN_OR_RETURN(model_.chat_template, ReadChatTemplate(settings, vocabulary.chat_template));

@@ -17,9 +17,11 @@ v1::Stage ToWire(scheduler::Stage stage) {
 
 void Write(const scheduler::ProgressEvent& event, v1::Progress* out) {
   out->set_stage(ToWire(event.stage));
-  out->set_done(event.done_tokens);
-  out->set_total(event.total_tokens);
-  out->set_cached(event.cached_tokens);
+  out->set_index(event.index);
+  out->set_done_tokens(event.done_tokens);
+  out->set_total_tokens(event.total_tokens);
+  out->set_cached_tokens(event.cached_tokens);
+  out->set_requests_ahead(event.requests_ahead);
 }
 
 void Write(scheduler::FinishedEvent& event, v1::Finished* out) {

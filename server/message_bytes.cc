@@ -10,6 +10,7 @@
 #include "engine/text/utf8.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/unknown_field_set.h"
 #include "google/protobuf/wire_format_lite.h"
 #include "grpc/slice.h"
 #include "grpcpp/support/proto_buffer_reader.h"
@@ -20,6 +21,7 @@ namespace {
 
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
+using google::protobuf::Reflection;
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
 
@@ -71,6 +73,53 @@ absl::Status ParseError(const grpc::ByteBuffer& bytes, const Descriptor& type) {
   return MakeFieldError(violations);
 }
 
+// Whether fields of the type can hold messages, in which unknown fields may be.
+bool HoldsMessages(const Descriptor& type) {
+  for (int i = 0; i < type.field_count(); ++i) {
+    if (type.field(i)->type() == FieldDescriptor::TYPE_MESSAGE) return true;
+  }
+  return false;
+}
+
+void FindUnknownFields(const google::protobuf::Message& message, const std::string& path,
+                       std::vector<FieldViolation>& violations) {
+  const Reflection& reflection = *message.GetReflection();
+  const Descriptor& type = *message.GetDescriptor();
+  const google::protobuf::UnknownFieldSet& unknown = reflection.GetUnknownFields(message);
+  for (int i = 0; i < unknown.field_count() && violations.size() < kViolationsMax; ++i) {
+    const int number = unknown.field(i).number();
+    violations.push_back({absl::StrCat(path, path.empty() ? "" : ".", "#", number),
+                          absl::StrCat("this daemon (", SPILLWAY_VERSION, ") knows no field ", number, " of ",
+                                       type.full_name(), "; leave it unset, or ask a newer daemon")});
+  }
+  // Nesting is bounded by the parser, and the number of messages by the bytes of the request.
+  for (int i = 0; i < type.field_count() && violations.size() < kViolationsMax; ++i) {
+    const FieldDescriptor& field = *type.field(i);
+    if (field.type() != FieldDescriptor::TYPE_MESSAGE) continue;
+    const std::string name = absl::StrCat(path, path.empty() ? "" : ".", field.name());
+    if (!field.is_repeated()) {
+      if (reflection.HasField(message, &field)) {
+        FindUnknownFields(reflection.GetMessage(message, &field), name, violations);
+      }
+      continue;
+    }
+    const bool deep = HoldsMessages(*field.message_type());
+    const int size = reflection.FieldSize(message, &field);
+    for (int element = 0; element < size && violations.size() < kViolationsMax; ++element) {
+      const google::protobuf::Message& value = reflection.GetRepeatedMessage(message, &field, element);
+      if (!deep && value.GetReflection()->GetUnknownFields(value).empty()) continue;
+      FindUnknownFields(value, absl::StrCat(name, "[", element, "]"), violations);
+    }
+  }
+}
+
+absl::Status CheckKnown(const google::protobuf::Message& message) {
+  std::vector<FieldViolation> violations;
+  FindUnknownFields(message, "", violations);
+  if (violations.empty()) return absl::OkStatus();
+  return MakeFieldError(violations, Reason::kUnsupportedFeature, {{"field", violations.front().field}});
+}
+
 }  // namespace
 
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
@@ -81,7 +130,7 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
   }
   grpc::ByteBuffer shared = bytes;  // counts a reference; the reader wants a pointer to a mutable buffer
   grpc::ProtoBufferReader reader(&shared);
-  if (reader.status().ok() && message->ParseFromZeroCopyStream(&reader)) return absl::OkStatus();
+  if (reader.status().ok() && message->ParseFromZeroCopyStream(&reader)) return CheckKnown(*message);
   return ParseError(bytes, *message->GetDescriptor());
 }
 

@@ -59,10 +59,13 @@ void ReadSampling(const v1::SamplingOptions& in, scheduler::SamplingParams* out,
   const auto path = [](absl::string_view name) { return absl::StrCat("options.sampling.", name); };
   ReadReal(path("temperature"), in.has_temperature(), in.temperature(), {0, 100}, &out->temperature,
            violations);
-  ReadInt(path("top_k"), in.has_top_k(), in.top_k(), 0, std::numeric_limits<int32_t>::max(), &out->top_k,
-          violations);
+  if (in.has_top_k() && in.top_k() < 0) {
+    violations->Add(path("top_k"), absl::StrCat(in.top_k(), " is negative; 0 means all"));
+  } else if (in.has_top_k()) {
+    out->top_k = in.top_k();
+  }
   ReadReal(path("top_p"), in.has_top_p(), in.top_p(), {0, 1, false}, &out->top_p, violations);
-  ReadReal(path("min_p"), in.has_min_p(), in.min_p(), {0, 1, true, false}, &out->min_p, violations);
+  ReadReal(path("min_p"), in.has_min_p(), in.min_p(), {0, 1}, &out->min_p, violations);
   ReadReal(path("repetition_penalty"), in.has_repetition_penalty(), in.repetition_penalty(), {0, 10, false},
            &out->repetition_penalty, violations);
   ReadReal(path("frequency_penalty"), in.has_frequency_penalty(), in.frequency_penalty(), {-2, 2},
@@ -134,7 +137,6 @@ void ReadStop(const v1::StopOptions& in, const ServedModel& model, scheduler::Re
 void RefuseReserved(const v1::GenerationOptions& options, Violations* violations) {
   if (!options.adapter().empty()) violations->AddUnsupported("options.adapter");
   if (options.has_constraint()) violations->AddUnsupported("options.constraint");
-  if (!options.cache_salt().empty()) violations->AddUnsupported("options.cache_salt");
 }
 
 }  // namespace
@@ -154,7 +156,7 @@ void ReadOptions(const v1::GenerationOptions& options, const ServedModel& model,
           &request->sampling.n_logprobs, violations);
   ReadInt("options.choices", options.has_choices(), options.choices(), 1, kMaxChoices, &request->n_choices,
           violations);
-  ReadInt("options.priority", options.has_priority(), options.priority(), -kMaxPriority, kMaxPriority,
+  ReadInt("options.priority", options.has_priority(), options.priority(), -kMaxPriority, model.max_priority,
           &request->priority, violations);
   request->skip_special = !options.keep_special_tokens();
 
@@ -180,6 +182,11 @@ void ReadOptions(const v1::GenerationOptions& options, const ServedModel& model,
   // Every request has a name in the log.
   request->label =
       options.request_id().empty() ? absl::StrFormat("%016x", RandomSeed()) : options.request_id();
+  const std::string& salt = options.cache_salt();
+  if (salt.size() > kMaxCacheSaltBytes) {
+    violations->Add("options.cache_salt", absl::StrCat(salt.size(), " bytes, at most ", kMaxCacheSaltBytes));
+  }
+  request->cache_salt.assign(salt.begin(), salt.end());
 }
 
 void SettleMaxTokens(const v1::GenerationOptions& options, const ServedModel& model,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +46,22 @@ bool CheckFitsContext(absl::string_view field, size_t size_bytes, const ServedMo
       field, absl::StrCat(size_bytes, " bytes are more than ", model.context_tokens, " tokens can be"),
       Reason::kPromptTooLong, {{"limit", absl::StrCat(limit_bytes)}, {"value", absl::StrCat(size_bytes)}});
   return false;
+}
+
+std::optional<text::TemplateVariable> VariableOf(const v1::TemplateVariable& in) {
+  switch (in.value_case()) {
+    case v1::TemplateVariable::kBoolValue:
+      return in.bool_value();
+    case v1::TemplateVariable::kIntValue:
+      return int64_t{in.int_value()};
+    case v1::TemplateVariable::kDoubleValue:
+      return in.double_value();
+    case v1::TemplateVariable::kStringValue:
+      return in.string_value();
+    case v1::TemplateVariable::VALUE_NOT_SET:
+      break;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -107,10 +124,11 @@ absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::ChatRequest& in
   Violations violations;
   ReadOptions(in.options(), model_, &request, &violations);
   if (!in.tools().empty()) violations.AddUnsupported("tools");
-  if (CheckMessages(in.messages(), "messages", &violations)) {
-    const bool generate = !in.has_add_generation_prompt() || in.add_generation_prompt();
+  text::RenderOptions render;
+  const bool good = ReadRenderOptions(in, "", &render, &violations);
+  if (CheckMessages(in.messages(), "messages", &violations) && good) {
     absl::StatusOr<std::vector<text::TokenId>> ids =
-        Render(in.messages(), generate, /*add_bos=*/true, "messages");
+        Render(in.messages(), std::move(render), /*add_bos=*/true, "messages");
     // Without a template nothing of the request can be served, whatever else is wrong with it.
     if (ReasonOf(ids.status()) == Reason::kNoChatTemplate) return std::move(ids).status();
     if (ids.ok()) {
@@ -155,8 +173,40 @@ bool RequestReader::CheckMessages(const Messages& messages, absl::string_view pa
   return good;
 }
 
+template <typename Chat>
+bool RequestReader::ReadRenderOptions(const Chat& in, absl::string_view prefix, text::RenderOptions* options,
+                                      Violations* violations) const {
+  Violations found;
+  options->continue_final_message = in.continue_final_message();
+  options->add_generation_prompt =
+      in.has_add_generation_prompt() ? in.add_generation_prompt() : !in.continue_final_message();
+  if (in.continue_final_message() && options->add_generation_prompt) {
+    found.Add(absl::StrCat(prefix, "continue_final_message"), "excludes add_generation_prompt");
+  }
+  const std::string path = absl::StrCat(prefix, "template_variables");
+  if (in.template_variables().size() > kMaxTemplateVariables) {
+    found.Add(path,
+              absl::StrCat(in.template_variables().size(), " variables, at most ", kMaxTemplateVariables));
+  } else {
+    for (const auto& [name, variable] : in.template_variables()) {
+      if (name.empty() || name.size() > kMaxTemplateVariableNameBytes) {
+        found.Add(path,
+                  absl::StrCat("a name of ", name.size(), " bytes, must be 1..", kMaxTemplateVariableNameBytes));
+      } else if (std::optional<text::TemplateVariable> value = VariableOf(variable); value.has_value()) {
+        options->extra.emplace(name, *std::move(value));
+      } else {
+        found.Add(absl::StrCat(path, "[", name, "]"), "has no value");
+      }
+    }
+  }
+  for (FieldViolation& violation : ViolationsOf(found.ToStatus())) {
+    violations->Add(violation.field, std::move(violation.description));
+  }
+  return found.empty();
+}
+
 absl::StatusOr<std::vector<text::TokenId>> RequestReader::Render(const Messages& messages,
-                                                                 bool add_generation_prompt, bool add_bos,
+                                                                 text::RenderOptions options, bool add_bos,
                                                                  absl::string_view path) const {
   if (!model_.chat_template.has_value()) {
     return MakeError(Reason::kNoChatTemplate, "the model file carries no chat template; use Complete");
@@ -164,10 +214,8 @@ absl::StatusOr<std::vector<text::TokenId>> RequestReader::Render(const Messages&
   std::vector<text::ChatMessage> rendered;
   rendered.reserve(static_cast<size_t>(messages.size()));
   for (const v1::ChatMessage& message : messages) rendered.push_back({message.role(), message.content()});
-  text::RenderOptions options;
   options.bos_token = model_.bos_token;
   options.eos_token = model_.eos_token;
-  options.add_generation_prompt = add_generation_prompt;
   options.unix_seconds =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
           .count();
@@ -205,9 +253,11 @@ absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeR
     }
     case v1::TokenizeRequest::kChat: {
       if (in.parse_special()) violations.Add("parse_special", "is for text, not for a conversation");
-      if (!CheckMessages(in.chat().messages(), "chat.messages", &violations)) break;
-      const bool generate = !in.chat().has_add_generation_prompt() || in.chat().add_generation_prompt();
-      SPILLWAY_ASSIGN_OR_RETURN(ids, Render(in.chat().messages(), generate, add_bos, "chat.messages"));
+      text::RenderOptions render;
+      const bool good = ReadRenderOptions(in.chat(), "chat.", &render, &violations);
+      if (!CheckMessages(in.chat().messages(), "chat.messages", &violations) || !good) break;
+      SPILLWAY_ASSIGN_OR_RETURN(ids,
+                                Render(in.chat().messages(), std::move(render), add_bos, "chat.messages"));
       break;
     }
     case v1::TokenizeRequest::INPUT_NOT_SET:

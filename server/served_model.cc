@@ -50,7 +50,8 @@ v1::Model ServedModel::ToProto() const {
   features.set_chat(chat_template.has_value());
   features.set_token_ids_only(!tokenizer->has_text());
   features.set_logprobs(true);
-  features.set_prefix_cache(true);
+  features.set_prefix_cache(prefix_cache);
+  features.set_cache_salt(true);
   features.set_max_choices(kMaxChoices);
   features.set_max_logprobs(kMaxLogprobs);
   features.set_max_stop_strings(kMaxStopStrings);

@@ -26,6 +26,9 @@ constexpr int kMaxStopStringBytes = 256;
 constexpr int kMaxStopTokenIds = 64;
 constexpr int kMaxRequestIdBytes = 256;
 constexpr int kMaxPriority = 100;
+constexpr int kMaxCacheSaltBytes = 256;
+constexpr int kMaxTemplateVariables = 32;
+constexpr int kMaxTemplateVariableNameBytes = 64;
 // Of Tokenize and Detokenize, whose answers are larger than the question: an unread answer stays in memory.
 constexpr size_t kMaxTokenizeBytes = size_t{4} << 20;
 constexpr int kMaxDetokenizeIds = 1 << 18;
@@ -39,6 +42,8 @@ struct ServedModel {
   std::string fingerprint;    // hexadecimal
 
   int32_t context_tokens = 0;      // prompt + generated of one sequence at most
+  bool prefix_cache = true;        // --prefix_cache
+  int32_t max_priority = kMaxPriority;
   int32_t default_max_tokens = 0;  // for a request without max_tokens; 0: what the context leaves
   scheduler::SamplingParams defaults;
 

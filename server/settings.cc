@@ -111,9 +111,16 @@ std::vector<Flag> MakeFlags() {
           kMemory, "reserve_output_tokens", 1, kTokensMax, "64", &S::reserve_output_tokens,
           "A waiting request starts when its prompt and this many tokens of output fit the pool. Preemption "
           "backs what comes after."),
+      ChoiceFlag(kMemory, "prefix_cache", {"on", "off"}, "on", &S::prefix_cache,
+                 "on: requests that begin alike share what was computed, within one cache_salt; cached_tokens and "
+                 "the time of the first token then tell a caller that a prefix was seen before. off: never "
+                 "between requests."),
 
       IntFlag(kRequests, "default_max_tokens", 0, kTokensMax, "1024", &S::default_max_tokens,
               "Tokens generated for a request without max_tokens, at most. 0: what the context leaves."),
+      IntFlag(kRequests, "max_priority", 0, 100, "100", &S::max_priority,
+              "Highest priority that a request may ask for; priorities are strict, so a higher one can starve "
+              "all others. 0: clients can only stand back."),
       IntFlag(kRequests, "slow_reader_timeout_ms", 1, kMsMax, "30000", &S::slow_reader_timeout_ms,
               "A stream that is not read pauses its own sequence, and ends ABORTED after this time."),
       IntFlag(kRequests, "tokenizer_threads", 1, 256, "2", &S::tokenizer_threads,

@@ -37,8 +37,10 @@ struct Settings {
   int64_t prefill_chunk_tokens = 0;
   int64_t prefill_rows = 0;
   int64_t reserve_output_tokens = 0;
+  std::string prefix_cache;
 
   int64_t default_max_tokens = 0;
+  int64_t max_priority = 0;
   int64_t slow_reader_timeout_ms = 0;
   int64_t tokenizer_threads = 0;
 

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status_macros.h"
 #include "engine/text/jinja/ast.h"
 #include "engine/text/jinja/interpreter.h"
@@ -52,6 +55,27 @@ Value VariableValue(const TemplateVariable& variable) {
   if (const int64_t* integer = std::get_if<int64_t>(&variable)) return Value(*integer);
   if (const double* number = std::get_if<double>(&variable)) return Value(*number);
   return TaintedText(std::get<std::string>(variable), Origin::kContent);
+}
+
+// Cuts the pieces behind the last appearance of `content`. It is looked for in what messages brought in alone:
+// a template's own words may equal it.
+absl::Status CutBehind(absl::string_view content, std::vector<Piece>& pieces) {
+  const absl::string_view bare = absl::StripAsciiWhitespace(content);
+  if (bare.empty()) return absl::InvalidArgumentError("the last message has no content to go on with");
+  const absl::string_view tail = absl::StripLeadingAsciiWhitespace(content).substr(bare.size());
+  for (size_t i = pieces.size(); i-- > 0;) {
+    std::string& text = pieces[i].text;
+    const size_t at = pieces[i].parse_special ? std::string::npos : text.rfind(bare);
+    if (at == std::string::npos) continue;
+    size_t end = at + bare.size();
+    // Templates that trim contents trim this one too.
+    if (absl::StartsWith(absl::string_view(text).substr(end), tail)) end += tail.size();
+    text.resize(end);
+    pieces.resize(i + 1);
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "the template does not render the last message's content as it is, so it cannot be continued");
 }
 
 }  // namespace
@@ -103,6 +127,11 @@ absl::StatusOr<std::vector<Piece>> ChatTemplate::Render(absl::Span<const ChatMes
   for (const TaintedText::Run& run : text.runs()) {
     pieces.push_back({text.bytes().substr(begin, run.end - begin), run.origin == Origin::kTemplate});
     begin = run.end;
+  }
+  if (options.continue_final_message) {
+    SPILLWAY_CHECK(!options.add_generation_prompt);
+    if (messages.empty()) return absl::InvalidArgumentError("there is no message to go on with");
+    SPILLWAY_RETURN_IF_ERROR(CutBehind(messages.back().content, pieces));
   }
   return pieces;
 }

@@ -40,6 +40,10 @@ struct RenderOptions {
   std::string bos_token = {};  // as the vocabulary spells them; empty where it has none
   std::string eos_token = {};
   bool add_generation_prompt = true;
+  // What the template writes after the last message's content is left out, so that the model goes on with it.
+  // REQUIRES: not add_generation_prompt. InvalidArgument where the content does not appear as it is, but for
+  // space around it.
+  bool continue_final_message = false;
   // Strings count as message content, not as template text. A name that templates have already (messages,
   // tools,
   // ...) is InvalidArgument.

@@ -20,12 +20,20 @@ v1::StreamEvent StartedEvent(int32_t prompt_tokens) {
   return event;
 }
 
-v1::StreamEvent ProgressEvent(v1::Stage stage, int32_t done, int32_t total, int32_t cached) {
+v1::StreamEvent QueuedEvent(int32_t requests_ahead) {
+  v1::StreamEvent event;
+  event.mutable_progress()->set_stage(v1::STAGE_QUEUED);
+  event.mutable_progress()->set_requests_ahead(requests_ahead);
+  return event;
+}
+
+v1::StreamEvent ProgressEvent(v1::Stage stage, int32_t done, int32_t total, int32_t cached, int32_t index) {
   v1::StreamEvent event;
   event.mutable_progress()->set_stage(stage);
-  event.mutable_progress()->set_done(done);
-  event.mutable_progress()->set_total(total);
-  event.mutable_progress()->set_cached(cached);
+  event.mutable_progress()->set_done_tokens(done);
+  event.mutable_progress()->set_total_tokens(total);
+  event.mutable_progress()->set_cached_tokens(cached);
+  event.mutable_progress()->set_index(index);
   return event;
 }
 

@@ -19,7 +19,9 @@ namespace spillway::client {
 
 // --- Events by hand.
 v1::StreamEvent StartedEvent(int32_t prompt_tokens);
-v1::StreamEvent ProgressEvent(v1::Stage stage, int32_t done, int32_t total, int32_t cached = 0);
+v1::StreamEvent QueuedEvent(int32_t requests_ahead);
+v1::StreamEvent ProgressEvent(v1::Stage stage, int32_t done, int32_t total, int32_t cached = 0,
+                              int32_t index = 0);
 v1::StreamEvent DeltaEvent(const std::string& text, const std::vector<int32_t>& ids, int32_t index = 0);
 v1::StreamEvent FinishedEvent(v1::FinishReason reason, int32_t index = 0);
 v1::StreamEvent UsageEvent(int32_t prompt_tokens, int32_t generated_tokens);

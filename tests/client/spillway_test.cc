@@ -57,8 +57,7 @@ class SpillwayTest : public ::testing::Test {
 };
 
 TEST_F(SpillwayTest, CompletePrintsOnlyTheText) {
-  daemon_.Answer({{StartedEvent(3), ProgressEvent(v1::STAGE_QUEUED, 1, 0),
-                   ProgressEvent(v1::STAGE_PREFILL, 3, 3), DeltaEvent("Paris", {1}), DeltaEvent(".", {2}),
+  daemon_.Answer({{StartedEvent(3), QueuedEvent(1), ProgressEvent(v1::STAGE_PREFILL, 3, 3), DeltaEvent("Paris", {1}), DeltaEvent(".", {2}),
                    FinishedEvent(v1::FINISH_REASON_LENGTH), UsageEvent(3, 2)},
                   grpc::Status::OK});
   const Result result = Run({"complete", "--max_tokens=2", "--temperature=0", "The capital of France is"});
@@ -165,12 +164,14 @@ TEST_F(SpillwayTest, OnATerminalTheLastLineIsEndedOnce) {
 TEST_F(SpillwayTest, ProgressIsForATerminalOnStderr) {
   Script script = AnswerOf({"x"});
   script.events.insert(script.events.begin() + 1, ProgressEvent(v1::STAGE_PREFILL, 512, 4096, 128));
-  script.events.insert(script.events.begin() + 1, ProgressEvent(v1::STAGE_QUEUED, 3, 0));
+  script.events.insert(script.events.begin() + 1, ProgressEvent(v1::STAGE_PREFILL, 7, 9, 0, 2));
+  script.events.insert(script.events.begin() + 1, QueuedEvent(3));
   daemon_.Answer(script);
   const Result result = Run({"complete", "p"}, {.err_is_terminal = true});
   EXPECT_EQ(result.out, "x");
   EXPECT_THAT(result.err, HasSubstr("queued, 3 ahead"));
-  EXPECT_THAT(result.err, HasSubstr("512/4096 tokens (128 cached)"));
+  EXPECT_THAT(result.err, HasSubstr("reading: 512/4096 tokens (128 cached)"));
+  EXPECT_THAT(result.err, HasSubstr("choice 2: reading: 7/9 tokens\r"));
   EXPECT_THAT(result.err, ::testing::EndsWith("\r\x1b[K")) << "the line is cleared before text";
   EXPECT_EQ(Run({"complete", "p"}).err, "");
 }

@@ -105,6 +105,33 @@ TEST(ChoiceOutputTest, StopStringInTheLastTokenIsTheReason) {
   EXPECT_EQ(g.text, "a");
 }
 
+TEST(ChoiceOutputTest, NoStopStringIsFoundInTheTextOfTheFirstTokens) {
+  StopRules rules = Rules(9);
+  rules.min_tokens = 3;
+  Generation g(rules, {"bc", "de"});
+  g.Append({"bc", "a", "d"});
+  EXPECT_EQ(g.text, "bcad") << "nothing is held back either";
+  EXPECT_FALSE(g.finished.has_value());
+  g.Append({"e"});
+  EXPECT_FALSE(g.finished.has_value()) << "it began before";
+  g.Append({"b"});
+  EXPECT_EQ(g.text, "bcade");
+  g.Append({"c"});
+  ASSERT_TRUE(g.finished.has_value());
+  EXPECT_EQ(g.finished->reason, FinishReason::kStopString);
+  EXPECT_EQ(g.text, "bcade");
+}
+
+TEST(ChoiceOutputTest, MinTokensUpToTheLastTokenLeaveStopsInTheText) {
+  StopRules rules = Rules(2);
+  rules.min_tokens = 2;
+  Generation g(rules, {"b"});
+  g.Append({"a", "b"});
+  ASSERT_TRUE(g.finished.has_value());
+  EXPECT_EQ(g.finished->reason, FinishReason::kLength);
+  EXPECT_EQ(g.text, "ab");
+}
+
 TEST(ChoiceOutputTest, HalfACharacterWaitsAndIsReplacedAtTheEnd) {
   Generation whole(Rules(9));
   whole.Append({"\xC3"});

@@ -123,11 +123,16 @@ Client::Choice ExpectedChoice(const Request& request, int32_t index,
     const bool stop_token = std::find(stops.begin(), stops.end(), token) != stops.end();
     const auto text_ids = absl::MakeConstSpan(choice.tokens).first(choice.tokens.size() - stop_token);
     choice.text = tokenizer.Decode(text_ids, request.skip_special).value();
+    // Not in the text of the first min_tokens tokens: what of it later tokens do not change.
+    const auto first_ids = text_ids.first(std::min(text_ids.size(), static_cast<size_t>(request.min_tokens)));
+    const std::string first_text = tokenizer.Decode(first_ids, request.skip_special).value();
+    const auto looked_from = std::mismatch(first_text.begin(), first_text.end(), choice.text.begin(),
+                                           choice.text.end()).second - choice.text.begin();
     // The first stop string to be completed; the longest of those that end at the same byte.
     size_t stop_end = std::string::npos;
     size_t stop_size = 0;
     for (const std::string& stop : request.stop_strings) {
-      const size_t at = choice.text.find(stop);
+      const size_t at = choice.text.find(stop, static_cast<size_t>(looked_from));
       if (at == std::string::npos) continue;
       const size_t end = at + stop.size();
       if (end < stop_end || (end == stop_end && stop.size() > stop_size)) {

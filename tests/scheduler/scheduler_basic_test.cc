@@ -184,6 +184,46 @@ TEST(SchedulerTest, TokensAdoptedWhileWaitingAreHitsAndTheWarmUpIsNot) {
   EXPECT_EQ(harness.scheduler->Snapshot().prefix_hit_tokens, 56);
 }
 
+TEST(SchedulerTest, WithoutAPrefixCacheARequestFindsOnlyItsOwn) {
+  HarnessOptions options;
+  options.scheduler.prefix_cache = false;
+  Harness harness(options);
+  auto first = harness.MustSubmit(MakeRequest(Prompt(32), 3));
+  Finish(harness, {first.get()});
+  Request request = MakeRequest(Prompt(32), 3);
+  request.n_choices = 3;
+  request.sampling.temperature = 1;
+  const int64_t rows_before = harness.observer.prefill_rows;
+  auto second = harness.MustSubmit(std::move(request));
+  Finish(harness, {second.get()});
+  ExpectAsAlone(harness, *second);
+  EXPECT_EQ(second->usage->cached_tokens, 0);
+  EXPECT_EQ(harness.observer.prefill_rows - rows_before, 32 + 4 + 4) << "its choices share their prompt";
+  EXPECT_EQ(harness.scheduler->Snapshot().prefix_queried_tokens, 0);
+  EXPECT_EQ(harness.scheduler->Snapshot().prefix_hit_tokens, 0);
+}
+
+TEST(SchedulerTest, ProgressTellsOfEveryChoice) {
+  Harness harness;
+  Request request = MakeRequest(Prompt(32), 3);
+  request.n_choices = 2;
+  auto client = harness.MustSubmit(std::move(request));
+  Client* const clients[] = {client.get()};
+  while (!client->ended) {
+    ASSERT_TRUE(harness.scheduler->RunOnce());
+    for (Client* one : clients) one->Read();
+  }
+  std::vector<std::vector<int32_t>> prefill;  // index, done, total, cached
+  for (const ProgressEvent& progress : client->progress) {
+    if (progress.stage != Stage::kPrefill) continue;
+    prefill.push_back(
+        {progress.index, progress.done_tokens, progress.total_tokens, progress.cached_tokens});
+  }
+  ASSERT_FALSE(prefill.empty());
+  EXPECT_THAT(prefill.front(), ElementsAre(0, 0, 32, 0));
+  EXPECT_THAT(prefill.back(), ElementsAre(1, 28, 32, 28)) << "the second finds the first one's prompt";
+}
+
 TEST(SchedulerTest, PrefixesOfAnotherSaltAreNotFound) {
   Harness harness;
   auto first = harness.MustSubmit(MakeRequest(Prompt(32), 3));
@@ -297,7 +337,8 @@ TEST(SchedulerTest, ProgressTellsOfQueueAndPrefill) {
   second->Read();
   ASSERT_EQ(second->progress.size(), 1u);
   EXPECT_EQ(second->progress[0].stage, Stage::kQueued);
-  EXPECT_EQ(second->progress[0].done_tokens, 1) << "requests ahead";
+  EXPECT_EQ(second->progress[0].requests_ahead, 1);
+  EXPECT_EQ(second->progress[0].done_tokens, 0);
   Finish(harness, {first.get(), second.get()});
   std::vector<int32_t> done;
   for (const ProgressEvent& progress : first->progress) {

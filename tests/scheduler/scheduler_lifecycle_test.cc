@@ -455,6 +455,26 @@ TEST(PriorityTest, WaitingHigherPriorityTakesThePlaceOfALower) {
   EXPECT_EQ(other->usage->preemptions, 0);
 }
 
+TEST(PriorityTest, ProgressAfterAPreemptionCountsWhatWasGenerated) {
+  HarnessOptions options;
+  options.scheduler.max_sequences = 1;
+  Harness harness(options);
+  auto low = harness.MustSubmit(Prioritised(MakeRequest(Prompt(9, 1), 100), 0));
+  for (int i = 0; i < 30; ++i) harness.scheduler->RunOnce();
+  auto high = harness.MustSubmit(Prioritised(MakeRequest(Prompt(9, 2), 10), 5));
+  Client* const clients[] = {low.get(), high.get()};
+  while (!low->ended) {
+    ASSERT_TRUE(harness.scheduler->RunOnce());
+    for (Client* client : clients) client->Read();
+  }
+  const ProgressEvent& last = low->progress.back();
+  EXPECT_EQ(last.stage, Stage::kPrefill);
+  EXPECT_GT(last.total_tokens, 9) << "prompt and generated tokens";
+  EXPECT_LE(last.done_tokens, last.total_tokens);
+  EXPECT_GT(last.cached_tokens, 0) << "it found its own blocks";
+  EXPECT_EQ(low->usage->cached_tokens, 0) << "which others had not computed";
+}
+
 TEST(PriorityTest, NobodyIsSentAwayWhenItWouldNotBeEnough) {
   HarnessOptions options;
   options.n_blocks = 20;

@@ -107,6 +107,21 @@ TEST(TokenStreamTest, FullByEventsDropsProgressOnly) {
   EXPECT_TRUE(std::holds_alternative<UsageEvent>(events[3]));
 }
 
+TEST(TokenStreamTest, ProgressOfAnotherChoiceIsKept) {
+  TokenStream stream(8, [] {});
+  for (const int32_t index : {0, 1, 1}) {
+    ProgressEvent progress;
+    progress.stage = Stage::kPrefill;
+    progress.index = index;
+    stream.Push(progress);
+  }
+  std::vector<Event> events;
+  absl::Status status;
+  EXPECT_FALSE(stream.Take(&events, &status));
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(std::get<ProgressEvent>(events[1]).index, 1);
+}
+
 TEST(TokenStreamTest, WaitingProgressOfOneStageIsReplaced) {
   TokenStream stream(8, [] {});
   for (int done : {1, 2, 3}) {

@@ -184,6 +184,23 @@ TEST(InferenceService, ReservedFieldsAreRefusedByNameOnTheWire) {
   EXPECT_THAT(DetailsOf(status).fields(), ElementsAre("options.adapter"));
 }
 
+TEST(InferenceService, UnaryCallsReturnSeedAndLabel) {
+  TestServer server;
+  v1::CompleteRequest request = TextRequest("ab", 4);
+  request.mutable_options()->mutable_sampling()->set_temperature(2);
+  request.mutable_options()->set_request_id("mine");
+  v1::CompleteResponse drawn;
+  ASSERT_TRUE(server.stub->Complete(NewContext().get(), request, &drawn).ok());
+  EXPECT_NE(drawn.seed(), 0u);
+  EXPECT_EQ(drawn.request_id(), "mine");
+  // The seed that was drawn gives the same answer again.
+  request.mutable_options()->mutable_sampling()->set_seed(drawn.seed());
+  v1::CompleteResponse again;
+  ASSERT_TRUE(server.stub->Complete(NewContext().get(), request, &again).ok());
+  EXPECT_EQ(again.seed(), drawn.seed());
+  EXPECT_EQ(again.choices(0).text(), drawn.choices(0).text());
+}
+
 TEST(InferenceService, BytesThatAreNoMessageAreInvalidArgument) {
   TestServer server;
   const auto channel = server.Connect();

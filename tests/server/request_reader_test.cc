@@ -71,7 +71,8 @@ TEST_F(RequestReaderTest, SetFieldsArrive) {
   options.set_keep_special_tokens(true);
   options.mutable_sampling()->set_temperature(0);
   options.mutable_sampling()->set_top_p(0.5F);
-  options.mutable_sampling()->set_min_p(0);
+  options.mutable_sampling()->set_min_p(1);
+  options.set_cache_salt("salt");
   options.mutable_sampling()->set_repetition_penalty(1.5F);
   options.mutable_sampling()->set_frequency_penalty(-2);
   options.mutable_sampling()->set_presence_penalty(2);
@@ -92,6 +93,8 @@ TEST_F(RequestReaderTest, SetFieldsArrive) {
   EXPECT_FALSE(request->skip_special);
   EXPECT_EQ(request->sampling.temperature, 0);
   EXPECT_EQ(request->sampling.top_p, 0.5F);
+  EXPECT_EQ(request->sampling.min_p, 1);
+  EXPECT_THAT(request->cache_salt, ElementsAre('s', 'a', 'l', 't'));
   EXPECT_EQ(request->sampling.repetition_penalty, 1.5F);
   EXPECT_EQ(request->sampling.frequency_penalty, -2);
   EXPECT_EQ(request->sampling.presence_penalty, 2);
@@ -126,7 +129,7 @@ TEST_F(RequestReaderTest, OneSpoiltFieldIsOneViolation) {
       {"options.sampling.top_p", sampling([](S& s) { s.set_top_p(0); })},
       {"options.sampling.top_p", sampling([](S& s) { s.set_top_p(1.01F); })},
       {"options.sampling.top_p", sampling([&](S& s) { s.set_top_p(nan); })},
-      {"options.sampling.min_p", sampling([](S& s) { s.set_min_p(1); })},
+      {"options.sampling.min_p", sampling([](S& s) { s.set_min_p(1.01F); })},
       {"options.sampling.min_p", sampling([](S& s) { s.set_min_p(-0.1F); })},
       {"options.sampling.repetition_penalty", sampling([](S& s) { s.set_repetition_penalty(0); })},
       {"options.sampling.repetition_penalty", sampling([](S& s) { s.set_repetition_penalty(11); })},
@@ -146,6 +149,7 @@ TEST_F(RequestReaderTest, OneSpoiltFieldIsOneViolation) {
       {"options.logprobs", [](auto& o) { o.set_logprobs(-1); }},
       {"options.choices", [](auto& o) { o.set_choices(0); }},
       {"options.choices", [](auto& o) { o.set_choices(17); }},
+      {"options.cache_salt", [](auto& o) { o.set_cache_salt(std::string(257, 'x')); }},
       {"options.priority", [](auto& o) { o.set_priority(101); }},
       {"options.priority", [](auto& o) { o.set_priority(-101); }},
       {"options.objective", [](auto& o) { o.set_objective(static_cast<v1::Objective>(9)); }},
@@ -215,6 +219,72 @@ TEST_F(RequestReaderTest, AllBadFieldsAreNamedAtOnce) {
                                                      "options.stop.strings[0]", "options.adapter"));
 }
 
+TEST_F(RequestReaderTest, NegativeTopKIsToldWhatMeansAll) {
+  v1::CompleteRequest request = Sound();
+  request.mutable_options()->mutable_sampling()->set_top_k(-1);
+  ASSERT_THAT(FieldsOf(StatusOf(request)), ElementsAre("options.sampling.top_k"));
+  EXPECT_THAT(ViolationsOf(StatusOf(request))[0].description, HasSubstr("0 means all"));
+}
+
+TEST_F(RequestReaderTest, PrioritiesAreBoundedByTheOperator) {
+  model_.max_priority = 0;
+  v1::CompleteRequest request = Sound();
+  EXPECT_TRUE(StatusOf(request).ok());
+  request.mutable_options()->set_priority(-5);
+  EXPECT_TRUE(StatusOf(request).ok());
+  request.mutable_options()->set_priority(1);
+  EXPECT_THAT(FieldsOf(StatusOf(request)), ElementsAre("options.priority"));
+}
+
+TEST_F(RequestReaderTest, TemplateVariablesReachTheTemplate) {
+  model_.chat_template = *text::ChatTemplate::Parse(
+      "{{ messages[0].content }}{% if thinking %} think{% endif %} {{ depth + 1 }} {{ name }}");
+  v1::ChatRequest chat = SoundChat();
+  auto& variables = *chat.mutable_template_variables();
+  variables["thinking"].set_bool_value(true);
+  variables["depth"].set_int_value(2);
+  variables["name"].set_string_value("zed");
+  const auto request = reader_.Read(chat);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(*model_.tokenizer->Decode(request->prompt, true), "hi think 3 zed");
+
+  v1::TokenizeRequest tokenize;
+  *tokenize.mutable_chat()->mutable_messages() = chat.messages();
+  *tokenize.mutable_chat()->mutable_template_variables() = chat.template_variables();
+  const auto tokens = reader_.Tokenize(tokenize);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_EQ(std::vector<int32_t>(tokens->token_ids().begin(), tokens->token_ids().end()), request->prompt);
+}
+
+TEST_F(RequestReaderTest, BadTemplateVariablesAreNamed) {
+  v1::ChatRequest chat = SoundChat();
+  (*chat.mutable_template_variables())["nothing"];
+  (*chat.mutable_template_variables())[std::string(65, 'x')].set_int_value(1);
+  EXPECT_THAT(FieldsOf(StatusOf(chat)),
+              UnorderedElementsAre("template_variables[nothing]", "template_variables"));
+  chat.clear_template_variables();
+  for (int i = 0; i < 33; ++i) (*chat.mutable_template_variables())[std::to_string(i)].set_int_value(i);
+  EXPECT_THAT(FieldsOf(StatusOf(chat)), ElementsAre("template_variables"));
+  chat.clear_template_variables();
+  (*chat.mutable_template_variables())["messages"].set_int_value(1);
+  EXPECT_EQ(ReasonOf(StatusOf(chat)), Reason::kChatTemplateRejected);
+}
+
+TEST_F(RequestReaderTest, TheFinalMessageCanBeContinued) {
+  model_.chat_template = *text::ChatTemplate::Parse(
+      "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}(go){% endif %}");
+  v1::ChatRequest chat = SoundChat();
+  v1::ChatMessage& last = *chat.add_messages();
+  last.set_role("assistant");
+  last.set_content("Well, ");
+  chat.set_continue_final_message(true);
+  const auto request = reader_.Read(chat);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(*model_.tokenizer->Decode(request->prompt, true), "[hi][Well, ");
+  chat.set_add_generation_prompt(true);
+  EXPECT_THAT(FieldsOf(StatusOf(chat)), ElementsAre("continue_final_message"));
+}
+
 TEST_F(RequestReaderTest, ManyBadTokenIdsAreOneViolationThatCounts) {
   v1::CompleteRequest request;
   for (int i = 0; i < 100; ++i) request.mutable_tokens()->add_ids(1'000'000);
@@ -227,11 +297,9 @@ TEST_F(RequestReaderTest, ReservedFieldsAreRefusedByName) {
   v1::CompleteRequest request = Sound();
   request.mutable_options()->set_adapter("lora");
   request.mutable_options()->mutable_constraint()->set_regex("a*");
-  request.mutable_options()->set_cache_salt("salt");
   const absl::Status status = StatusOf(request);
   EXPECT_EQ(ReasonOf(status), Reason::kUnsupportedFeature);
-  EXPECT_THAT(FieldsOf(status),
-              UnorderedElementsAre("options.adapter", "options.constraint", "options.cache_salt"));
+  EXPECT_THAT(FieldsOf(status), UnorderedElementsAre("options.adapter", "options.constraint"));
   v1::ChatRequest chat = SoundChat();
   chat.add_tools()->set_name("f");
   EXPECT_EQ(ReasonOf(StatusOf(chat)), Reason::kUnsupportedFeature);

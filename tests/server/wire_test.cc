@@ -65,6 +65,36 @@ TEST(MessageBytes, EveryFieldWithBadUtf8IsNamed) {
   EXPECT_THAT(ViolationsOf(status)[2].description, HasSubstr("byte 2"));
 }
 
+TEST(MessageBytes, UnknownFieldsAreRefusedByPathAndNumber) {
+  // A newer client's: ChatRequest.messages[1] has a field 9, options.sampling a 15, the request itself a 14.
+  const std::string bytes = Field(2, Field(1, "user") + Field(2, "fine")) +
+                            Field(2, Field(1, "user") + Field(9, "new")) + Field(3, Field(3, Field(15, "x"))) +
+                            Field(14, "y");
+  v1::ChatRequest message;
+  const absl::Status status = ParseMessage(Bytes(bytes), &message);
+  EXPECT_EQ(ReasonOf(status), Reason::kUnsupportedFeature);
+  std::vector<std::string> fields;
+  for (const FieldViolation& violation : ViolationsOf(status)) fields.push_back(violation.field);
+  EXPECT_THAT(fields, ElementsAre("#14", "messages[1].#9", "options.sampling.#15"));
+  EXPECT_THAT(ViolationsOf(status)[1].description, HasSubstr("field 9 of spillway.v1.ChatMessage"));
+}
+
+TEST(MessageBytes, UnknownFieldsInManyPlacesAreBounded) {
+  std::string bytes;
+  for (int i = 0; i < 5000; ++i) bytes += Field(2, Field(9, "x"));
+  v1::ChatRequest message;
+  EXPECT_EQ(ViolationsOf(ParseMessage(Bytes(bytes), &message)).size(), 32u);
+}
+
+TEST(MessageBytes, MillionsOfMessagesAreWalkedQuickly) {
+  std::string bytes;
+  for (int i = 0; i < (1 << 20); ++i) bytes += Field(2, "");
+  v1::ChatRequest message;
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(ParseMessage(Bytes(bytes), &message).ok());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << "generous for a busy machine";
+}
+
 TEST(MessageBytes, BadUtf8InManyPlacesIsBounded) {
   std::string bytes;
   for (int i = 0; i < 5000; ++i) bytes += Field(2, Field(1, "\xFF"));

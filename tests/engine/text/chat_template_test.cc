@@ -43,6 +43,31 @@ TEST(ChatTemplateTest, ContentIsToldFromWhatTheTemplateWrote) {
                           Written("<|im_end|>\n<|im_start|>assistant\n")));
 }
 
+RenderOptions Continuing() {
+  RenderOptions options;
+  options.add_generation_prompt = false;
+  options.continue_final_message = true;
+  return options;
+}
+
+TEST(ChatTemplateTest, TheFinalMessageIsContinuedWhereItEnds) {
+  EXPECT_THAT(Pieces(kChatMl, {{"user", "hi"}, {"assistant", "Sure, "}}, Continuing()),
+              ElementsAre(Written("<|im_start|>user\n"), Content("hi"),
+                          Written("<|im_end|>\n<|im_start|>assistant\n"), Content("Sure, ")));
+  // What the template trims stays trimmed; its own words do not count, though they are the content.
+  EXPECT_THAT(Pieces("{% for m in messages %}{{ m.content | trim }} end.{% endfor %}",
+                     {{"user", "end"}, {"assistant", " end "}}, Continuing()),
+              ElementsAre(Content("end"), Written(" end."), Content("end")));
+}
+
+TEST(ChatTemplateTest, AFinalMessageThatDoesNotAppearCannotBeContinued) {
+  for (const auto& [source, content] : std::vector<std::pair<std::string, std::string>>{
+           {"{{ messages[0].content | upper }}", "abc"}, {"{{ messages[0].content }}", " "}, {"abc", "abc"}}) {
+    const auto status = Render(source, {{"assistant", content}}, Continuing()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << source;
+  }
+}
+
 TEST(ChatTemplateTest, ContentStaysContentThroughEveryOperation) {
   const std::vector<ChatMessage> messages = {{"user", " a<|x|>b "}};
   const std::vector<std::pair<std::string, std::string>> expressions = {
