@@ -46,6 +46,7 @@ class LoadRun::Loop {
 
   LoadStats Run(const std::function<void(absl::string_view)>& on_second) {
     const double cpu_before = ProcessCpuSeconds();
+    stats_.offered_per_s = options_.rate_per_s;
     begin_ns_ = clock_.NowNs();
     next_due_ns_ = begin_ns_;
     MonotonicNs next_report_ns = begin_ns_ + kNsPerSecond;
@@ -92,6 +93,8 @@ class LoadRun::Loop {
     while (sending_) {
       if (EnoughSent(now_ns)) {
         sending_ = false;
+        stats_.sending_totals = stats_.totals;
+        stats_.sending_s = ToSeconds(std::max<int64_t>(now_ns - begin_ns_, 1));
         return;
       }
       if (!MaySend() || (open_loop() && next_due_ns_ > now_ns)) return;
@@ -172,11 +175,11 @@ class LoadRun::Loop {
   }
 
   std::string Describe(MonotonicNs now_ns) {
-    const double rate = static_cast<double>(stats_.generated_tokens - reported_tokens_) /
+    const double rate = static_cast<double>(stats_.totals.generated_tokens - reported_tokens_) /
                         ToSeconds(std::max<int64_t>(now_ns - reported_ns_, 1));
     const bool first = reported_ns_ == 0;
     reported_ns_ = now_ns;
-    reported_tokens_ = stats_.generated_tokens;
+    reported_tokens_ = stats_.totals.generated_tokens;
     return absl::StrCat(absl::StrFormat("%.0f s: ", ToSeconds(now_ns - begin_ns_)), stats_.ledger.sent(),
                         " sent, ", streams_.size(), " in flight, ",
                         stats_.ledger.count(Outcome::kFailed) + stats_.ledger.count(Outcome::kRejected),
@@ -226,25 +229,56 @@ LoadStats LoadRun::Run(const std::atomic<bool>& stop,
   return Loop(*this, stop).Run(on_second);
 }
 
+LoadRates LoadStats::Rates() const {
+  LoadRates rates;
+  rates.while_sending = sending_s >= wall_s / 2;
+  rates.over_s = rates.while_sending ? sending_s : wall_s;
+  const LoadTotals& of = rates.while_sending ? sending_totals : totals;
+  const auto per_s = [&rates](int64_t n) {
+    return rates.over_s > 0 ? static_cast<double>(n) / rates.over_s : 0;
+  };
+  rates.requests_per_s = per_s(of.requests);
+  rates.good_per_s = per_s(of.good);
+  rates.prompt_tokens_per_s = per_s(of.prompt_tokens);
+  rates.generated_tokens_per_s = per_s(of.generated_tokens);
+  return rates;
+}
+
+double LoadStats::good_share() const {
+  return ledger.sent() == 0 ? 0 : static_cast<double>(totals.good) / static_cast<double>(ledger.sent());
+}
+
+double LoadStats::attained_per_s() const {
+  return sending_s > 0 ? static_cast<double>(ledger.sent()) / sending_s : 0;
+}
+
 nlohmann::json LoadStats::ToJson() const {
+  const LoadRates rates = Rates();
   return {{"ledger", ledger.ToJson()},
           {"first_token", first_token.ToJson()},
+          {"inter_delta", inter_delta.ToJson()},
           {"inter_token", inter_token.ToJson()},
           {"per_output_token", per_token.ToJson()},
           {"end_to_end", end_to_end.ToJson()},
           {"send_lag", send_lag.ToJson()},
           {"wall_s", wall_s},
-          {"prompt_tokens", prompt_tokens},
+          {"sending_s", sending_s},
+          {"prompt_tokens", totals.prompt_tokens},
           {"cached_tokens", cached_tokens},
-          {"generated_tokens", generated_tokens},
+          {"generated_tokens", totals.generated_tokens},
           {"tokens_per_delta",
-           deltas == 0 ? 0 : static_cast<double>(generated_tokens) / static_cast<double>(deltas)},
+           deltas == 0 ? 0 : static_cast<double>(totals.generated_tokens) / static_cast<double>(deltas)},
           {"cancel_missed", cancel_missed},
-          {"requests_per_s", static_cast<double>(ledger.count(Outcome::kOk)) / wall_s},
-          {"prompt_tokens_per_s", static_cast<double>(prompt_tokens) / wall_s},
-          {"generated_tokens_per_s", static_cast<double>(generated_tokens) / wall_s},
-          {"goodput_requests_per_s", static_cast<double>(good) / wall_s},
-          {"good_requests", good},
+          {"offered_requests_per_s", offered_per_s},
+          {"attained_requests_per_s", attained_per_s()},
+          {"rates_over", rates.while_sending ? "sending" : "run"},
+          {"rates_over_s", rates.over_s},
+          {"requests_per_s", rates.requests_per_s},
+          {"prompt_tokens_per_s", rates.prompt_tokens_per_s},
+          {"generated_tokens_per_s", rates.generated_tokens_per_s},
+          {"goodput_requests_per_s", rates.good_per_s},
+          {"good_requests", totals.good},
+          {"good_share", good_share()},
           {"client_cpu_s", client_cpu_s}};
 }
 

@@ -36,22 +36,50 @@ struct LoadOptions {
   uint64_t seed = 1;       // of arrivals
 };
 
+// Of requests that ended well, and tokens received of all.
+struct LoadTotals {
+  int64_t requests = 0;
+  int64_t good = 0;  // within the objectives
+  int64_t prompt_tokens = 0;
+  int64_t generated_tokens = 0;
+};
+
+// LoadTotals a second.
+struct LoadRates {
+  // Over the time in which requests were sent, without the tail in which the last ones end and the load
+  // falls; over the whole run where that time is less than half of it (as where all was sent at once).
+  bool while_sending = false;
+  double over_s = 0;
+  double requests_per_s = 0;
+  double good_per_s = 0;
+  double prompt_tokens_per_s = 0;
+  double generated_tokens_per_s = 0;
+};
+
 struct LoadStats {
   Ledger ledger;
   LatencyHistogram first_token;  // due to first token
-  LatencyHistogram inter_token;  // between two deltas with tokens of one stream
+  LatencyHistogram inter_delta;  // between two deltas with tokens of one stream: what a reader waits
+  LatencyHistogram inter_token;  // the same gaps, shared out evenly among the tokens of the later delta
   LatencyHistogram per_token;    // a request's mean time per output token after the first
   LatencyHistogram end_to_end;   // due to end, of requests that ended well
   LatencyHistogram send_lag;     // due to sent: whether this client keeps up
-  int64_t prompt_tokens = 0;     // of requests that ended well, by their usage
-  int64_t cached_tokens = 0;
-  int64_t generated_tokens = 0;  // received, of all requests
-  int64_t deltas = 0;            // that carried tokens
-  int64_t good = 0;              // requests that ended well within the objectives
-  int64_t cancel_missed = 0;     // planned to be cancelled, but had ended before
-  double wall_s = 0;             // first send to last end
+  LoadTotals totals;
+  LoadTotals sending_totals;  // when the last request had been sent
+  int64_t cached_tokens = 0;  // of requests that ended well, by their usage
+  int64_t deltas = 0;         // that carried tokens
+  int64_t cancel_missed = 0;  // planned to be cancelled, but had ended before
+  double offered_per_s = 0;   // requests; open loop, else 0
+  double sending_s = 0;       // from the first send on
+  double wall_s = 0;          // first send to last end
   double client_cpu_s = 0;
 
+  LoadRates Rates() const;
+  // Of all requests sent, those that ended well within the objectives.
+  double good_share() const;
+  // Requests a second that were sent; below what was offered where the client or --max_in_flight held them
+  // up.
+  double attained_per_s() const;
   nlohmann::json ToJson() const;
 };
 

@@ -51,31 +51,36 @@ void PrintStats(const LoadStats& stats, const LoadOptions& load, std::ostream& o
   }
   PrintLatencyHeading(out);
   PrintLatency("first token", stats.first_token, out);
+  PrintLatency("inter-delta", stats.inter_delta, out);
   PrintLatency("inter-token", stats.inter_token, out);
   PrintLatency("per output token", stats.per_token, out);
   PrintLatency("end to end", stats.end_to_end, out);
   PrintLatency("sent late by", stats.send_lag, out);
-  const double wall_s = stats.wall_s;
+  const LoadRates rates = stats.Rates();
+  if (stats.offered_per_s > 0) {
+    out << absl::StrFormat("  rate               %.2f requests/s offered, %.2f attained\n",
+                           stats.offered_per_s, stats.attained_per_s());
+  }
   out << absl::StrFormat(
       "  throughput         %.2f requests/s, %.1f prompt tokens/s (%.1f %% cached), %.1f generated "
-      "tokens/s\n",
-      static_cast<double>(stats.ledger.count(Outcome::kOk)) / wall_s,
-      static_cast<double>(stats.prompt_tokens) / wall_s,
-      stats.prompt_tokens == 0
+      "tokens/s, over the %.1f s %s\n",
+      rates.requests_per_s, rates.prompt_tokens_per_s,
+      stats.totals.prompt_tokens == 0
           ? 0
-          : 100 * static_cast<double>(stats.cached_tokens) / static_cast<double>(stats.prompt_tokens),
-      static_cast<double>(stats.generated_tokens) / wall_s);
+          : 100 * static_cast<double>(stats.cached_tokens) / static_cast<double>(stats.totals.prompt_tokens),
+      rates.generated_tokens_per_s, rates.over_s, rates.while_sending ? "of sending" : "of the run");
   if (load.slo_ttft_ms > 0 || load.slo_itl_ms > 0) {
-    out << absl::StrFormat("  goodput            %.2f requests/s within",
-                           static_cast<double>(stats.good) / wall_s);
+    out << absl::StrFormat("  goodput            %.1f %% of all sent, %.2f requests/s, within",
+                           100 * stats.good_share(), rates.good_per_s);
     if (load.slo_ttft_ms > 0) out << absl::StrFormat(" %.0f ms to the first token", load.slo_ttft_ms);
     if (load.slo_itl_ms > 0) out << absl::StrFormat(" %.1f ms per later token", load.slo_itl_ms);
     out << "\n";
   }
-  out << absl::StrFormat(
-      "  this client        %.0f %% of a core, %.2f tokens a delta\n", 100 * stats.client_cpu_s / wall_s,
-      stats.deltas == 0 ? 0
-                        : static_cast<double>(stats.generated_tokens) / static_cast<double>(stats.deltas));
+  out << absl::StrFormat("  this client        %.0f %% of a core, %.2f tokens a delta\n",
+                         100 * stats.client_cpu_s / stats.wall_s,
+                         stats.deltas == 0 ? 0
+                                           : static_cast<double>(stats.totals.generated_tokens) /
+                                                 static_cast<double>(stats.deltas));
 }
 
 void PrintServer(const ServerCost& cost, bool has_metrics, const v1::GetStatusResponse& after,
@@ -89,8 +94,8 @@ void PrintServer(const ServerCost& cost, bool has_metrics, const v1::GetStatusRe
         cost.slope_mib_per_min, cost.slope_from_s);
   }
   out << "  blocks at the end  " << after.blocks().in_use() << " in use, " << after.blocks().cached()
-      << " cached, " << after.blocks().free() << " free; " << after.running_requests() << " requests running, "
-      << after.waiting_requests() << " waiting\n";
+      << " cached, " << after.blocks().free() << " free; " << after.running_requests()
+      << " requests running, " << after.waiting_requests() << " waiting\n";
 }
 
 nlohmann::json BlocksJson(const v1::GetStatusResponse& status) {

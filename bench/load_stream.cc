@@ -59,13 +59,15 @@ LoadStream::Next LoadStream::OnCompletion(bool ok, MonotonicNs now_ns, const Loa
 void LoadStream::OnDelta(const v1::Delta& delta, MonotonicNs now_ns, LoadStats* stats) {
   if (delta.token_ids_size() == 0) return;
   ++stats->deltas;
-  stats->generated_tokens += delta.token_ids_size();
+  stats->totals.generated_tokens += delta.token_ids_size();
   if (first_token_ns_ == 0) {
     first_token_ns_ = now_ns;
     stats->first_token.Add(now_ns - due_ns_);
   } else if (!planned_.reads_slowly) {
     // A slow reader's gaps are its own.
-    stats->inter_token.Add(now_ns - last_token_ns_);
+    const int64_t gap_ns = now_ns - last_token_ns_;
+    stats->inter_delta.Add(gap_ns);
+    for (int i = 0; i < delta.token_ids_size(); ++i) stats->inter_token.Add(gap_ns / delta.token_ids_size());
   }
   last_token_ns_ = now_ns;
   if (planned_.cancel_after_tokens >= 0 && checker_.generated_tokens() >= planned_.cancel_after_tokens) {
@@ -88,7 +90,8 @@ void LoadStream::OnFinish(MonotonicNs now_ns, const LoadOptions& options, LoadSt
 
 void LoadStream::RecordSuccess(MonotonicNs now_ns, const LoadOptions& options, LoadStats* stats) {
   if (planned_.to_be_cancelled()) ++stats->cancel_missed;
-  stats->prompt_tokens += usage_.prompt_tokens();
+  ++stats->totals.requests;
+  stats->totals.prompt_tokens += usage_.prompt_tokens();
   stats->cached_tokens += usage_.cached_tokens();
   stats->end_to_end.Add(now_ns - due_ns_);
   const int64_t later_tokens = checker_.generated_tokens() - 1;
@@ -100,7 +103,7 @@ void LoadStream::RecordSuccess(MonotonicNs now_ns, const LoadOptions& options, L
   }
   const bool in_time = options.slo_ttft_ms <= 0 || ToMs(first_token_ns_ - due_ns_) <= options.slo_ttft_ms;
   const bool fluent = options.slo_itl_ms <= 0 || per_token_ms <= options.slo_itl_ms;
-  if (in_time && fluent) ++stats->good;
+  if (in_time && fluent) ++stats->totals.good;
 }
 
 Outcome LoadStream::OutcomeOfError(std::string* cause) const {

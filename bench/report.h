@@ -15,7 +15,8 @@
 
 namespace spillway::bench {
 
-constexpr int kSchemaVersion = 1;
+// 2: inter_token is of tokens (inter_delta is what it was), rates are over the time of sending.
+constexpr int kSchemaVersion = 2;
 
 // The machine this process runs on: {"processor", "cores", "kernel", "memory_bytes", "load_average"}.
 nlohmann::json DescribeMachine();

@@ -218,12 +218,12 @@ ExitCode RunServerCpu(absl::Span<const std::string> args, client::Console& conso
   out << absl::StrFormat("%s at %s, %d streams of %d + %d tokens\n", model->name(), options.connection.server,
                          options.streams, options.prompt_tokens, options.output_tokens);
   out << absl::StrFormat("  %.0f tokens/s; %.0f decode passes of %.1f sequences, %.0f prefill passes\n",
-                         static_cast<double>(stats.generated_tokens) / stats.wall_s, work.decode_steps,
+                         static_cast<double>(stats.totals.generated_tokens) / stats.wall_s, work.decode_steps,
                          work.mean_batch(), work.prefill_steps);
   out << absl::StrFormat("  CPU per generated token: %.1f us in all, %.1f us engine, %.1f us server\n",
                          total_us, engine_us, total_us - engine_us);
-  const double tokens_per_delta =
-      static_cast<double>(stats.generated_tokens) / static_cast<double>(std::max<int64_t>(stats.deltas, 1));
+  const double tokens_per_delta = static_cast<double>(stats.totals.generated_tokens) /
+                                  static_cast<double>(std::max<int64_t>(stats.deltas, 1));
   out << absl::StrFormat("  %.2f tokens a delta: %.1f us server per delta\n", tokens_per_delta,
                          (total_us - engine_us) * tokens_per_delta);
   out << absl::StrFormat("  (the daemon's own clock counts %.1f us of passes per token)\n",
@@ -232,7 +232,7 @@ ExitCode RunServerCpu(absl::Span<const std::string> args, client::Console& conso
   report["model"] = model->name();
   report["streams"] = options.streams;
   report["generated_tokens"] = work.generated_tokens;
-  report["tokens_per_s"] = static_cast<double>(stats.generated_tokens) / stats.wall_s;
+  report["tokens_per_s"] = static_cast<double>(stats.totals.generated_tokens) / stats.wall_s;
   report["mean_batch"] = work.mean_batch();
   report["cpu_us_per_token"] = {{"total", total_us}, {"engine", engine_us}, {"server", total_us - engine_us}};
   report["tokens_per_delta"] = tokens_per_delta;

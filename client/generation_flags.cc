@@ -41,7 +41,8 @@ void AddStopFlags(FlagTable& flags, v1::GenerationOptions* options) {
   flags.Section("Where to stop");
   flags.AddCall<int32_t>("max_tokens", "N", "Tokens to generate per choice at most.",
                          [=](int32_t value) { options->set_max_tokens(value); });
-  flags.AddCall<int32_t>("min_tokens", "N", "Generate this many tokens at least, past end tokens and stop texts.",
+  flags.AddCall<int32_t>("min_tokens", "N",
+                         "Generate this many tokens at least, past end tokens and stop texts.",
                          [=](int32_t value) { options->set_min_tokens(value); });
   flags.AddCall<std::string>("stop", "TEXT",
                              "End before this text; \\n is a newline. Give it again for more than one.",

@@ -66,10 +66,10 @@ void PrintTable(const v1::GetStatusResponse& status, absl::string_view server, s
   row("device", status.device());
   row("requests", absl::StrCat(status.running_requests(), " running, ", status.waiting_requests(),
                                " waiting (", status.waiting_tokens(), " tokens)"));
-  row("sequences", absl::StrCat(status.running_sequences(), " running, of them ",
-                                status.prefilling_sequences(), " reading their prompt, ",
-                                status.paused_sequences(), " paused; ", status.returned_sequences(),
-                                " waiting for a place"));
+  row("sequences",
+      absl::StrCat(status.running_sequences(), " running, of them ", status.prefilling_sequences(),
+                   " reading their prompt, ", status.paused_sequences(), " paused; ",
+                   status.returned_sequences(), " waiting for a place"));
   row("speed", absl::StrFormat("%.1f tokens/s read, %.1f generated", status.prompt_tokens_per_s(),
                                status.generated_tokens_per_s()));
   row("blocks", DescribeBlocks(status.blocks()));

@@ -22,7 +22,8 @@ namespace spillway::scheduler {
 struct StopRules {
   std::vector<text::TokenId> stop_ids;  // ascending: the model's, unless ignored, and the request's
   int32_t max_tokens = 0;
-  int32_t min_tokens = 0;  // no stop id is drawn before, and in the text of so many tokens no stop string is found
+  int32_t min_tokens =
+      0;  // no stop id is drawn before, and in the text of so many tokens no stop string is found
   bool include_stop = false;
   bool skip_special = true;
 

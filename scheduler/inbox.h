@@ -28,8 +28,8 @@ class Inbox {
     bool end_all = false;         // the drain's time is over
   };
   struct Waiting {
-    int32_t requests = 0;  // not yet scheduled: what the bound of the queue is about
-    int64_t tokens = 0;    // their prompt tokens
+    int32_t requests = 0;       // not yet scheduled: what the bound of the queue is about
+    int64_t tokens = 0;         // their prompt tokens
     int32_t live_requests = 0;  // these, and those that were scheduled and have not ended
     ReturnedSequences returned;
   };

@@ -52,19 +52,20 @@ struct SchedulerSnapshot {
   int32_t running_sequences = 0;  // hold a place, prefilling and paused ones included
   int32_t prefilling_sequences = 0;
   int32_t paused_sequences = 0;  // slow readers
-  int32_t running_requests = 0;    // scheduled and not ended, though all their sequences may wait again
-  int32_t waiting_requests = 0;    // not yet scheduled
-  int64_t waiting_tokens = 0;      // prompt tokens of these
-  int32_t returned_sequences = 0;  // of running requests, waiting for a place: further choices, preempted ones
-  int64_t returned_tokens = 0;     // which these have to compute before others come in
-  int64_t visits = 0;  // ever; the watchdog sees whether it moves
+  int32_t running_requests = 0;  // scheduled and not ended, though all their sequences may wait again
+  int32_t waiting_requests = 0;  // not yet scheduled
+  int64_t waiting_tokens = 0;    // prompt tokens of these
+  int32_t returned_sequences =
+      0;                        // of running requests, waiting for a place: further choices, preempted ones
+  int64_t returned_tokens = 0;  // which these have to compute before others come in
+  int64_t visits = 0;           // ever; the watchdog sees whether it moves
   MonotonicNs last_visit_ns = 0;
   bool has_work = false;
   double prompt_tokens_per_s = 0;     // prefill, recent
   double generated_tokens_per_s = 0;  // drawn, recent
   kv::BlockCounts blocks;
   int64_t prefix_queried_tokens = 0;  // prompts of requests that were scheduled, once each
-  int64_t prefix_hit_tokens = 0;      // of these, found in the cache, then or before their turn to be computed
+  int64_t prefix_hit_tokens = 0;  // of these, found in the cache, then or before their turn to be computed
   int64_t preemptions = 0;
   bool failed = false;
   std::optional<PlannerSnapshot> planner;  // where one plans

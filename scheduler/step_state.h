@@ -42,8 +42,8 @@ class TokenRate {
 
 struct StepState {
   SchedulerSnapshot snapshot;  // without what the inbox, the pool and the rate know at the time of asking
-  TokenRate prompt_rate;     // rows of prefill: prompts, and what preempted ones compute again
-  TokenRate generated_rate;  // tokens drawn
+  TokenRate prompt_rate;       // rows of prefill: prompts, and what preempted ones compute again
+  TokenRate generated_rate;    // tokens drawn
   RecentMean prefill_token_ns{0.1};  // device time of a prompt token computed
   RecentMean hit_share{0.1};         // part of a prompt that was found in the prefix cache
 };

@@ -128,7 +128,7 @@ mkdir -p build/quickstart
 run_dir=$(mktemp -d build/quickstart/run.XXXXXX)
 log="$run_dir/spillwayd.log"
 daemon_args=(--model="$model" --listen="127.0.0.1:$grpc_port" --metrics_listen="127.0.0.1:$metrics_port"
-  --address_file="$run_dir/address.json")
+  --address_file="$run_dir/address.json" --lame_duck_ms=0)
 if (($(available_memory_mib) < 8192)); then
   # The default leaves 4 GiB to others, which a small machine does not have.
   daemon_args+=(--host_pool=512MiB)

@@ -262,7 +262,10 @@ absl::Status Engine::CreatePool(const Settings& settings, int32_t context_tokens
                                  ? settings.host_pool_bytes
                                  : kv::SuggestedPoolBytes(kv::ReadMemoryBudget("/"), geometry, context_tokens,
                                                           settings.max_sequences);
-  Log(LogLevel::kInfo, "allocating the KV pool",
+  Log(LogLevel::kInfo,
+      settings.host_pool_bytes > 0
+          ? "allocating the KV pool"
+          : "allocating the KV pool: it may take most of the free memory; --host_pool=SIZE limits it",
       {{"pool", FormatBytes(pool_bytes)}, {"block_tokens", geometry.block_tokens}});
   absl::StatusOr<std::unique_ptr<kv::HostPool>> pool =
       kv::HostPool::Create(device, geometry, pool_bytes, StoredForm(device, loaded_, geometry));

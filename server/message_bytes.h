@@ -13,9 +13,9 @@
 namespace spillway::server {
 
 // kInvalidField, naming every string field that is not valid UTF-8 and the offset of its first bad byte, or
-// saying that the message is malformed. kUnsupportedFeature, naming the fields that this build's interface does
-// not have by path and number: they come from a newer client, and to pass them over would be to answer another
-// question than it asked.
+// saying that the message is malformed. kUnsupportedFeature, naming the fields that this build's interface
+// does not have by path and number: they come from a newer client, and to pass them over would be to answer
+// another question than it asked.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
 
 // One contiguous slice.

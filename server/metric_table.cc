@@ -141,7 +141,8 @@ std::vector<MetricInfo> MakeTable() {
        kCounter,
        "tokens",
        {},
-       "Of these, tokens that were found in the prefix cache and not computed, as Usage.cached_tokens says it. "
+       "Of these, tokens that were found in the prefix cache and not computed, as Usage.cached_tokens says "
+       "it. "
        "A request counts when its first token is there; spillway_prefix_hit_tokens_total counts at once.",
        {}},
       {kGeneratedTokens, "spillway_generated_tokens_total", kCounter, "tokens", {}, "Tokens generated.", {}},
@@ -180,7 +181,8 @@ std::vector<MetricInfo> MakeTable() {
        kCounter,
        "tokens",
        {},
-       "Of these, tokens found there, then or before it was their turn to be computed because another request "
+       "Of these, tokens found there, then or before it was their turn to be computed because another "
+       "request "
        "computed them meanwhile. Requests that end before their first token count too, unlike in "
        "spillway_cached_tokens_total.",
        {}},
@@ -218,7 +220,8 @@ std::vector<MetricInfo> MakeTable() {
        kHistogram,
        "seconds",
        {{"outcome", {"ok", "cancelled", "failed"}}},
-       "From an accepted request's arrival to its end. failed: ended with an error, deadlines and slow readers "
+       "From an accepted request's arrival to its end. failed: ended with an error, deadlines and slow "
+       "readers "
        "included.",
        spans},
       {kTimePerOutputToken,
@@ -226,7 +229,8 @@ std::vector<MetricInfo> MakeTable() {
        kHistogram,
        "seconds",
        {},
-       "Of a request that ended well: from its first to its last token, for each token after the first of its "
+       "Of a request that ended well: from its first to its last token, for each token after the first of "
+       "its "
        "longest choice.",
        gaps},
       {kRequestPromptTokens,

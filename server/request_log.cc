@@ -31,6 +31,7 @@ void WriteLine(const scheduler::RequestRecord& record) {
        {"queue_ms", usage.timings.queue_ms},
        {"prefill_ms", usage.timings.prefill_ms},
        {"decode_ms", usage.timings.decode_ms},
+       {"first_token_ms", usage.timings.first_token_ms},
        {"total_ms", usage.timings.total_ms}});
 }
 

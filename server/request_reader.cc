@@ -190,8 +190,8 @@ bool RequestReader::ReadRenderOptions(const Chat& in, absl::string_view prefix, 
   } else {
     for (const auto& [name, variable] : in.template_variables()) {
       if (name.empty() || name.size() > kMaxTemplateVariableNameBytes) {
-        found.Add(path,
-                  absl::StrCat("a name of ", name.size(), " bytes, must be 1..", kMaxTemplateVariableNameBytes));
+        found.Add(path, absl::StrCat("a name of ", name.size(), " bytes, must be 1..",
+                                     kMaxTemplateVariableNameBytes));
       } else if (std::optional<text::TemplateVariable> value = VariableOf(variable); value.has_value()) {
         options->extra.emplace(name, *std::move(value));
       } else {

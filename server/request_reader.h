@@ -37,8 +37,8 @@ class RequestReader {
 
   // `path`: of the messages' field. True when they are good.
   bool CheckMessages(const Messages& messages, absl::string_view path, Violations* violations) const;
-  // What a ChatRequest or ChatInput says beside its messages; `prefix` is of its fields' paths. True when it is
-  // good.
+  // What a ChatRequest or ChatInput says beside its messages; `prefix` is of its fields' paths. True when it
+  // is good.
   template <typename Chat>
   bool ReadRenderOptions(const Chat& in, absl::string_view prefix, text::RenderOptions* options,
                          Violations* violations) const;

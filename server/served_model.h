@@ -41,8 +41,8 @@ struct ServedModel {
   std::string compute_dtype;  // "bf16"
   std::string fingerprint;    // hexadecimal
 
-  int32_t context_tokens = 0;      // prompt + generated of one sequence at most
-  bool prefix_cache = true;        // --prefix_cache
+  int32_t context_tokens = 0;  // prompt + generated of one sequence at most
+  bool prefix_cache = true;    // --prefix_cache
   int32_t max_priority = kMaxPriority;
   int32_t default_max_tokens = 0;  // for a request without max_tokens; 0: what the context leaves
   scheduler::SamplingParams defaults;

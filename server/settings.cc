@@ -92,9 +92,10 @@ std::vector<Flag> MakeFlags() {
           kMemory, "context", 0, kTokensMax, "0", &S::context_tokens,
           "Prompt and generated tokens of one sequence at most. 0: what the model was made for. Clamped to "
           "what --host_pool holds."),
-      SizeFlag(kMemory, "host_pool", 0, "0", &S::host_pool_bytes,
-               "Memory for the KV cache. 0: what is available less max(4 GiB, 10 %), and never more than "
-               "--max_sequences of --context can fill."),
+      SizeFlag(
+          kMemory, "host_pool", 0, "0", &S::host_pool_bytes,
+          "Memory for the KV cache. 0: most of what is free (all that is available less max(4 GiB, 10 %), "
+          "and never more than --max_sequences of --context can fill); give a size to leave more to others."),
       IntFlag(kMemory, "max_sequences", 1, 4096, "64", &S::max_sequences, "Sequences that run at once."),
       IntFlag(kMemory, "max_queue", 1, 1'000'000, "512", &S::max_queue,
               "Requests that may wait; further ones are refused (QUEUE_FULL)."),
@@ -111,16 +112,18 @@ std::vector<Flag> MakeFlags() {
           kMemory, "reserve_output_tokens", 1, kTokensMax, "64", &S::reserve_output_tokens,
           "A waiting request starts when its prompt and this many tokens of output fit the pool. Preemption "
           "backs what comes after."),
-      ChoiceFlag(kMemory, "prefix_cache", {"on", "off"}, "on", &S::prefix_cache,
-                 "on: requests that begin alike share what was computed, within one cache_salt; cached_tokens and "
-                 "the time of the first token then tell a caller that a prefix was seen before. off: never "
-                 "between requests."),
+      ChoiceFlag(
+          kMemory, "prefix_cache", {"on", "off"}, "on", &S::prefix_cache,
+          "on: requests that begin alike share what was computed, within one cache_salt; cached_tokens and "
+          "the time of the first token then tell a caller that a prefix was seen before. off: never "
+          "between requests."),
 
       IntFlag(kRequests, "default_max_tokens", 0, kTokensMax, "1024", &S::default_max_tokens,
               "Tokens generated for a request without max_tokens, at most. 0: what the context leaves."),
-      IntFlag(kRequests, "max_priority", 0, 100, "100", &S::max_priority,
-              "Highest priority that a request may ask for; priorities are strict, so a higher one can starve "
-              "all others. 0: clients can only stand back."),
+      IntFlag(
+          kRequests, "max_priority", 0, 100, "100", &S::max_priority,
+          "Highest priority that a request may ask for; priorities are strict, so a higher one can starve "
+          "all others. 0: clients can only stand back."),
       IntFlag(kRequests, "slow_reader_timeout_ms", 1, kMsMax, "30000", &S::slow_reader_timeout_ms,
               "A stream that is not read pauses its own sequence, and ends ABORTED after this time."),
       IntFlag(kRequests, "tokenizer_threads", 1, 256, "2", &S::tokenizer_threads,
@@ -152,9 +155,11 @@ std::vector<Flag> MakeFlags() {
           "Work exists and no visit finished for this long: /livez fails, the state goes to the log and the "
           "daemon exits 1."),
       IntFlag(
-          kOperation, "lame_duck_ms", 0, kMsMax, "0", &S::lame_duck_ms,
+          kOperation, "lame_duck_ms", 0, kMsMax, "3000", &S::lame_duck_ms,
           "After SIGTERM, say NOT_SERVING but go on accepting calls for this long, so that load balancers "
-          "notice."),
+          "notice: longer than the period of their checks. 0 where nothing balances. A second signal exits "
+          "at "
+          "once."),
       IntFlag(kOperation, "drain_timeout_ms", 0, kMsMax, "30000", &S::drain_timeout_ms,
               "After SIGTERM, running streams may finish for this long."),
       ChoiceFlag(kOperation, "log_format", {"text", "json"}, "text", &S::log_format,

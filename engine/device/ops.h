@@ -181,7 +181,7 @@ struct GatedActivationArgs {
   DevicePtr out;      // T [rows, d_ff]
 };
 
-// How one row is sampled. The order is: penalties, bias, mask, (logprobs are taken of the *unmodified*
+// How one row is sampled. The order is: penalties, mask, (logprobs are taken of the *unmodified*
 // logits), temperature, top_k, min_p, top_p, draw.
 //   repetition: logit > 0 ? logit / p : logit * p for every id in history (Keskar et al. 2019);
 //   frequency, presence: logit -= f * count + p * (count > 0), counted over history[n_prompt..n_history).

@@ -23,6 +23,8 @@ enum class SplitMode : uint8_t { kAuto, kSerial, kTransfer, kRebuild, kFixed };
 enum class Phase : uint8_t { kDecode, kPrefill };
 
 // Cached tokens of a step by class, per layer. Distinct: a block that several sequences share counts once.
+// For models whose layers are alike alone: where some have a sliding window, one count cannot stand for all,
+// and this becomes one for each group of layers.
 struct TokenClasses {
   int64_t resident_kv_tokens = 0;
   int64_t resident_x_tokens = 0;     // X on the device, K and V rebuilt from it

@@ -57,16 +57,16 @@ Value VariableValue(const TemplateVariable& variable) {
   return TaintedText(std::get<std::string>(variable), Origin::kContent);
 }
 
-// Cuts the pieces behind the last appearance of `content`. It is looked for in what messages brought in alone:
-// a template's own words may equal it.
+// Cuts the pieces behind the last appearance of `content`. It is looked for in what messages brought in
+// alone: a template's own words may equal it.
 absl::Status CutBehind(absl::string_view content, std::vector<Piece>& pieces) {
   const absl::string_view bare = absl::StripAsciiWhitespace(content);
   if (bare.empty()) return absl::InvalidArgumentError("the last message has no content to go on with");
   const absl::string_view tail = absl::StripLeadingAsciiWhitespace(content).substr(bare.size());
   for (size_t i = pieces.size(); i-- > 0;) {
     std::string& text = pieces[i].text;
-    const size_t at = pieces[i].parse_special ? std::string::npos : text.rfind(bare);
-    if (at == std::string::npos) continue;
+    const size_t at = pieces[i].parse_special ? absl::string_view::npos : absl::string_view(text).rfind(bare);
+    if (at == absl::string_view::npos) continue;
     size_t end = at + bare.size();
     // Templates that trim contents trim this one too.
     if (absl::StartsWith(absl::string_view(text).substr(end), tail)) end += tail.size();

@@ -158,14 +158,46 @@ TEST_F(LoadRunTest, EveryRequestEndsOnce) {
   const LoadStats stats = Run(Closed(8, 100));
   EXPECT_TRUE(stats.ledger.balanced()) << stats.ledger.Describe();
   EXPECT_EQ(stats.ledger.count(Outcome::kOk), 100);
-  EXPECT_EQ(stats.generated_tokens, 200);
-  EXPECT_EQ(stats.prompt_tokens, 300);
+  EXPECT_EQ(stats.totals.generated_tokens, 200);
+  EXPECT_EQ(stats.totals.prompt_tokens, 300);
   EXPECT_EQ(stats.first_token.count(), 100);
+  EXPECT_EQ(stats.inter_delta.count(), 100);
   EXPECT_EQ(stats.inter_token.count(), 100);
   EXPECT_EQ(stats.per_token.count(), 100);
   EXPECT_EQ(stats.end_to_end.count(), 100);
-  EXPECT_EQ(stats.good, 100) << "without objectives all are good";
+  EXPECT_EQ(stats.totals.good, 100) << "without objectives all are good";
+  EXPECT_EQ(stats.good_share(), 1);
   EXPECT_GT(stats.wall_s, 0);
+}
+
+TEST_F(LoadRunTest, TokensThatCameTogetherShareTheirGap) {
+  daemon_.Answer({{StartedEvent(3), DeltaEvent("a", {1}), DeltaEvent("bcde", {2, 3, 4, 5}),
+                   FinishedEvent(v1::FINISH_REASON_LENGTH), UsageEvent(3, 5)},
+                  grpc::Status::OK});
+  const LoadStats stats = Run(Closed(1, 10));
+  EXPECT_EQ(stats.inter_delta.count(), 10);
+  EXPECT_EQ(stats.inter_token.count(), 40);
+  EXPECT_NEAR(stats.inter_token.mean_ms() * 4, stats.inter_delta.mean_ms(), 1e-3);
+}
+
+TEST(LoadStatsTest, RatesAreOverTheTimeOfSendingWhereThatIsMostOfTheRun) {
+  LoadStats stats;
+  for (int i = 0; i < 50; ++i) stats.ledger.Sent();
+  stats.totals = {40, 20, 400, 4000};
+  stats.sending_totals = {30, 15, 300, 3000};
+  stats.sending_s = 10;
+  stats.wall_s = 16;
+  EXPECT_TRUE(stats.Rates().while_sending);
+  EXPECT_EQ(stats.Rates().requests_per_s, 3);
+  EXPECT_EQ(stats.Rates().good_per_s, 1.5);
+  EXPECT_EQ(stats.Rates().prompt_tokens_per_s, 30);
+  EXPECT_EQ(stats.Rates().generated_tokens_per_s, 300);
+  EXPECT_EQ(stats.attained_per_s(), 5);
+  EXPECT_EQ(stats.good_share(), 0.4);
+  stats.wall_s = 40;  // all was sent early
+  EXPECT_FALSE(stats.Rates().while_sending);
+  EXPECT_EQ(stats.Rates().requests_per_s, 1);
+  EXPECT_EQ(stats.Rates().generated_tokens_per_s, 100);
 }
 
 TEST_F(LoadRunTest, AnOpenLoopSendsAtItsRate) {
@@ -341,7 +373,8 @@ TEST_F(ServeTest, ReportsATableAndJson) {
   EXPECT_THAT(result.err, HasSubstr("20 sent = 20 ok"));
   EXPECT_THAT(result.err, HasSubstr("goodput"));
   const nlohmann::json report = nlohmann::json::parse(result.out);
-  EXPECT_EQ(report["schema_version"], 1);
+  EXPECT_EQ(report["schema_version"], 2);
+  EXPECT_EQ(report["results"]["good_share"], 1);
   EXPECT_EQ(report["results"]["ledger"]["ok"], 20);
   EXPECT_TRUE(report["results"]["ledger"]["balanced"]);
   EXPECT_EQ(report["results"]["first_token"]["count"], 20);

@@ -57,9 +57,10 @@ class SpillwayTest : public ::testing::Test {
 };
 
 TEST_F(SpillwayTest, CompletePrintsOnlyTheText) {
-  daemon_.Answer({{StartedEvent(3), QueuedEvent(1), ProgressEvent(v1::STAGE_PREFILL, 3, 3), DeltaEvent("Paris", {1}), DeltaEvent(".", {2}),
-                   FinishedEvent(v1::FINISH_REASON_LENGTH), UsageEvent(3, 2)},
-                  grpc::Status::OK});
+  daemon_.Answer(
+      {{StartedEvent(3), QueuedEvent(1), ProgressEvent(v1::STAGE_PREFILL, 3, 3), DeltaEvent("Paris", {1}),
+        DeltaEvent(".", {2}), FinishedEvent(v1::FINISH_REASON_LENGTH), UsageEvent(3, 2)},
+       grpc::Status::OK});
   const Result result = Run({"complete", "--max_tokens=2", "--temperature=0", "The capital of France is"});
   EXPECT_EQ(result.exit_code, kExitOk);
   EXPECT_EQ(result.out, "Paris.");

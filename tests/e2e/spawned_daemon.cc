@@ -88,8 +88,9 @@ bool Eventually(std::chrono::seconds timeout, const std::function<bool()>& condi
 SpawnedDaemon::SpawnedDaemon(std::vector<std::string> flags, std::vector<std::string> environment,
                              const SpawnOptions& options)
     : address_file_(TempPath(".address")), output_file_(TempPath(".log")) {
-  flags.insert(flags.begin(),
-               {"--listen=127.0.0.1:0", "--metrics_listen=127.0.0.1:0", "--address_file=" + address_file_});
+  // Nothing balances load here, so that nothing must notice before a daemon stops.
+  flags.insert(flags.begin(), {"--listen=127.0.0.1:0", "--metrics_listen=127.0.0.1:0",
+                               "--address_file=" + address_file_, "--lame_duck_ms=0"});
   pid_ = Spawn(flags, environment, output_file_, options);
 }
 

@@ -126,8 +126,9 @@ Client::Choice ExpectedChoice(const Request& request, int32_t index,
     // Not in the text of the first min_tokens tokens: what of it later tokens do not change.
     const auto first_ids = text_ids.first(std::min(text_ids.size(), static_cast<size_t>(request.min_tokens)));
     const std::string first_text = tokenizer.Decode(first_ids, request.skip_special).value();
-    const auto looked_from = std::mismatch(first_text.begin(), first_text.end(), choice.text.begin(),
-                                           choice.text.end()).second - choice.text.begin();
+    const auto looked_from =
+        std::mismatch(first_text.begin(), first_text.end(), choice.text.begin(), choice.text.end()).second -
+        choice.text.begin();
     // The first stop string to be completed; the longest of those that end at the same byte.
     size_t stop_end = std::string::npos;
     size_t stop_size = 0;

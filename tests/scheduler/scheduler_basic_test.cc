@@ -216,8 +216,7 @@ TEST(SchedulerTest, ProgressTellsOfEveryChoice) {
   std::vector<std::vector<int32_t>> prefill;  // index, done, total, cached
   for (const ProgressEvent& progress : client->progress) {
     if (progress.stage != Stage::kPrefill) continue;
-    prefill.push_back(
-        {progress.index, progress.done_tokens, progress.total_tokens, progress.cached_tokens});
+    prefill.push_back({progress.index, progress.done_tokens, progress.total_tokens, progress.cached_tokens});
   }
   ASSERT_FALSE(prefill.empty());
   EXPECT_THAT(prefill.front(), ElementsAre(0, 0, 32, 0));

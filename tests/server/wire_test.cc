@@ -68,8 +68,8 @@ TEST(MessageBytes, EveryFieldWithBadUtf8IsNamed) {
 TEST(MessageBytes, UnknownFieldsAreRefusedByPathAndNumber) {
   // A newer client's: ChatRequest.messages[1] has a field 9, options.sampling a 15, the request itself a 14.
   const std::string bytes = Field(2, Field(1, "user") + Field(2, "fine")) +
-                            Field(2, Field(1, "user") + Field(9, "new")) + Field(3, Field(3, Field(15, "x"))) +
-                            Field(14, "y");
+                            Field(2, Field(1, "user") + Field(9, "new")) +
+                            Field(3, Field(3, Field(15, "x"))) + Field(14, "y");
   v1::ChatRequest message;
   const absl::Status status = ParseMessage(Bytes(bytes), &message);
   EXPECT_EQ(ReasonOf(status), Reason::kUnsupportedFeature);
@@ -92,7 +92,8 @@ TEST(MessageBytes, MillionsOfMessagesAreWalkedQuickly) {
   v1::ChatRequest message;
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_TRUE(ParseMessage(Bytes(bytes), &message).ok());
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << "generous for a busy machine";
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5))
+      << "generous for a busy machine";
 }
 
 TEST(MessageBytes, BadUtf8InManyPlacesIsBounded) {

@@ -61,8 +61,10 @@ TEST(ChatTemplateTest, TheFinalMessageIsContinuedWhereItEnds) {
 }
 
 TEST(ChatTemplateTest, AFinalMessageThatDoesNotAppearCannotBeContinued) {
-  for (const auto& [source, content] : std::vector<std::pair<std::string, std::string>>{
-           {"{{ messages[0].content | upper }}", "abc"}, {"{{ messages[0].content }}", " "}, {"abc", "abc"}}) {
+  for (const auto& [source, content] :
+       std::vector<std::pair<std::string, std::string>>{{"{{ messages[0].content | upper }}", "abc"},
+                                                        {"{{ messages[0].content }}", " "},
+                                                        {"abc", "abc"}}) {
     const auto status = Render(source, {{"assistant", content}}, Continuing()).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << source;
   }
