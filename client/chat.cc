@@ -52,6 +52,25 @@ absl::Status AddMessagesOf(const std::string& path, v1::ChatRequest* request) {
   return absl::OkStatus();
 }
 
+// "enable_thinking=false" as the JSON value that it is, else as text. False: there is no name.
+bool AddTemplateVariable(const std::string& text, v1::ChatRequest* request) {
+  const size_t equals = text.find('=');
+  if (equals == 0 || equals == std::string::npos) return false;
+  v1::TemplateVariable& variable = (*request->mutable_template_variables())[text.substr(0, equals)];
+  const std::string value = text.substr(equals + 1);
+  const nlohmann::json json = nlohmann::json::parse(value, nullptr, /*allow_exceptions=*/false);
+  if (json.is_boolean()) {
+    variable.set_bool_value(json.get<bool>());
+  } else if (json.is_number_integer()) {
+    variable.set_int_value(json.get<int64_t>());
+  } else if (json.is_number_float()) {
+    variable.set_double_value(json.get<double>());
+  } else {
+    variable.set_string_value(json.is_string() ? json.get<std::string>() : value);
+  }
+  return true;
+}
+
 }  // namespace
 
 ExitCode RunChat(absl::Span<const std::string> args, CommandContext& context) {
@@ -64,6 +83,17 @@ ExitCode RunChat(absl::Span<const std::string> args, CommandContext& context) {
   flags.Section("The conversation");
   flags.Add("system", &system, "TEXT", "A system message before everything else.");
   flags.Add("messages", &messages_file, "FILE", "A JSON list of messages that went before.");
+  std::vector<std::string> bad_variables;
+  flags.AddCall<std::string>(
+      "template_variable", "NAME=VALUE",
+      "A further variable for the model's template; VALUE is JSON (true, 3, \"text\"), or "
+      "else text. Give it again for more than one.",
+      [&](const std::string& text) {
+        if (!AddTemplateVariable(text, &options)) bad_variables.push_back(text);
+      });
+  flags.AddSwitch(
+      "continue_final_message", [&](bool value) { options.set_continue_final_message(value); },
+      "Go on where the last message of --messages ends, instead of beginning a turn.");
   AddAnswerFlags(flags, &answer);
   AddGenerationFlags(flags, options.mutable_options());
   flags.AddCall<std::string>("model", "NAME", "A name or alias that `spillway models` shows.",
@@ -75,6 +105,10 @@ ExitCode RunChat(absl::Span<const std::string> args, CommandContext& context) {
   if (parsed->help) {
     console.out << kUsage << flags.Help();
     return kExitOk;
+  }
+  if (!bad_variables.empty()) {
+    return UsageError("chat", absl::StrCat("--template_variable=", bad_variables[0], ": expected NAME=VALUE"),
+                      console);
   }
   if (answer.json && answer.stream_json) {
     return UsageError("chat", "--json and --stream_json exclude each other", console);

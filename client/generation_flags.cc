@@ -71,10 +71,13 @@ void AddRequestFlags(FlagTable& flags, v1::GenerationOptions* options) {
       "Keep special tokens such as <|im_end|> in the text.");
   flags.AddCall<int32_t>("priority", "N", "Higher runs earlier, -100 to 100.",
                          [=](int32_t value) { options->set_priority(value); });
-  flags.AddChoice("objective", {"auto", "latency", "throughput"},
-                  "What matters: the soonest tokens, or the most over all requests.", [=](int index) {
-                    options->set_objective(static_cast<v1::Objective>(v1::OBJECTIVE_AUTO + index));
-                  });
+  flags.AddChoice(
+      "objective", {"auto", "latency", "throughput"},
+      "What matters: the soonest tokens, or the most over all requests. A hint, unused today.",
+      [=](int index) { options->set_objective(static_cast<v1::Objective>(v1::OBJECTIVE_AUTO + index)); });
+  flags.AddCall<std::string>("cache_salt", "TEXT",
+                             "Share cached prefixes with requests of the same salt only.",
+                             [=](const std::string& value) { options->set_cache_salt(value); });
   flags.AddCall<std::string>("request_id", "LABEL", "A label for the daemon's log lines and traces.",
                              [=](const std::string& value) { options->set_request_id(value); });
 }

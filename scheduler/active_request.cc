@@ -130,6 +130,8 @@ RequestRecord ActiveRequest::End(absl::Status status, MonotonicNs now) {
 
   RequestRecord record;
   record.label = request_.label;
+  record.method = request_.method;
+  record.peer = request_.peer;
   record.reason = ReasonOf(status);
   record.finishes = finishes_;
   record.usage = usage_;

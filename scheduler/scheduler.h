@@ -40,6 +40,8 @@ struct SchedulerOptions {
 // One finished request, however it ended; for logs and metrics.
 struct RequestRecord {
   std::string label;
+  std::string method;
+  std::string peer;
   Reason reason = Reason::kNone;  // kNone: ended well
   std::vector<FinishReason> finishes;
   UsageEvent usage;

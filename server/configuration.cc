@@ -204,7 +204,9 @@ absl::Status Assign(const Flag& flag, const std::string& text, Settings& setting
     settings.*(*target) = value;
     return absl::OkStatus();
   }
-  if (flag.type == FlagType::kAddress) SPILLWAY_RETURN_IF_ERROR(CheckAddress(text));
+  if (flag.type == FlagType::kAddress && !(text.empty() && flag.fallback.empty())) {
+    SPILLWAY_RETURN_IF_ERROR(CheckAddress(text));
+  }
   if (flag.type == FlagType::kChoice &&
       std::find(flag.choices.begin(), flag.choices.end(), text) == flag.choices.end()) {
     return absl::InvalidArgumentError(absl::StrCat("must be one of ", absl::StrJoin(flag.choices, ", ")));

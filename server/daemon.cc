@@ -91,16 +91,20 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
   }
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
       GrpcServer::Start({.listen = settings_.listen,
+                         .admin_listen = settings_.admin_listen,
                          .context_tokens = context_tokens,
                          .max_streams_per_connection = settings_.max_streams_per_connection,
+                         .max_connection_age_ms = settings_.max_connection_age_ms,
+                         .reflection = settings_.reflection == "on",
                          .max_connections = max_connections,
                          .network_memory_bytes = settings_.network_memory_bytes,
                          .receive_timeout = std::chrono::milliseconds(settings_.receive_timeout_ms),
                          .unread_timeout = std::chrono::milliseconds(settings_.slow_reader_timeout_ms)},
                         {state_, text_pool_, delivery_, metrics_, clock_});
   if (!grpc.ok()) {
-    return absl::UnavailableError(
-        absl::StrCat("--listen: ", grpc.status().message(), "; choose another port, or 0 for a free one"));
+    return absl::UnavailableError(absl::StrCat(
+        settings_.admin_listen.empty() ? "--listen: " : "--listen, --admin_listen: ", grpc.status().message(),
+        "; choose another port, or 0 for a free one"));
   }
   grpc_ = *std::move(grpc);
   metrics_.SetNetworkSource([this] {
@@ -108,7 +112,8 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
                          .unfinished_messages = grpc_->waits().receiving.cancelled(),
                          .unread_answers = grpc_->waits().unread.cancelled()};
   });
-  Log(LogLevel::kInfo, "listening", {{"grpc", grpc_->address()}, {"metrics", http_->address()}});
+  Log(LogLevel::kInfo, "listening",
+      {{"grpc", grpc_->address()}, {"admin", grpc_->admin_address()}, {"metrics", http_->address()}});
   return address_file_.Write(grpc_->address(), http_->address());
 }
 

@@ -80,6 +80,8 @@ void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
     Refuse(request.status());
     return;
   }
+  request->method = absl::StrCat(streams() ? "Stream" : "", request->method);
+  request->peer = context().peer();
   request->arrival_ns = arrival_ns_;
   request->deadline_ns = deadline_ns_;
   const absl::Status submitted = Submit(*std::move(request));

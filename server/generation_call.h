@@ -58,6 +58,7 @@ class GenerationCall : public MessageCall,
                  ReadRequest read);
 
   void OnCancel() override;
+  virtual bool streams() const = 0;
 
   grpc::Status WireStatus(const absl::Status& status);
 
@@ -99,6 +100,7 @@ class StreamCall final : public GenerationCall {
   enum class Step { kNothing, kWrite, kWriteAndAnswer, kAnswer };
 
   void OnWriteDone(bool ok) override;
+  bool streams() const override { return true; }
   // What to send next; a message goes to message_.
   Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -133,6 +135,8 @@ class UnaryCall final : public GenerationCall {
   void Pump() override;
 
  private:
+  bool streams() const override { return false; }
+
   const std::unique_ptr<Gatherer> gatherer_;
   grpc::ByteBuffer response_;  // belongs to whoever set answered_
   std::vector<scheduler::Event> events_ ABSL_GUARDED_BY(mutex_);

@@ -12,6 +12,7 @@
 #include "grpc/support/log.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
+#include "server/network_address.h"
 #include "server/self_call.h"
 #include "spillway/v1/inference.grpc.pb.h"
 
@@ -23,12 +24,15 @@ constexpr int kMinuteMs = 60'000;
 constexpr int kHandshakeTimeoutMs = 20'000;
 constexpr int kIdleConnectionMs = 10 * kMinuteMs;
 
-std::vector<std::string> ServiceNames() {
-  return {std::string(v1::InferenceService::service_full_name()),
-          std::string(v1::AdminService::service_full_name()),
-          std::string(grpc::health::v1::Health::service_full_name()),
-          std::string(grpc::reflection::v1::ServerReflection::service_full_name()),
-          std::string(grpc::reflection::v1alpha::ServerReflection::service_full_name())};
+// What reflection tells of: the services of its own port.
+std::vector<std::string> ServiceNames(const GrpcServerOptions& options) {
+  std::vector<std::string> names = {
+      std::string(v1::InferenceService::service_full_name()),
+      std::string(grpc::health::v1::Health::service_full_name()),
+      std::string(grpc::reflection::v1::ServerReflection::service_full_name()),
+      std::string(grpc::reflection::v1alpha::ServerReflection::service_full_name())};
+  if (options.admin_listen.empty()) names.emplace_back(v1::AdminService::service_full_name());
+  return names;
 }
 
 int ReceiveLimitBytes(int64_t context_tokens) {
@@ -52,8 +56,8 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
       inference_(parts, waits_),
       admin_(parts.state, parts.clock, waits_),
       health_({std::string(v1::InferenceService::service_full_name())}, waits_),
-      reflection_(ServiceNames(), waits_.receiving),
-      reflection_alpha_(ServiceNames(), waits_.receiving) {}
+      reflection_(ServiceNames(options), waits_.receiving),
+      reflection_alpha_(ServiceNames(options), waits_.receiving) {}
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               const CallParts& parts) {
@@ -65,16 +69,23 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
       grpc::InsecureServerCredentials());
   builder.RegisterService(&out->inference_);
-  builder.RegisterService(&out->admin_);
+  if (options.admin_listen.empty()) builder.RegisterService(&out->admin_);
   builder.RegisterService(&out->health_);
-  builder.RegisterService(&out->reflection_);
-  builder.RegisterService(&out->reflection_alpha_);
+  if (options.reflection) {
+    builder.RegisterService(&out->reflection_);
+    builder.RegisterService(&out->reflection_alpha_);
+  }
   builder.SetMaxReceiveMessageSize(ReceiveLimitBytes(options.context_tokens));
   builder.SetResourceQuota(grpc::ResourceQuota().Resize(static_cast<size_t>(options.network_memory_bytes)));
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleConnectionMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
                              static_cast<int>(options.max_streams_per_connection));
+  // The running calls of an old connection finish; new ones go to another, which a balancer may place anew.
+  if (options.max_connection_age_ms > 0) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                               static_cast<int>(options.max_connection_age_ms));
+  }
   // A prefill may send nothing for long: clients may ping as they like, and vanished ones are found out.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 0);
@@ -87,6 +98,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   if (out->server_ == nullptr) {
     return absl::InternalError(absl::StrCat("gRPC does not start on ", options.listen));
   }
+  out->admin_address_ = out->address_;
+  if (!options.admin_listen.empty()) {
+    SPILLWAY_RETURN_IF_ERROR(out->StartAdmin(options.admin_listen));
+  }
   out->listener_->Start([&acceptor = *out->acceptor_](int listening, int connected) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
     connection.listener_fd = listening;
@@ -95,6 +110,21 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   });
   if (options.keep_awake) out->self_call_ = std::make_unique<SelfCall>(out->InProcessChannel());
   return out;
+}
+
+absl::Status GrpcServer::StartAdmin(const std::string& listen) {
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.RegisterService(&admin_);
+  admin_server_ = builder.BuildAndStart();
+  if (admin_server_ == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen for AdminService on ", listen, ": ", WhyNotBound(listen)));
+  }
+  admin_address_ = WithPort(listen, port);
+  return absl::OkStatus();
 }
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds(0)); }
@@ -108,6 +138,11 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   server_->Shutdown(std::chrono::system_clock::now() + grace);
   server_->Wait();
   server_ = nullptr;
+  // To the last, an operator can ask what is going on.
+  if (admin_server_ == nullptr) return;
+  admin_server_->Shutdown(std::chrono::system_clock::now());
+  admin_server_->Wait();
+  admin_server_ = nullptr;
 }
 
 std::shared_ptr<grpc::Channel> GrpcServer::InProcessChannel() { return server_->InProcessChannel({}); }

@@ -1,5 +1,5 @@
-// The gRPC side of the daemon: all services on one port, with the channel arguments that a model server
-// needs, and the call to itself that keeps gRPC's threads awake.
+// The gRPC side of the daemon: all services on one port, or AdminService on one of its own, with the channel
+// arguments that a model server needs, and the call to itself that keeps gRPC's threads awake.
 #ifndef SPILLWAY_SERVER_GRPC_SERVER_H_
 #define SPILLWAY_SERVER_GRPC_SERVER_H_
 
@@ -27,9 +27,12 @@ class SelfCall;
 void RouteGrpcLog();
 
 struct GrpcServerOptions {
-  std::string listen;          // HOST:PORT, port 0 picks one
-  int64_t context_tokens = 0;  // bounds the size of a request
+  std::string listen;             // HOST:PORT, port 0 picks one
+  std::string admin_listen = {};  // of AdminService; empty: the same port
+  int64_t context_tokens = 0;     // bounds the size of a request
   int64_t max_streams_per_connection = 1024;
+  int64_t max_connection_age_ms = 0;  // 0: connections may stay for ever
+  bool reflection = true;
   int64_t max_connections = 1024;
   int64_t network_memory_bytes = int64_t{1} << 30;
   // A message that has not come whole after so long is given up, and an answer that is not read for so long.
@@ -55,6 +58,8 @@ class GrpcServer {
 
   // HOST:PORT as bound.
   const std::string& address() const { return address_; }
+  // Of AdminService: the same, unless it has a port of its own.
+  const std::string& admin_address() const { return admin_address_; }
   HealthService& health() { return health_; }
   AdminService& admin() { return admin_; }
   ConnectionCounts Connections() { return listener_->Counts(); }
@@ -64,6 +69,7 @@ class GrpcServer {
 
  private:
   GrpcServer(const GrpcServerOptions& options, const CallParts& parts);
+  absl::Status StartAdmin(const std::string& listen);
 
   // Used by calls until server_ has shut down.
   CallWaits waits_;
@@ -76,8 +82,10 @@ class GrpcServer {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Listener> listener_;
+  std::unique_ptr<grpc::Server> admin_server_;  // null: server_ serves admin_ too
   std::unique_ptr<SelfCall> self_call_;
   std::string address_;
+  std::string admin_address_;
 };
 
 }  // namespace spillway::server

@@ -20,6 +20,8 @@ void WriteLine(const scheduler::RequestRecord& record) {
   const scheduler::UsageEvent& usage = record.usage;
   Log(level, "request finished",
       {{"request_id", record.label},
+       {"method", record.method},
+       {"peer", record.peer},
        {"code", absl::StatusCodeToString(InfoOf(record.reason).code)},
        {"reason", EndName(record)},
        {"prompt_tokens", usage.prompt_tokens},

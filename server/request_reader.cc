@@ -84,6 +84,7 @@ absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::CompleteRequest
   SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
   if (in.prompt_case() == v1::CompleteRequest::kText) SPILLWAY_RETURN_IF_ERROR(CheckText());
   scheduler::Request request;
+  request.method = "Complete";
   Violations violations;
   ReadOptions(in.options(), model_, &request, &violations);
   switch (in.prompt_case()) {
@@ -121,6 +122,7 @@ absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::ChatRequest& in
   SPILLWAY_RETURN_IF_ERROR(CheckModel(in.model()));
   SPILLWAY_RETURN_IF_ERROR(CheckText());
   scheduler::Request request;
+  request.method = "Chat";
   Violations violations;
   ReadOptions(in.options(), model_, &request, &violations);
   if (!in.tools().empty()) violations.AddUnsupported("tools");

@@ -133,6 +133,10 @@ std::vector<Flag> MakeFlags() {
           kNetwork, "listen", "127.0.0.1:8090", &S::listen,
           "Address of the gRPC services. Port 0 picks a free one. There is no TLS and no authentication: "
           "keep it behind a proxy that has them."),
+      AddressFlag(
+          kNetwork, "admin_listen", "", &S::admin_listen,
+          "Address of AdminService, where it is to be apart from what clients can reach. Empty: the port "
+          "of --listen."),
       AddressFlag(kNetwork, "metrics_listen", "127.0.0.1:8091", &S::metrics_listen,
                   "Address of /metrics, /livez and /readyz (HTTP). Port 0 picks a free one."),
       TextFlag(kNetwork, "address_file", &S::address_file,
@@ -140,6 +144,12 @@ std::vector<Flag> MakeFlags() {
                "the end."),
       IntFlag(kNetwork, "max_streams_per_connection", 1, 1'000'000, "1024", &S::max_streams_per_connection,
               "Concurrent calls of one connection."),
+      IntFlag(kNetwork, "max_connection_age_ms", 0, kMsMax, "0", &S::max_connection_age_ms,
+              "A connection is asked to go after this long, a tenth more or less: its calls finish, and its "
+              "client "
+              "connects anew, where a balancer of connections can place it on another daemon. 0: never."),
+      ChoiceFlag(kNetwork, "reflection", {"on", "off"}, "on", &S::reflection,
+                 "Serve gRPC reflection, from which grpcurl and others learn the interface."),
       IntFlag(kNetwork, "max_connections", 1, 1'000'000, "1024", &S::max_connections,
               "Connections to --listen at once, lowered to what the limit of open files leaves; one more is "
               "closed at once."),

@@ -45,9 +45,12 @@ struct Settings {
   int64_t tokenizer_threads = 0;
 
   std::string listen;
+  std::string admin_listen;
   std::string metrics_listen;
   std::string address_file;
   int64_t max_streams_per_connection = 0;
+  int64_t max_connection_age_ms = 0;
+  std::string reflection;
   int64_t max_connections = 0;
   int64_t network_memory_bytes = 0;
   int64_t receive_timeout_ms = 0;

@@ -89,6 +89,7 @@ TEST_F(SpillwayTest, EveryOptionReachesItsField) {
                              "--priority=-3",
                              "--objective=latency",
                              "--request_id=run 7",
+                             "--cache_salt=tenant",
                              "--logprobs=0",
                              "--json",
                              "--keep_special_tokens",
@@ -115,6 +116,7 @@ TEST_F(SpillwayTest, EveryOptionReachesItsField) {
   EXPECT_EQ(options.priority(), -3);
   EXPECT_EQ(options.objective(), v1::OBJECTIVE_LATENCY);
   EXPECT_EQ(options.request_id(), "run 7");
+  EXPECT_EQ(options.cache_salt(), "tenant");
   EXPECT_TRUE(options.has_logprobs());
   EXPECT_TRUE(options.keep_special_tokens());
 }
@@ -133,6 +135,7 @@ TEST_F(SpillwayTest, JsonIsTheWholeReplyWithEveryField) {
   EXPECT_EQ(result.exit_code, kExitOk);
   const nlohmann::json reply = nlohmann::json::parse(result.out);
   EXPECT_EQ(reply["model"], "fake");
+  EXPECT_EQ(reply["seed"], "17");
   EXPECT_EQ(reply["choices"][0]["text"], "Hello world");
   EXPECT_EQ(reply["choices"][0]["index"], 0);
   EXPECT_EQ(reply["choices"][0]["token_ids"], (std::vector<int>{100, 101}));
@@ -182,6 +185,25 @@ TEST_F(SpillwayTest, StatsGoToStderr) {
   EXPECT_EQ(result.out, "Hello world");
   EXPECT_THAT(result.err, HasSubstr("prompt 3 tokens (0 cached), generated 2 in 1.01 s"));
   EXPECT_THAT(result.err, HasSubstr("then 1.0 tokens/s"));
+}
+
+TEST_F(SpillwayTest, TemplateVariablesKeepTheirTypes) {
+  EXPECT_EQ(Run({"chat", "--template_variable=enable_thinking=false", "--template_variable=n=3",
+                 "--template_variable=t=0.5", "--template_variable=name=zed", "--template_variable=q=\"3\"",
+                 "--continue_final_message", "hi"})
+                .exit_code,
+            kExitOk);
+  ASSERT_EQ(daemon_.chats().size(), 1U);
+  const v1::ChatRequest& chat = daemon_.chats()[0];
+  EXPECT_TRUE(chat.continue_final_message());
+  const auto& variables = chat.template_variables();
+  ASSERT_EQ(variables.size(), 5U);
+  EXPECT_TRUE(variables.at("enable_thinking").has_bool_value());
+  EXPECT_EQ(variables.at("n").int_value(), 3);
+  EXPECT_EQ(variables.at("t").double_value(), 0.5);
+  EXPECT_EQ(variables.at("name").string_value(), "zed");
+  EXPECT_EQ(variables.at("q").string_value(), "3");
+  EXPECT_EQ(Run({"chat", "--template_variable=oops", "hi"}).exit_code, kExitUsage);
 }
 
 TEST_F(SpillwayTest, SeveralChoicesAreWrittenOneAfterTheOther) {

@@ -263,6 +263,9 @@ TEST(Daemon, LogsJsonLinesWhenAsked) {
     EXPECT_EQ(json["request_id"], "my \"label\"");
     EXPECT_EQ(json["reason"], "LENGTH");
     EXPECT_EQ(json["generated_tokens"], 3);
+    EXPECT_EQ(json["method"], "Complete");
+    EXPECT_THAT(json["peer"].get<std::string>(), HasSubstr("127.0.0.1"));
+    EXPECT_GT(json["first_token_ms"].get<double>(), 0);
   }
   EXPECT_TRUE(found) << result.output;
 }

@@ -100,7 +100,10 @@ TestServer::TestServer(const TestServerOptions& options)
   telemetry.Listen();
   metrics.SetSources([this] { return scheduler->Snapshot(); }, [this] { return state.ready(); });
   auto started = GrpcServer::Start({.listen = "127.0.0.1:0",
+                                    .admin_listen = options.admin_listen,
                                     .context_tokens = model.context_tokens,
+                                    .max_connection_age_ms = options.max_connection_age_ms,
+                                    .reflection = options.reflection,
                                     .max_connections = options.max_connections,
                                     .receive_timeout = options.receive_timeout,
                                     .unread_timeout = options.unread_timeout},

@@ -47,6 +47,9 @@ struct TestServerOptions {
   scheduler::SchedulerOptions scheduler;
   TextPoolOptions text_pool;
   int64_t n_blocks = 256;
+  int64_t max_connection_age_ms = 0;
+  bool reflection = true;
+  std::string admin_listen;
   bool serving = true;  // else it goes on loading
   int64_t max_connections = 1024;
   std::chrono::milliseconds receive_timeout{60'000};

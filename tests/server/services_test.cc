@@ -7,6 +7,8 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
 #include "tests/server/harness.h"
 
@@ -133,6 +135,47 @@ void CheckReflection(TestServer& server) {
   EXPECT_EQ(ask(request).error_response().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   stream->WritesDone();
   EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST(Reflection, CanBeLeftOut) {
+  TestServerOptions options;
+  options.reflection = false;
+  TestServer server(options);
+  const auto stub = grpc::reflection::v1::ServerReflection::NewStub(server.Connect());
+  const auto context = NewContext();
+  EXPECT_EQ(stub->ServerReflectionInfo(context.get())->Finish().error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST(Admin, CanHaveAPortOfItsOwn) {
+  TestServerOptions options;
+  options.admin_listen = "127.0.0.1:0";
+  TestServer server(options);
+  ASSERT_NE(server.server->admin_address(), server.server->address());
+  v1::GetStatusResponse response;
+  const auto on_clients_port = v1::AdminService::NewStub(server.Connect());
+  EXPECT_EQ(on_clients_port->GetStatus(NewContext().get(), {}, &response).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+  const auto own = grpc::CreateChannel(server.server->admin_address(), grpc::InsecureChannelCredentials());
+  EXPECT_TRUE(v1::AdminService::NewStub(own)->GetStatus(NewContext().get(), {}, &response).ok());
+  EXPECT_EQ(response.state(), v1::SERVER_STATE_SERVING);
+  v1::ListModelsResponse models;
+  EXPECT_EQ(v1::InferenceService::NewStub(own)->ListModels(NewContext().get(), {}, &models).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST(Connections, OldOnesAreAskedToGoWhenTheirCallsAreDone) {
+  TestServerOptions options;
+  options.max_connection_age_ms = 200;
+  TestServer server(options);
+  const auto channel = server.Connect();
+  const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(20);
+  ASSERT_TRUE(channel->WaitForConnected(deadline));
+  EXPECT_TRUE(channel->WaitForStateChange(GRPC_CHANNEL_READY, deadline)) << "it is still connected";
+  // The client connects anew by itself.
+  const auto stub = v1::AdminService::NewStub(channel);
+  v1::GetStatusResponse response;
+  EXPECT_TRUE(stub->GetStatus(NewContext().get(), {}, &response).ok());
 }
 
 TEST(Reflection, AnswersInV1) {
