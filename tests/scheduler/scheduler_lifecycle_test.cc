@@ -139,8 +139,9 @@ TEST(AdmissionTest, PreemptedSequencesDelayTheRetryOfTheRefused) {
   auto high = Prioritised(MakeRequest(Prompt(200, 9), 100), 5);
   high.n_choices = 4;
   auto greedy = harness.MustSubmit(std::move(high));
-  while (harness.scheduler->Snapshot().returned_sequences < 4) ASSERT_TRUE(harness.scheduler->RunOnce());
+  while (harness.observer.preempted < 4) ASSERT_TRUE(harness.scheduler->RunOnce());
   const SchedulerSnapshot snapshot = harness.scheduler->Snapshot();
+  EXPECT_EQ(snapshot.returned_sequences, 4);
   EXPECT_GE(snapshot.returned_tokens, tokens) << "prompts and answers are computed again";
   EXPECT_EQ(snapshot.waiting_requests, 0);
   harness.RunAll();
