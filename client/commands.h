@@ -26,6 +26,7 @@ ExitCode RunChat(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunTokenize(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunDetokenize(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunStatus(absl::Span<const std::string> args, CommandContext& context);
+ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunModels(absl::Span<const std::string> args, CommandContext& context);
 
 // --- What the commands share.

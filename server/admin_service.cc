@@ -1,8 +1,13 @@
 #include "server/admin_service.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
+#include "base/status_macros.h"
+#include "scheduler/plan_explanation.h"
+#include "scheduler/plan_inputs.h"
+#include "scheduler/plan_solver.h"
 #include "server/message_bytes.h"
 
 namespace spillway::server {
@@ -43,6 +48,68 @@ void Fill(const scheduler::SchedulerSnapshot& now, v1::GetStatusResponse* out) {
   blocks.set_cached(now.blocks.cached_blocks);
 }
 
+scheduler::PlanQuery ToQuery(const v1::ExplainPlanRequest& in) {
+  scheduler::PlanQuery query;
+  if (in.sequences() != 0) query.sequences = in.sequences();
+  if (in.context_tokens() != 0) query.context_tokens = in.context_tokens();
+  query.shared_tokens = in.shared_tokens();
+  query.device_memory_bytes = static_cast<double>(in.device_memory_bytes());
+  query.host_pool_bytes = static_cast<double>(in.host_pool_bytes());
+  if (in.has_scratch_bytes()) query.scratch_bytes = static_cast<double>(in.scratch_bytes());
+  query.stream_weights = in.stream_weights();
+  return query;
+}
+
+// Of a query that was found good: its numbers fit.
+void Fill(const scheduler::PlanQuery& query, v1::ExplainPlanRequest* out) {
+  out->set_sequences(query.sequences);
+  out->set_context_tokens(query.context_tokens);
+  out->set_shared_tokens(query.shared_tokens);
+  out->set_device_memory_bytes(static_cast<int64_t>(query.device_memory_bytes));
+  out->set_host_pool_bytes(static_cast<int64_t>(query.host_pool_bytes));
+  out->set_scratch_bytes(static_cast<int64_t>(query.scratch_bytes));
+  out->set_stream_weights(query.stream_weights);
+}
+
+void Fill(const scheduler::PlanAlternative& alternative, v1::PlanAlternative* out) {
+  const scheduler::SplitSolution& solution = alternative.solution;
+  const scheduler::GroupSplit& split = solution.groups.front();
+  out->set_name(alternative.name);
+  out->set_step_s(solution.step_s);
+  out->set_tokens_per_s(alternative.tokens_per_s);
+  out->set_resident_kv_tokens(split.resident_kv_tokens);
+  out->set_resident_x_tokens(split.resident_x_tokens);
+  out->set_carried_kv_tokens(split.carried_kv_tokens);
+  out->set_carried_x_tokens(split.carried_x_tokens);
+  out->set_host_attended_tokens(split.host_attended_tokens);
+  for (int i = 0; i < exec::kResources; ++i) {
+    const auto resource = static_cast<exec::Resource>(i);
+    v1::ResourceTime& time = *out->add_resources();
+    time.set_resource(std::string(scheduler::NameOf(resource)));
+    time.set_seconds(solution.resource_s[static_cast<size_t>(i)]);
+    time.set_binds(resource == solution.binding);
+  }
+}
+
+void Fill(const scheduler::PlanExplanation& e, v1::ExplainPlanResponse* out) {
+  out->set_profile(e.profile);
+  out->set_model(e.model);
+  out->set_n_layers(e.n_layers);
+  out->set_beta_bytes(e.beta_bytes);
+  out->set_chi_bytes(e.chi_bytes);
+  Fill(e.query, out->mutable_query());
+  out->set_weight_bytes(e.weight_bytes);
+  out->set_cache_bytes(e.cache_bytes);
+  out->set_residency_bytes(e.residency_bytes);
+  for (const scheduler::PlanAlternative& alternative : e.alternatives) {
+    Fill(alternative, out->add_alternatives());
+  }
+}
+
+absl::Status NoProfile() {
+  return MakeError(Reason::kNoProfile, "this daemon has no profile of its machine and model to plan with");
+}
+
 }  // namespace
 
 AdminService::AdminService(const ServingState& state, const Clock& clock, CallWaits& waits)
@@ -54,6 +121,9 @@ AdminService::AdminService(const ServingState& state, const Clock& clock, CallWa
     v1::GetStatusRequest request;
     if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
     call.Answer(SerializeMessage(GetStatus()));
+  });
+  AddAnswer("ExplainPlan", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+    if (const absl::Status refused = ExplainPlan(call, bytes); !refused.ok()) call.Answer(refused);
   });
 }
 
@@ -82,6 +152,20 @@ v1::GetStatusResponse AdminService::GetStatus() {
     }
   }
   return out;
+}
+
+absl::Status AdminService::ExplainPlan(AnswerCall& call, const grpc::ByteBuffer& bytes) {
+  v1::ExplainPlanRequest request;
+  SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  SPILLWAY_ASSIGN_OR_RETURN(const Backend* const backend, state_.Loaded());
+  if (backend->plans == nullptr) return NoProfile();
+  return backend->plans->Explain(ToQuery(request),
+                                 [&call](const absl::StatusOr<scheduler::PlanExplanation>& answer) {
+                                   if (!answer.ok()) return call.Answer(answer.status());
+                                   v1::ExplainPlanResponse response;
+                                   Fill(*answer, &response);
+                                   call.Answer(SerializeMessage(response));
+                                 });
 }
 
 }  // namespace spillway::server

@@ -1,4 +1,5 @@
-// spillway.v1.AdminService: what the daemon is doing, from the scheduler's snapshot. Thread-safe.
+// spillway.v1.AdminService: what the daemon is doing, from the scheduler's snapshot, and what it would do.
+// Thread-safe.
 #ifndef SPILLWAY_SERVER_ADMIN_SERVICE_H_
 #define SPILLWAY_SERVER_ADMIN_SERVICE_H_
 
@@ -39,6 +40,8 @@ class AdminService final : public MessageService {
 
  private:
   v1::GetStatusResponse GetStatus();
+  // Answered on the plan solver's thread, whose queue is bounded; an error: not at all.
+  absl::Status ExplainPlan(AnswerCall& call, const grpc::ByteBuffer& bytes);
 
   const ServingState& state_;
   const Clock& clock_;

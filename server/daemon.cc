@@ -19,6 +19,7 @@
 #include "server/grpc_server.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/planner_setup.h"
 #include "server/process_setup.h"
 #include "server/served_model.h"
 #include "server/serving_state.h"
@@ -158,7 +159,7 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
                         model.fingerprint);
   grpc_->admin().SetStatic(
       {absl::StrCat(device.info().kind, ": ", device.info().name), engine_->geometry(), engine_->memory()});
-  backend_ = std::make_unique<Backend>(model, engine_->scheduler());
+  backend_ = std::make_unique<Backend>(model, engine_->scheduler(), engine_->plan_solver());
   metrics_.SetSources([this] { return engine_->scheduler().Snapshot(); }, [this] { return state_.ready(); });
   telemetry_.Listen();
   state_.Publish(backend_.get());
@@ -254,6 +255,7 @@ void Daemon::Close() {
 
 absl::Status Serve(const Settings& settings, const DeviceFactory& create_device) {
   SPILLWAY_RETURN_IF_ERROR(CheckModelNames(settings.served_model_name));
+  SPILLWAY_RETURN_IF_ERROR(ReadPlanModes(settings).status());
   // The file of an earlier run is replaced once the ports are bound: until then it may be a running daemon's.
   AddressFile address_file(settings.address_file);
   SPILLWAY_RETURN_IF_ERROR(address_file.Check());
@@ -261,6 +263,7 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings));
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
   SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
+  SPILLWAY_RETURN_IF_ERROR(CheckPlanModes(settings, header.config, *device));
   Daemon daemon(settings, Clock::Real(), address_file);
   SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));
   SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device));

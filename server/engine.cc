@@ -18,6 +18,7 @@
 #include "engine/kv/memory_budget.h"
 #include "engine/model/hugging_face_config.h"
 #include "server/executor_setup.h"
+#include "server/planner_setup.h"
 
 namespace spillway::server {
 namespace {
@@ -166,6 +167,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   SPILLWAY_ASSIGN_OR_RETURN(
       engine->executor_,
       CreateExecutor(settings, context_tokens, device, engine->loaded_, *engine->pool_, *engine->blocks_));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->plan_solver_, CreatePlanSolver(settings, engine->loaded_.config));
+  if (engine->plan_solver_ != nullptr && engine->executor_->splits()) {
+    SPILLWAY_ASSIGN_OR_RETURN(
+        engine->planner_, CreatePlanner(settings, *engine->plan_solver_, *engine->executor_, *engine->pool_));
+  }
   scheduler::SchedulerOptions options;
   options.context_tokens = context_tokens;
   options.max_sequences = static_cast<int32_t>(settings.max_sequences);
@@ -176,11 +182,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   options.slow_reader_timeout_ms = settings.slow_reader_timeout_ms;
   options.prefix_cache = engine->model_.prefix_cache;
   options.model_fingerprint = fingerprint;
-  SPILLWAY_ASSIGN_OR_RETURN(
-      engine->scheduler_,
-      scheduler::Scheduler::Create({*engine->executor_, *engine->blocks_, engine->pool_->geometry(),
-                                    *engine->model_.tokenizer, Clock::Real(), observer},
-                                   options));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->scheduler_,
+                            scheduler::Scheduler::Create(
+                                {*engine->executor_, *engine->blocks_, engine->pool_->geometry(),
+                                 *engine->model_.tokenizer, Clock::Real(), observer, engine->planner_.get()},
+                                options));
 
   engine->model_.context_tokens = engine->scheduler_->max_sequence_tokens();
   if (engine->model_.context_tokens < context_tokens) {

@@ -15,6 +15,8 @@
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
+#include "scheduler/plan_solver.h"
+#include "scheduler/planner.h"
 #include "scheduler/scheduler.h"
 #include "server/admin_service.h"
 #include "server/served_model.h"
@@ -50,6 +52,8 @@ class Engine {
 
   const ServedModel& model() const { return model_; }
   scheduler::Scheduler& scheduler() { return *scheduler_; }
+  // Null without a profile.
+  scheduler::PlanSolver* plan_solver() { return plan_solver_.get(); }
   const kv::Geometry& geometry() const { return pool_->geometry(); }
   const std::vector<MemoryUse>& memory() const { return memory_; }
 
@@ -66,7 +70,9 @@ class Engine {
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
   std::unique_ptr<exec::Executor> executor_;
-  std::unique_ptr<scheduler::Scheduler> scheduler_;  // stops before the others go
+  std::unique_ptr<scheduler::PlanSolver> plan_solver_;  // where there is a profile
+  std::unique_ptr<scheduler::Planner> planner_;         // and the executor splits
+  std::unique_ptr<scheduler::Scheduler> scheduler_;     // stops before the others go
   std::vector<MemoryUse> memory_;
 };
 

@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "engine/exec/link_executor.h"
 #include "engine/exec/row_executor.h"
+#include "server/planner_setup.h"
 
 namespace spillway::server {
 namespace {
@@ -44,6 +45,12 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
   // An item is one chunk of rows: a decode batch, or a quarter of the rows of prefill.
   options.chunk_rows = static_cast<int32_t>(
       std::max({settings.prefill_chunk_tokens, settings.max_sequences, settings.prefill_rows / 4}));
+  SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
+  if (modes.residency == scheduler::ResidencyMode::kOff) options.resident_blocks_max = 0;
+  if (modes.residency == scheduler::ResidencyMode::kFixed) {
+    options.resident_blocks_max =
+        static_cast<int64_t>(modes.residency_fraction * static_cast<double>(pool.n_blocks()));
+  }
   options.reserve_bytes = WorkItemBytes(settings, context_tokens, model.config, pool.geometry());
   absl::StatusOr<std::unique_ptr<exec::LinkExecutor>> executor =
       exec::LinkExecutor::Create(device, model.config, *model.weights, pool, options);

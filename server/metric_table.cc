@@ -40,6 +40,12 @@ std::vector<double> PowersOfTwo(int last) {
   return out;
 }
 
+constexpr const char* kLaneNames[] = {"weight_load", "x_load", "kv_load", "compute", "kv_store", "x_store"};
+constexpr const char* kTokenClassNames[] = {"resident_kv", "resident_x", "carried_kv", "carried_x",
+                                            "host_attended"};
+
+std::vector<std::string> Names(absl::Span<const char* const> names) { return {names.begin(), names.end()}; }
+
 std::vector<MetricInfo> MakeTable() {
   using enum MetricId;
   using enum MetricType;
@@ -275,6 +281,109 @@ std::vector<MetricInfo> MakeTable() {
        {},
        "Visits (a chunk of one layer) made; stands still when the engine does.",
        {}},
+      {kStepCachedTokens,
+       "spillway_step_cached_tokens_total",
+       kCounter,
+       "tokens",
+       {{"class", Names(kTokenClassNames)}},
+       "Cached tokens of steps, per layer, by how they reached attention; a block that several sequences "
+       "share "
+       "counts once.",
+       {}},
+      {kLaneBytes,
+       "spillway_lane_bytes_total",
+       kCounter,
+       "bytes",
+       {{"lane", Names(kLaneNames)}},
+       "Bytes that each lane moved. 0 where the device reads the cache in place.",
+       {}},
+      {kLaneSeconds,
+       "spillway_lane_seconds_total",
+       kCounter,
+       "seconds",
+       {{"lane", Names(kLaneNames)}, {"state", {"busy", "stall"}}},
+       "Time in which a lane worked, and in which it had work and waited for another lane or for a slot.",
+       {}},
+      {kRingWaits,
+       "spillway_ring_waits_total",
+       kCounter,
+       "waits",
+       {},
+       "Times that the staging ring had no free slot.",
+       {}},
+
+      {kPlans,
+       "spillway_plans_total",
+       kCounter,
+       "plans",
+       {{"result", {"memo", "solved", "failed", "late"}}},
+       "Steps whose split was known (memo) or not there in time (late), and answers of the solver that were "
+       "used "
+       "(solved) or could not be (failed): then the last good plan serves. All metrics of planning are 0 "
+       "where "
+       "the device reads the cache in place, or without a profile.",
+       {}},
+      {kPlanSolveTime,
+       "spillway_plan_solve_seconds_total",
+       kCounter,
+       "seconds",
+       {},
+       "Time of the planner's thread in the solver.",
+       {}},
+      {kPredictionRatio,
+       "spillway_step_prediction_ratio",
+       kHistogram,
+       "ratio",
+       {{"feedback", {"without", "with"}}},
+       "Predicted over measured time of a planned step, from the profile alone and corrected by feedback.",
+       {0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 1.5, 2, 4}},
+      {kResourceFactor,
+       "spillway_resource_factor_ratio",
+       kGauge,
+       "ratio",
+       {{"resource", {"link_in", "link_out", "compute"}}},
+       "Feedback: by how much longer a resource takes than the profile says; 1 without a planner.",
+       {}},
+      {kLinkRate,
+       "spillway_link_rate_bytes_per_second",
+       kGauge,
+       "bytes per second",
+       {{"direction", {"in", "out"}}},
+       "Bytes by busy time of the link's lanes, recent steps weighing most.",
+       {}},
+      {kLinkRateShare,
+       "spillway_link_rate_share_ratio",
+       kGauge,
+       "ratio",
+       {{"direction", {"in", "out"}}},
+       "The same, of the profile's rate.",
+       {}},
+      {kScheduledSteps,
+       "spillway_scheduled_steps_total",
+       kCounter,
+       "steps",
+       {{"schedule", {"row", "column"}},
+        {"reason",
+         {"FORCED", "LATENCY_WANTED", "ONE_BATCH_FITS", "WEIGHTS_RESIDENT", "WEIGHTS_STREAMED",
+          "MANY_PROMPTS"}}},
+       "Planned steps by the schedule that was chosen, and why. Today rows run whatever is chosen.",
+       {}},
+      {kLargestBatch,
+       "spillway_largest_batch",
+       kGauge,
+       "sequences",
+       {},
+       "Sequences of one batch that --max_sequences and the memory allow, as the planner sees it.",
+       {}},
+      {kPlacementTarget,
+       "spillway_placement_target_ratio",
+       kGauge,
+       "ratio",
+       {{"share", {"resident_kv", "resident_x", "stored_kv", "stored_x", "stored_both"}}},
+       "Of the cached tokens: what should be resident on the device in either form, and stored on the host "
+       "as KV "
+       "only, X only or both.",
+       {}},
 
       {kMemory,
        "spillway_memory_bytes",
@@ -368,6 +477,9 @@ std::string LabelsText(const MetricInfo& info) {
 }
 
 }  // namespace
+
+absl::Span<const char* const> LaneNames() { return kLaneNames; }
+absl::Span<const char* const> TokenClassNames() { return kTokenClassNames; }
 
 absl::Span<const MetricInfo> AllMetrics() {
   static const std::vector<MetricInfo>& table = *new std::vector<MetricInfo>(MakeTable());

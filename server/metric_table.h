@@ -43,6 +43,19 @@ enum class MetricId : uint8_t {
   kStepTokens,
   kStepSequences,
   kVisits,
+  kStepCachedTokens,
+  kLaneBytes,
+  kLaneSeconds,
+  kRingWaits,
+  kPlans,
+  kPlanSolveTime,
+  kPredictionRatio,
+  kResourceFactor,
+  kLinkRate,
+  kLinkRateShare,
+  kScheduledSteps,
+  kLargestBatch,
+  kPlacementTarget,
   kMemory,
   kConnections,
   kConnectionsRefused,
@@ -78,6 +91,10 @@ struct MetricInfo {
 // In the order of MetricId.
 absl::Span<const MetricInfo> AllMetrics();
 const MetricInfo& InfoOf(MetricId id);
+
+// Label values in the order of exec::Lane, and of TokenClasses.
+absl::Span<const char* const> LaneNames();
+absl::Span<const char* const> TokenClassNames();
 
 // docs/metrics.md.
 std::string MetricsDoc();

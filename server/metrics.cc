@@ -103,6 +103,20 @@ struct Metrics::Impl {
       request_time[static_cast<size_t>(outcome)] =
           &HistogramOf(MetricId::kRequestTime, {{"outcome", NameOf(outcome)}});
     }
+    for (size_t lane = 0; lane < exec::kLanes; ++lane) {
+      const std::string name = LaneNames()[lane];
+      lane_bytes[lane] = &CounterOf(MetricId::kLaneBytes, {{"lane", name}});
+      lane_busy[lane] = &CounterOf(MetricId::kLaneSeconds, {{"lane", name}, {"state", "busy"}});
+      lane_stall[lane] = &CounterOf(MetricId::kLaneSeconds, {{"lane", name}, {"state", "stall"}});
+    }
+    for (size_t i = 0; i < cached_tokens.size(); ++i) {
+      cached_tokens[i] = &CounterOf(MetricId::kStepCachedTokens, {{"class", TokenClassNames()[i]}});
+    }
+    for (size_t with = 0; with < 2; ++with) {
+      prediction[with] =
+          &HistogramOf(MetricId::kPredictionRatio, {{"feedback", with == 0 ? "without" : "with"}});
+    }
+    CollectPlanner(scheduler::PlannerSnapshot());
     GaugeOf(MetricId::kBuildInfo,
             {{"version", SPILLWAY_VERSION}, {"compiler", "gcc " __VERSION__}, {"grpc", grpc::Version()}})
         .Set(1);
@@ -177,6 +191,64 @@ struct Metrics::Impl {
            static_cast<double>(now.prefix_queried_tokens));
     Follow(*plain_counters[Index(MetricId::kPrefixHitTokens)], static_cast<double>(now.prefix_hit_tokens));
     Follow(*plain_counters[Index(MetricId::kVisits)], static_cast<double>(now.visits));
+    if (now.planner.has_value()) CollectPlanner(*now.planner);
+  }
+
+  void CollectPlanner(const scheduler::PlannerSnapshot& now) {
+    const auto result = [this](const char* name, uint64_t total) {
+      Follow(CounterOf(MetricId::kPlans, {{"result", name}}), static_cast<double>(total));
+    };
+    result("memo", now.memo_hits);
+    result("solved", now.solves);
+    result("failed", now.failures);
+    result("late", now.timeouts);
+    Follow(*plain_counters[Index(MetricId::kPlanSolveTime)], now.solve_s);
+    GaugeOf(MetricId::kResourceFactor, {{"resource", "link_in"}}).Set(now.factors.link_in);
+    GaugeOf(MetricId::kResourceFactor, {{"resource", "link_out"}}).Set(now.factors.link_out);
+    GaugeOf(MetricId::kResourceFactor, {{"resource", "compute"}}).Set(now.factors.compute);
+    GaugeOf(MetricId::kLinkRate, {{"direction", "in"}}).Set(now.link_in_bytes_per_s);
+    GaugeOf(MetricId::kLinkRate, {{"direction", "out"}}).Set(now.link_out_bytes_per_s);
+    GaugeOf(MetricId::kLinkRateShare, {{"direction", "in"}}).Set(now.link_in_share);
+    GaugeOf(MetricId::kLinkRateShare, {{"direction", "out"}}).Set(now.link_out_share);
+    for (size_t s = 0; s < now.scheduled.size(); ++s) {
+      for (size_t r = 0; r < now.scheduled[s].size(); ++r) {
+        const absl::string_view schedule = scheduler::NameOf(static_cast<exec::Schedule>(s));
+        const absl::string_view reason = scheduler::NameOf(static_cast<scheduler::ScheduleReason>(r));
+        Follow(CounterOf(MetricId::kScheduledSteps,
+                         {{"schedule", std::string(schedule)}, {"reason", std::string(reason)}}),
+               static_cast<double>(now.scheduled[s][r]));
+      }
+    }
+    Set(MetricId::kLargestBatch, now.schedule.largest_batch);
+    const auto target = [this](const char* share, double value) {
+      GaugeOf(MetricId::kPlacementTarget, {{"share", share}}).Set(value);
+    };
+    target("resident_kv", now.targets.resident_kv);
+    target("resident_x", now.targets.resident_x);
+    target("stored_kv", now.targets.stored_kv);
+    target("stored_x", now.targets.stored_x);
+    target("stored_both", now.targets.stored_both);
+  }
+
+  // What the lanes did, and how well it was foreseen.
+  void CountLanes(const exec::StepStats& stats) {
+    for (size_t lane = 0; lane < exec::kLanes; ++lane) {
+      const exec::LaneStats& did = stats.lanes[lane];
+      if (did.bytes > 0) lane_bytes[lane]->Increment(static_cast<double>(did.bytes));
+      if (did.busy_ns > 0) lane_busy[lane]->Increment(ToSeconds(did.busy_ns));
+      if (did.stall_ns > 0) lane_stall[lane]->Increment(ToSeconds(did.stall_ns));
+    }
+    const exec::TokenClasses& tokens = stats.tokens;
+    const int64_t counts[] = {tokens.resident_kv_tokens, tokens.resident_x_tokens, tokens.carried_kv_tokens,
+                              tokens.carried_x_tokens, tokens.host_attended_tokens};
+    for (size_t i = 0; i < cached_tokens.size(); ++i) {
+      if (counts[i] > 0) cached_tokens[i]->Increment(static_cast<double>(counts[i]));
+    }
+    Count(MetricId::kRingWaits, static_cast<double>(stats.ring_waits));
+    const double measured_s = ToSeconds(stats.active_ns);
+    if (stats.predicted_step_s <= 0 || measured_s <= 0) return;
+    ObserveIn(*prediction[0], stats.predicted_step_s / measured_s);
+    ObserveIn(*prediction[1], stats.corrected_step_s / measured_s);
   }
 
   void CollectNetwork(const NetworkCounts& now) {
@@ -215,6 +287,9 @@ struct Metrics::Impl {
   std::array<Counter*, 2> step_tokens{};
   std::array<Histogram*, 2> step_sequences{};
   std::array<Histogram*, kOutcomes> request_time{};
+  std::array<Counter*, exec::kLanes> lane_bytes{}, lane_busy{}, lane_stall{};
+  std::array<Counter*, 5> cached_tokens{};  // by class
+  std::array<Histogram*, 2> prediction{};   // without feedback, with
 
   Mutex mutex;  // one scrape at a time
   std::function<scheduler::SchedulerSnapshot()> snapshot ABSL_GUARDED_BY(mutex);
@@ -259,6 +334,7 @@ void Metrics::OnStep(const exec::StepStats& stats) {
   Impl::ObserveIn(*impl_->step_sequences[phase], stats.sequences);
   if (stats.rows > 0) impl_->step_tokens[phase]->Increment(stats.rows);
   impl_->Count(MetricId::kGeneratedTokens, stats.sampled_rows);
+  impl_->CountLanes(stats);
 }
 
 void Metrics::OnFirstToken(double seconds_since_arrival) {

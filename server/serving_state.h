@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "scheduler/plan_solver.h"
 #include "scheduler/scheduler.h"
 #include "server/request_reader.h"
 #include "server/served_model.h"
@@ -23,11 +24,14 @@ enum class ServerPhase : uint8_t {
 
 // Parts of a loaded engine that calls use; they outlive the gRPC server.
 struct Backend {
-  Backend(const ServedModel& served, scheduler::Scheduler& steps)
-      : model(served), scheduler(steps), reader(served) {}
+  // `plan_solver` may be null: without a profile nothing is planned.
+  Backend(const ServedModel& served, scheduler::Scheduler& steps,
+          scheduler::PlanSolver* plan_solver = nullptr)
+      : model(served), scheduler(steps), plans(plan_solver), reader(served) {}
 
   const ServedModel& model;
   scheduler::Scheduler& scheduler;
+  scheduler::PlanSolver* const plans;
   const RequestReader reader;
 };
 

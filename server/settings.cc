@@ -16,6 +16,7 @@ constexpr int64_t kTokensMax = int64_t{1} << 24;
 constexpr int64_t kMsMax = int64_t{24} * 3600 * 1000;
 constexpr absl::string_view kModel = "Model and device";
 constexpr absl::string_view kMemory = "Memory and batching";
+constexpr absl::string_view kPlanning = "Planning";
 constexpr absl::string_view kRequests = "Requests";
 constexpr absl::string_view kNetwork = "Network";
 constexpr absl::string_view kOperation = "Operation";
@@ -45,6 +46,10 @@ Flag IntFlag(absl::string_view group, absl::string_view name, int64_t min, int64
 Flag SizeFlag(absl::string_view group, absl::string_view name, int64_t min, absl::string_view fallback,
               Number target, absl::string_view help) {
   return {group, name, FlagType::kSize, fallback, help, target, min, int64_t{1} << 50};
+}
+
+Flag ModeFlag(absl::string_view name, Text target, absl::string_view help) {
+  return {kPlanning, name, FlagType::kMode, "auto", help, target};
 }
 
 std::vector<Flag> MakeFlags() {
@@ -117,6 +122,23 @@ std::vector<Flag> MakeFlags() {
           "on: requests that begin alike share what was computed, within one cache_salt; cached_tokens and "
           "the time of the first token then tell a caller that a prefix was seen before. off: never "
           "between requests."),
+
+      TextFlag(
+          kPlanning, "profile", &S::profile,
+          "Saved rates of this machine and model, from which steps are planned and plans explained. Empty: "
+          "neither; what is not on the device is carried as keys and values."),
+      ModeFlag(
+          "split", &S::split,
+          "How cached tokens that are not on the device reach attention: auto (by the linear program), "
+          "serial (the KVPR paper's form of it), transfer (as keys and values), rebuild (as X), or fixed:F "
+          "(the fraction F of them as X). Others than auto are baselines to compare with, and refused "
+          "where the model or the device cannot do them."),
+      ModeFlag("residency", &S::residency,
+               "Which cached tokens stay on the device: auto (as many, and in the form, as pays), off, or "
+               "fixed:F (at most the fraction F of the pool's blocks, as keys and values)."),
+      ChoiceFlag(kPlanning, "schedule", {"auto", "row", "column"}, "auto", &S::schedule,
+                 "row: one batch through all layers. column: several batches at each layer (not served yet). "
+                 "auto: as the load asks for; today row."),
 
       IntFlag(kRequests, "default_max_tokens", 0, kTokensMax, "1024", &S::default_max_tokens,
               "Tokens generated for a request without max_tokens, at most. 0: what the context leaves."),
@@ -234,6 +256,8 @@ std::string ValueHint(const Flag& flag) {
       return "SIZE";
     case FlagType::kAddress:
       return "HOST:PORT";
+    case FlagType::kMode:
+      return "MODE";
     case FlagType::kChoice:
       return absl::StrJoin(flag.choices, "|");
   }

@@ -39,6 +39,11 @@ struct Settings {
   int64_t reserve_output_tokens = 0;
   std::string prefix_cache;
 
+  std::string profile;
+  std::string split;
+  std::string residency;
+  std::string schedule;
+
   int64_t default_max_tokens = 0;
   int64_t max_priority = 0;
   int64_t slow_reader_timeout_ms = 0;
@@ -70,6 +75,7 @@ enum class FlagType : uint8_t {
   kInt,
   kSize,     // "24GiB"
   kAddress,  // "host:port", "[::1]:port"
+  kMode,     // "auto", "fixed:0.5"; what else is up to who uses it
   kChoice,
 };
 

@@ -201,6 +201,29 @@ class FakeDaemon::Admin final : public v1::AdminService::Service {
     return daemon_.unary_;
   }
 
+  grpc::Status ExplainPlan(grpc::ServerContext*, const v1::ExplainPlanRequest* request,
+                           v1::ExplainPlanResponse* response) override {
+    MutexLock lock(daemon_.mutex_);
+    daemon_.plans_.push_back(*request);
+    response->set_profile("a profile");
+    response->set_model("fake");
+    response->set_n_layers(2);
+    *response->mutable_query() = *request;
+    for (const char* name : {"auto, residency auto", "transfer, residency off"}) {
+      auto* alternative = response->add_alternatives();
+      alternative->set_name(name);
+      alternative->set_step_s(0.25);
+      alternative->set_tokens_per_s(16);
+      alternative->set_carried_x_tokens(300);
+      auto* time = alternative->add_resources();
+      time->set_resource("link in");
+      time->set_seconds(0.25);
+      time->set_binds(true);
+      alternative->add_resources()->set_resource("of a newer daemon");
+    }
+    return daemon_.unary_;
+  }
+
  private:
   FakeDaemon& daemon_;
 };
@@ -286,6 +309,11 @@ void FakeDaemon::SetRunning(int32_t sequences) {
 void FakeDaemon::SetHealth(grpc::health::v1::HealthCheckResponse::ServingStatus status) {
   MutexLock lock(mutex_);
   health_ = status;
+}
+
+std::vector<v1::ExplainPlanRequest> FakeDaemon::plans() const {
+  MutexLock lock(mutex_);
+  return plans_;
 }
 
 std::vector<v1::CompleteRequest> FakeDaemon::completes() const {

@@ -60,6 +60,7 @@ class FakeDaemon {
 
   // Requests seen so far.
   std::vector<v1::CompleteRequest> completes() const;
+  std::vector<v1::ExplainPlanRequest> plans() const;
   std::vector<v1::ChatRequest> chats() const;
   std::vector<v1::TokenizeRequest> tokenizes() const;
   // Blocks until a generation has noticed that its client went away before the end.
@@ -80,6 +81,7 @@ class FakeDaemon {
   grpc::Status unary_ ABSL_GUARDED_BY(mutex_);
   grpc::health::v1::HealthCheckResponse::ServingStatus health_ ABSL_GUARDED_BY(mutex_) =
       grpc::health::v1::HealthCheckResponse::SERVING;
+  std::vector<v1::ExplainPlanRequest> plans_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::CompleteRequest> completes_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::ChatRequest> chats_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::TokenizeRequest> tokenizes_ ABSL_GUARDED_BY(mutex_);

@@ -12,7 +12,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "profiler/machine_profile.h"
 #include "tests/client/fake_daemon.h"
+#include "tests/scheduler/profiles.h"
 
 namespace spillway::client {
 namespace {
@@ -266,7 +268,7 @@ TEST_F(SpillwayTest, WrongUsageExitsTwoAndSendsNothing) {
 }
 
 TEST_F(SpillwayTest, HelpTeachesAndSucceeds) {
-  for (const char* command : {"complete", "chat", "tokenize", "detokenize", "status", "models"}) {
+  for (const char* command : {"complete", "chat", "tokenize", "detokenize", "status", "plan", "models"}) {
     const Result result = Run({command, "--help"});
     EXPECT_EQ(result.exit_code, kExitOk);
     EXPECT_THAT(result.out, HasSubstr("Examples:")) << command;
@@ -493,7 +495,7 @@ TEST_F(SpillwayTest, ModelsShowsLimitsAndDefaults) {
 TEST_F(SpillwayTest, UnaryCallsReportTheirErrors) {
   daemon_.FailUnary(DaemonError(Reason::kNotReady, "loading", {}, 500));
   for (const auto& args : std::vector<std::vector<std::string>>{
-           {"tokenize", "t"}, {"detokenize", "1"}, {"models"}, {"status"}}) {
+           {"tokenize", "t"}, {"detokenize", "1"}, {"models"}, {"status"}, {"plan"}}) {
     const Result result = Run(args);
     EXPECT_EQ(result.exit_code, kExitFailed);
     EXPECT_EQ(result.out, "");
@@ -508,6 +510,56 @@ TEST_F(SpillwayTest, TheServerComesFromTheFlagThenTheEnvironment) {
   ASSERT_EQ(setenv("SPILLWAY_SERVER", "", 1), 0);
   EXPECT_EQ(DefaultConnectionOptions().server, kDefaultServer);
   unsetenv("SPILLWAY_SERVER");
+}
+
+TEST_F(SpillwayTest, PlanAsksTheDaemonAndPrintsTheSplit) {
+  const Result result =
+      Run({"plan", "--sequences=4", "--context=1000", "--shared=10", "--device_memory=24GiB",
+           "--host_pool=100GiB", "--scratch=2GiB", "--stream_weights"});
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("profile   a profile"));
+  EXPECT_THAT(result.out, HasSubstr("4 sequences of 1000 cached tokens (10 shared)"));
+  EXPECT_THAT(result.out, HasSubstr("carried as X 300"));
+  EXPECT_THAT(result.out, HasSubstr("250.000 ms  <- binds"));
+  EXPECT_THAT(result.out, HasSubstr("transfer, residency off"));
+  ASSERT_EQ(daemon_.plans().size(), 1U);
+  const v1::ExplainPlanRequest request = daemon_.plans()[0];
+  EXPECT_EQ(request.sequences(), 4);
+  EXPECT_EQ(request.context_tokens(), 1000);
+  EXPECT_EQ(request.shared_tokens(), 10);
+  EXPECT_EQ(request.device_memory_bytes(), int64_t{24} << 30);
+  EXPECT_EQ(request.host_pool_bytes(), int64_t{100} << 30);
+  EXPECT_EQ(request.scratch_bytes(), int64_t{2} << 30);
+  EXPECT_TRUE(request.stream_weights());
+  const auto json = nlohmann::json::parse(Run({"plan", "--json"}).out);
+  EXPECT_EQ(json["alternatives"][0]["carried_x_tokens"], 300);
+  EXPECT_EQ(json["alternatives"][0]["binds"], "link in");
+  EXPECT_EQ(json["schema_version"], 1);
+}
+
+TEST_F(SpillwayTest, PlanWorksFromASavedProfileWithoutADaemon) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_profile.json";
+  ASSERT_TRUE(profiler::SaveProfile(scheduler::MultiHeadProfile(), path).ok());
+  const Result result = Run({"plan", "--profile=" + path, "--sequences=32", "--context=8000"});
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("model     multi-head, 32 layers"));
+  EXPECT_THAT(result.out, HasSubstr("<- binds"));
+  EXPECT_THAT(result.out, HasSubstr("serial, residency off"));
+  const auto json = nlohmann::json::parse(Run({"plan", "--profile=" + path, "--json"}).out);
+  EXPECT_EQ(json["alternatives"].size(), 8U);
+  EXPECT_TRUE(daemon_.plans().empty());
+
+  const Result small = Run({"plan", "--profile=" + path, "--device_memory=8GiB"});
+  EXPECT_EQ(small.exit_code, kExitFailed);
+  EXPECT_THAT(small.err, HasSubstr("stream the weights"));
+  EXPECT_EQ(Run({"plan", "--profile=" + path, "--sequences=0"}).exit_code, kExitUsage);
+  EXPECT_EQ(Run({"plan", "--profile=" + path, "--shared=99999"}).exit_code, kExitFailed);
+  const Result missing = Run({"plan", "--profile=/no/such/profile.json"});
+  EXPECT_EQ(missing.exit_code, kExitFailed);
+  EXPECT_THAT(missing.err, HasSubstr("/no/such/profile.json"));
+  std::ofstream(path) << R"({"schema_version": 1, "copy_in": "NaN"})";
+  EXPECT_EQ(Run({"plan", "--profile=" + path}).exit_code, kExitFailed);
+  unlink(path.c_str());
 }
 
 }  // namespace

@@ -284,6 +284,11 @@ TEST(DaemonStart, BadFlagsAreRefused) {
   ExpectRefusal(RunDaemon(ModelFlags({"--chat_template=/no/such.jinja"})), {"--chat_template"});
   ExpectRefusal(RunDaemon(ModelFlags({"--chat_template=/dev/zero"})), {"--chat_template"});
   ExpectRefusal(RunDaemon(ModelFlags({"--served_model_name=a\xFFz"})), {"--served_model_name", "UTF-8"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--split=fixed:1.5"})), {"--split=fixed:1.5", "0..1"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--residency=half"})), {"--residency=half", "auto, off or fixed:F"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--split=transfer"})), {"--split=transfer", "--split=auto"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--schedule=column"})), {"--schedule=column", "--schedule=row"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--profile=/no/such/profile.json"})), {"--profile", "/no/such"});
 }
 
 TEST(DaemonStart, HelpVersionAndConfigurationNeedNoModel) {

@@ -95,7 +95,9 @@ TestServer::TestServer(const TestServerOptions& options)
       executor(fake),
       telemetry(metrics),
       scheduler(MakeScheduler(options)),
-      backend(model, *scheduler),
+      plan_solver(options.profile.has_value() ? std::make_unique<scheduler::PlanSolver>(*options.profile)
+                                              : nullptr),
+      backend(model, *scheduler, plan_solver.get()),
       text_pool(options.text_pool) {
   telemetry.Listen();
   metrics.SetSources([this] { return scheduler->Snapshot(); }, [this] { return state.ready(); });

@@ -13,6 +13,8 @@
 #include "google/rpc/error_details.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "profiler/machine_profile.h"
+#include "scheduler/plan_solver.h"
 #include "scheduler/scheduler.h"
 #include "server/delivery.h"
 #include "server/grpc_server.h"
@@ -50,7 +52,8 @@ struct TestServerOptions {
   int64_t max_connection_age_ms = 0;
   bool reflection = true;
   std::string admin_listen;
-  bool serving = true;  // else it goes on loading
+  bool serving = true;                              // else it goes on loading
+  std::optional<profiler::MachineProfile> profile;  // to explain plans with
   int64_t max_connections = 1024;
   std::chrono::milliseconds receive_timeout{60'000};
   std::chrono::milliseconds unread_timeout{30'000};
@@ -89,6 +92,7 @@ class TestServer {
   Metrics metrics;
   Telemetry telemetry;
   std::unique_ptr<scheduler::Scheduler> scheduler;
+  std::unique_ptr<scheduler::PlanSolver> plan_solver;  // where there is a profile
   Backend backend;
   ServingState state;
   TextPool text_pool;

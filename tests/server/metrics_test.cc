@@ -183,6 +183,61 @@ TEST_F(MetricsTest, TheSchedulersStateIsReadAtEveryScrape) {
   EXPECT_EQ(Value("spillway_visits_total"), 25);
 }
 
+TEST_F(MetricsTest, LanesTokensAndPredictionsAreCountedByStep) {
+  exec::StepStats step;
+  step.active_ns = 2'000'000'000;
+  step.lanes[static_cast<size_t>(exec::Lane::kXLoad)] = {500'000'000, 250'000'000, 1000, 3};
+  step.lanes[static_cast<size_t>(exec::Lane::kCompute)].busy_ns = 1'500'000'000;
+  step.tokens.carried_x_tokens = 40;
+  step.tokens.resident_kv_tokens = 2;
+  step.ring_waits = 6;
+  step.predicted_step_s = 1.8;
+  step.corrected_step_s = 2.2;
+  metrics_.OnStep(step);
+  EXPECT_EQ(Value("spillway_lane_bytes_total{lane=\"x_load\"}"), 1000);
+  EXPECT_EQ(Value("spillway_lane_bytes_total{lane=\"kv_store\"}"), 0);
+  EXPECT_EQ(Value("spillway_lane_seconds_total{lane=\"x_load\",state=\"busy\"}"), 0.5);
+  EXPECT_EQ(Value("spillway_lane_seconds_total{lane=\"x_load\",state=\"stall\"}"), 0.25);
+  EXPECT_EQ(Value("spillway_lane_seconds_total{lane=\"compute\",state=\"busy\"}"), 1.5);
+  EXPECT_EQ(Value("spillway_step_cached_tokens_total{class=\"carried_x\"}"), 40);
+  EXPECT_EQ(Value("spillway_step_cached_tokens_total{class=\"resident_kv\"}"), 2);
+  EXPECT_EQ(Value("spillway_ring_waits_total"), 6);
+  EXPECT_EQ(Value("spillway_step_prediction_ratio_sum{feedback=\"without\"}"), 0.9);
+  EXPECT_EQ(Value("spillway_step_prediction_ratio_sum{feedback=\"with\"}"), 1.1);
+  step.predicted_step_s = step.corrected_step_s = 0;  // not planned
+  metrics_.OnStep(step);
+  EXPECT_EQ(Value("spillway_step_prediction_ratio_count{feedback=\"without\"}"), 1);
+}
+
+TEST_F(MetricsTest, ThePlannersStateIsReadAtEveryScrape) {
+  EXPECT_EQ(Value("spillway_resource_factor_ratio{resource=\"compute\"}"), 1) << "without a planner";
+  scheduler::SchedulerSnapshot now;
+  scheduler::PlannerSnapshot& planner = now.planner.emplace();
+  planner.solves = 3;
+  planner.memo_hits = 100;
+  planner.failures = 1;
+  planner.timeouts = 2;
+  planner.solve_s = 0.5;
+  planner.factors.link_in = 1.25;
+  planner.link_in_bytes_per_s = 2e9;
+  planner.link_in_share = 0.8;
+  planner.targets.stored_x = 0.75;
+  planner.schedule.largest_batch = 12;
+  planner.scheduled[1][static_cast<size_t>(scheduler::ScheduleReason::kManyPrompts)] = 7;
+  metrics_.SetSources([&] { return now; }, [] { return true; });
+  EXPECT_EQ(Value("spillway_plans_total{result=\"memo\"}"), 100);
+  EXPECT_EQ(Value("spillway_plans_total{result=\"solved\"}"), 3);
+  EXPECT_EQ(Value("spillway_plans_total{result=\"failed\"}"), 1);
+  EXPECT_EQ(Value("spillway_plans_total{result=\"late\"}"), 2);
+  EXPECT_EQ(Value("spillway_plan_solve_seconds_total"), 0.5);
+  EXPECT_EQ(Value("spillway_resource_factor_ratio{resource=\"link_in\"}"), 1.25);
+  EXPECT_EQ(Value("spillway_link_rate_bytes_per_second{direction=\"in\"}"), 2e9);
+  EXPECT_EQ(Value("spillway_link_rate_share_ratio{direction=\"in\"}"), 0.8);
+  EXPECT_EQ(Value("spillway_placement_target_ratio{share=\"stored_x\"}"), 0.75);
+  EXPECT_EQ(Value("spillway_largest_batch"), 12);
+  EXPECT_EQ(Value("spillway_scheduled_steps_total{reason=\"MANY_PROMPTS\",schedule=\"column\"}"), 7);
+}
+
 TEST_F(MetricsTest, NanNeverReachesAHistogram) {
   metrics_.OnFirstToken(std::numeric_limits<double>::quiet_NaN());
   metrics_.OnFirstToken(-1);

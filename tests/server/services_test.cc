@@ -1,6 +1,9 @@
 // Health, reflection, admin and draining over loopback.
+#include <atomic>
 #include <chrono>
+#include <limits>
 #include <thread>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "google/protobuf/descriptor.pb.h"
@@ -10,6 +13,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
+#include "tests/scheduler/profiles.h"
 #include "tests/server/harness.h"
 
 namespace spillway::server {
@@ -229,6 +233,118 @@ TEST(Admin, StatusIsThereWhileLoading) {
   v1::GetStatusResponse status;
   ASSERT_TRUE(stub->GetStatus(NewContext().get(), {}, &status).ok());
   EXPECT_EQ(status.state(), v1::SERVER_STATE_LOADING);
+}
+
+TestServerOptions WithProfile() {
+  TestServerOptions options;
+  options.profile = scheduler::MultiHeadProfile();
+  return options;
+}
+
+TEST(Admin, ExplainPlanSaysWhatTheProfileAllows) {
+  TestServer server(WithProfile());
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::ExplainPlanRequest request;
+  request.set_sequences(32);
+  request.set_context_tokens(8000);
+  request.set_host_pool_bytes(1'000'000'000'000);
+  v1::ExplainPlanResponse plan;
+  ASSERT_TRUE(stub->ExplainPlan(NewContext().get(), request, &plan).ok());
+  EXPECT_EQ(plan.model(), "multi-head");
+  EXPECT_EQ(plan.query().context_tokens(), 8000);
+  EXPECT_EQ(plan.query().scratch_bytes(), int64_t{1} << 30) << "the default";
+  EXPECT_EQ(plan.query().device_memory_bytes(), 24'000'000'000) << "the profile's";
+  ASSERT_EQ(plan.alternatives_size(), 8);
+  const v1::PlanAlternative& best = plan.alternatives(0);
+  EXPECT_NEAR(best.resident_kv_tokens() + best.resident_x_tokens() + best.carried_kv_tokens() +
+                  best.carried_x_tokens() + best.host_attended_tokens(),
+              32 * 8000, 1);
+  ASSERT_EQ(best.resources_size(), exec::kResources);
+  int binding = 0;
+  for (const v1::ResourceTime& time : best.resources()) {
+    binding += time.binds();
+    if (time.binds()) {
+      EXPECT_NEAR(time.seconds(), best.step_s(), 1e-9) << time.resource();
+    }
+  }
+  EXPECT_EQ(binding, 1);
+  for (const v1::PlanAlternative& other : plan.alternatives()) {
+    EXPECT_LE(best.step_s(), other.step_s() * (1 + 1e-6)) << other.name();
+  }
+  // Nothing asked for: one sequence of 4,096 tokens.
+  ASSERT_TRUE(stub->ExplainPlan(NewContext().get(), {}, &plan).ok());
+  EXPECT_EQ(plan.query().sequences(), 1);
+  EXPECT_EQ(plan.query().context_tokens(), 4096);
+}
+
+TEST(Admin, NoNumbersOfAClientHurtTheDaemon) {
+  TestServer server(WithProfile());
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  const int64_t numbers[] = {
+      0, 1, -1, 1'000'000'000'000, std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()};
+  for (const int64_t a : numbers) {
+    for (const int64_t b : numbers) {
+      v1::ExplainPlanRequest request;
+      request.set_sequences(static_cast<int32_t>(a));
+      request.set_context_tokens(b);
+      request.set_shared_tokens(a);
+      request.set_device_memory_bytes(b);
+      request.set_host_pool_bytes(a);
+      request.set_scratch_bytes(b);
+      v1::ExplainPlanResponse plan;
+      const grpc::Status status = stub->ExplainPlan(NewContext().get(), request, &plan);
+      const std::string reason = DetailsOf(status).reason();
+      EXPECT_TRUE(status.ok() || reason == "INVALID_FIELD" || reason == "MEMORY_TOO_SMALL")
+          << a << " " << b << ": " << reason << " " << status.error_message();
+    }
+  }
+  v1::ExplainPlanRequest request;
+  request.set_sequences(-4);
+  request.set_context_tokens(-1);
+  v1::ExplainPlanResponse plan;
+  EXPECT_THAT(DetailsOf(stub->ExplainPlan(NewContext().get(), request, &plan)).fields(),
+              UnorderedElementsAre("sequences", "context_tokens", "shared_tokens"));
+  EXPECT_TRUE(ReadAll(*server.stub, TextRequest("still serving", 3)).status.ok());
+}
+
+TEST(Admin, WithoutAProfileNothingIsExplained) {
+  TestServer server;
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::ExplainPlanResponse plan;
+  const grpc::Status status = stub->ExplainPlan(NewContext().get(), {}, &plan);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(DetailsOf(status).reason(), "NO_PROFILE");
+  TestServerOptions options = WithProfile();
+  options.serving = false;
+  TestServer loading(options);
+  const auto other = v1::AdminService::NewStub(loading.Connect());
+  EXPECT_EQ(DetailsOf(other->ExplainPlan(NewContext().get(), {}, &plan)).reason(), "NOT_READY");
+}
+
+TEST(Admin, ManyQuestionsAtOnceAreAnsweredOrRefused) {
+  TestServer server(WithProfile());
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  std::atomic<int> answered{0}, busy{0}, other{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 16; ++i) {
+    threads.emplace_back([&] {
+      for (int j = 0; j < 20; ++j) {
+        v1::ExplainPlanResponse plan;
+        const grpc::Status status = stub->ExplainPlan(NewContext().get(), {}, &plan);
+        if (status.ok()) {
+          ++answered;
+        } else if (DetailsOf(status).reason() == "PLANNER_BUSY") {
+          ++busy;
+        } else {
+          ++other;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(other, 0);
+  EXPECT_EQ(answered + busy, 320);
+  EXPECT_GT(answered, 0);
 }
 
 TEST(Drain, RunningStreamsFinishAndNewOnesAreRefused) {

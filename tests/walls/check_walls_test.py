@@ -29,6 +29,12 @@ class CheckWalls(unittest.TestCase):
         self.allows("server/a.cc", '#include "base/clock.h"')
         self.allows("tests/server/a.cc", '#include "server/admission.h"')
 
+    def test_exceptions_are_single_files_and_single_headers(self):
+        line = '#include "scheduler/plan_explanation.h"'
+        self.allows("client/plan.cc", line)
+        self.refuses("client/chat.cc", line, "client may not include scheduler")
+        self.refuses("client/plan.cc", '#include "scheduler/planner.h"', "client may not include scheduler")
+
     def test_concrete_devices_are_named_by_main_bench_and_tests_only(self):
         line = '#include "engine/device/cpu/cpu_device.h"'
         self.refuses("scheduler/a.cc", line, "may not include engine/device/cpu")

@@ -1,0 +1,37 @@
+// How steps are planned, from flags: modes, the profile, and the planner over both.
+#ifndef SPILLWAY_SERVER_PLANNER_SETUP_H_
+#define SPILLWAY_SERVER_PLANNER_SETUP_H_
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/exec/executor.h"
+#include "engine/kv/host_pool.h"
+#include "engine/model/model_config.h"
+#include "scheduler/plan_modes.h"
+#include "scheduler/plan_solver.h"
+#include "scheduler/planner.h"
+#include "server/settings.h"
+
+namespace spillway::server {
+
+// --split, --residency and --schedule. InvalidArgument names the flag and what is allowed.
+absl::StatusOr<scheduler::PlanModes> ReadPlanModes(const Settings& settings);
+// What is known before anything is loaded: whether they can serve this model on this device.
+absl::Status CheckPlanModes(const Settings& settings, const model::ModelConfig& config,
+                            const device::Device& device);
+
+// Over the profile of --profile, which must be of a model of this shape; null without one.
+absl::StatusOr<std::unique_ptr<scheduler::PlanSolver>> CreatePlanSolver(const Settings& settings,
+                                                                        const model::ModelConfig& config);
+// REQUIRES: the executor splits. `solver` must outlive the planner.
+absl::StatusOr<std::unique_ptr<scheduler::Planner>> CreatePlanner(const Settings& settings,
+                                                                  scheduler::PlanSolver& solver,
+                                                                  const exec::Executor& executor,
+                                                                  const kv::HostPool& pool);
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_PLANNER_SETUP_H_
