@@ -1,10 +1,15 @@
 #include "profiler/machine_profile.h"
 
 #include <cmath>
+#include <map>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 
 namespace spillway::profiler {
@@ -15,6 +20,7 @@ constexpr double kRateMin = 1e4, kRateMax = 1e14;
 constexpr double kBytesMax = 1e15;
 constexpr double kSecondsMax = 1e5;
 constexpr double kUnitsMax = 1e15;
+constexpr double kFlopRateMax = 1e17;
 
 class Validator {
  public:
@@ -23,7 +29,8 @@ class Validator {
     Fail(absl::StrFormat("%s is %g; it must lie in [%g, %g]", field, value, low, high));
   }
 
-  void Curve(const CostCurve& curve, absl::string_view field) {
+  // `last_slope_min`: what cannot be done faster per unit, however many.
+  void Curve(const CostCurve& curve, absl::string_view field, double last_slope_min = 0) {
     InRange(static_cast<double>(curve.pieces.size()), 1, CostCurve::kMaxPieces,
             absl::StrCat(field, ".pieces' number"));
     double slope_before = 0;
@@ -31,6 +38,10 @@ class Validator {
       InRange(piece.fixed_s, -kSecondsMax, kSecondsMax, absl::StrCat(field, ".pieces.fixed_s"));
       InRange(piece.per_unit_s, slope_before, kSecondsMax, absl::StrCat(field, ".pieces.per_unit_s"));
       slope_before = std::max(slope_before, piece.per_unit_s);
+    }
+    if (!curve.pieces.empty()) {
+      InRange(curve.pieces.back().per_unit_s, last_slope_min, kSecondsMax,
+              absl::StrCat("the last of ", field, ".pieces.per_unit_s"));
     }
     for (const CostSample& sample : curve.samples) {
       InRange(sample.units, 0, kUnitsMax, absl::StrCat(field, ".samples.units"));
@@ -50,9 +61,9 @@ class Validator {
 void ValidateCopies(const CopyRates& rates, absl::string_view field, Validator& v) {
   v.InRange(rates.bytes_per_s, kRateMin, kRateMax, absl::StrCat(field, ".bytes_per_s"));
   v.InRange(rates.overhead_s, 0, 1, absl::StrCat(field, ".overhead_s"));
-  v.Curve(rates.single, absl::StrCat(field, ".single"));
-  v.Curve(rates.merged, absl::StrCat(field, ".merged"));
-  if (!rates.batched.pieces.empty()) v.Curve(rates.batched, absl::StrCat(field, ".batched"));
+  v.Curve(rates.single, absl::StrCat(field, ".single"), 1 / kRateMax);
+  v.Curve(rates.merged, absl::StrCat(field, ".merged"), 1 / kRateMax);
+  if (!rates.batched.pieces.empty()) v.Curve(rates.batched, absl::StrCat(field, ".batched"), 1 / kRateMax);
 }
 
 void ValidateModel(const ProfiledModel& model, Validator& v) {
@@ -68,6 +79,30 @@ void ValidateModel(const ProfiledModel& model, Validator& v) {
   v.InRange(model.weight_bytes, 0, kBytesMax, "model.weight_bytes");
 }
 
+// "threads: 4; memory: 16 GiB" by name.
+std::map<std::string, std::string> PartsOf(absl::string_view parts) {
+  std::map<std::string, std::string> values;
+  for (const absl::string_view part : absl::StrSplit(parts, "; ", absl::SkipEmpty())) {
+    const std::pair<std::string, std::string> pair = absl::StrSplit(part, absl::MaxSplits(": ", 1));
+    values[pair.first] = pair.second;
+  }
+  return values;
+}
+
+absl::Status Differs(absl::string_view what, absl::string_view saved, absl::string_view now) {
+  const std::map<std::string, std::string> before = PartsOf(saved);
+  std::vector<std::string> differences;
+  for (const auto& [name, value] : PartsOf(now)) {
+    const auto old = before.find(name);
+    const std::string old_value = old == before.end() ? "not said" : old->second;
+    if (old_value != value) differences.push_back(absl::StrCat(name, ": ", old_value, ", here ", value));
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the profile was measured ", what, " (",
+      differences.empty() ? "its digest is not that of its parts" : absl::StrJoin(differences, "; "),
+      "); measure again with --reprofile, or name another file"));
+}
+
 }  // namespace
 
 absl::Status ValidateProfile(const MachineProfile& profile) {
@@ -76,10 +111,18 @@ absl::Status ValidateProfile(const MachineProfile& profile) {
   ValidateCopies(profile.copy_in, "copy_in", v);
   ValidateCopies(profile.copy_out, "copy_out", v);
   v.InRange(profile.copy_both_bytes_per_s, kRateMin, 2 * kRateMax, "copy_both_bytes_per_s");
-  v.Curve(profile.rebuild, "rebuild");
+  // Two products a token: 4 * d * d_kv FLOP, and a read costs 4 * d_q.
+  const ProfiledModel& model = profile.model;
+  const double d_kv = 1.0 * model.n_kv_heads * model.d_head;
+  const double read_s_min = 4.0 * model.n_heads * model.d_head / kFlopRateMax;
+  v.Curve(profile.rebuild, "rebuild", 4.0 * model.d_model * d_kv / kFlopRateMax);
   v.Curve(profile.linear, "linear");
   v.Curve(profile.head, "head");
-  v.Curve(profile.attention, "attention");
+  v.Curve(profile.attention, "attention", read_s_min);
+  if (!profile.prefill_attention.pieces.empty()) {
+    v.Curve(profile.prefill_attention, "prefill_attention", read_s_min);
+  }
+  v.InRange(profile.compute_slowdown_by_link, 0.1, 1000, "compute_slowdown_by_link");
   v.InRange(profile.host_memory_bytes_per_s, kRateMin, kRateMax, "host_memory_bytes_per_s");
   v.InRange(profile.host_attention_bytes_per_s, 0, kRateMax, "host_attention_bytes_per_s");
   v.InRange(profile.host_attention_fixed_s, 0, 1, "host_attention_fixed_s");
@@ -90,15 +133,12 @@ absl::Status ValidateProfile(const MachineProfile& profile) {
 }
 
 absl::Status CheckProfileMatches(const MachineProfile& profile, const ProfileIdentity& identity) {
-  if (profile.identity.machine != identity.machine) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the profile was measured on another machine (", profile.identity.machine_parts,
-                     "; this one is ", identity.machine_parts, "); measure again with --reprofile"));
+  const ProfileIdentity& saved = profile.identity;
+  if (saved.machine != identity.machine) {
+    return Differs("on another machine", saved.machine_parts, identity.machine_parts);
   }
-  if (profile.identity.model != identity.model) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the profile was measured for another model (", profile.identity.model_parts,
-                     "; this one is ", identity.model_parts, "); measure again with --reprofile"));
+  if (saved.model != identity.model) {
+    return Differs("for another model", saved.model_parts, identity.model_parts);
   }
   return absl::OkStatus();
 }

@@ -70,6 +70,10 @@ struct MachineProfile {
   CostCurve linear;                  // one layer's products, norms and activation: seconds against rows
   CostCurve head;                    // final norm, head, sampling: seconds against rows
   CostCurve attention;               // one layer's attention: seconds against reads (query row, cached token)
+  CostCurve prefill_attention;       // the same for many rows of one sequence; empty: as `attention`
+  // A layer's time with the link in busy over its time with the link at rest. The curves above are measured
+  // with the link busy, as they are used: this says how much of them is the link's doing. 1: no link.
+  double compute_slowdown_by_link = 1;
   double host_memory_bytes_per_s = 0;
   double host_attention_bytes_per_s = 0;  // 0: not measured, no host attention
   double host_attention_fixed_s = 0;      // a layer
@@ -82,7 +86,8 @@ struct MachineProfile {
 // range, or a curve that is not convex. A profile that passes can be planned with.
 absl::Status ValidateProfile(const MachineProfile& profile);
 
-// FailedPrecondition says in which part the saved profile's machine or model differs, and what to do.
+// FailedPrecondition names the parts in which the saved profile's machine or model differs ("threads: 4, here
+// 2") and what to do.
 absl::Status CheckProfileMatches(const MachineProfile& profile, const ProfileIdentity& identity);
 
 std::string ProfileToJson(const MachineProfile& profile);

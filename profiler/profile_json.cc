@@ -23,10 +23,10 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProfiledModel, name, n_layers, d_model, n_hea
                                    vocab_size, element_bytes, block_tokens, layer_weight_bytes, weight_bytes)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CopyRates, bytes_per_s, overhead_s, single, merged, batched)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MachineProfile, source, description, identity, model, copy_in, copy_out,
-                                   copy_both_bytes_per_s, rebuild, linear, head, attention,
-                                   host_memory_bytes_per_s, host_attention_bytes_per_s,
-                                   host_attention_fixed_s, device_memory_bytes, host_memory_bytes,
-                                   measuring_s)
+                                   copy_both_bytes_per_s, rebuild, linear, head, attention, prefill_attention,
+                                   compute_slowdown_by_link, host_memory_bytes_per_s,
+                                   host_attention_bytes_per_s, host_attention_fixed_s, device_memory_bytes,
+                                   host_memory_bytes, measuring_s)
 NLOHMANN_JSON_SERIALIZE_ENUM(ProfileSource,
                              {{ProfileSource::kMeasured, "measured"},
                               {ProfileSource::kMeasuredEmulatedLink, "measured, emulated link"},

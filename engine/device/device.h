@@ -42,6 +42,8 @@ struct DeviceInfo {
   bool emulated_link = false;         // copies are paced by the emulator (results must say so)
   int64_t memory_bytes = 0;           // the budget for Allocate
   DType compute_dtype = DType::kF32;  // activations, K, V and X; weights are multiplied in it
+  std::string driver;                 // "CUDA 13.0, driver 580.65"; empty: none
+  std::string link;                   // "PCIe 4.0 x16"; empty: none
 };
 
 // A weight matrix in the layout that this device's Gemm reads. A value: `data` may lie in resident memory or

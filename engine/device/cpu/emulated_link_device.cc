@@ -33,7 +33,11 @@ class EmulatedLinkDevice final : public Device {
     info_.emulated_link = true;
     info_.name =
         absl::StrCat(info_.name, " behind an emulated link of ", options.link_bytes_per_s / 1e6, " MB/s");
+    info_.link = absl::StrCat("emulated, ", options.link_bytes_per_s / 1e6, " MB/s, ",
+                              options.copy_overhead_us, " us a copy");
     compute_stream_ = compute_->CreateStream("compute");
+    warm_up_stream_ = engine_.CreateStream();
+    warm_up_done_ = engine_.CreateEvent();
   }
 
   const DeviceInfo& info() const override { return info_; }
@@ -168,12 +172,10 @@ class EmulatedLinkDevice final : public Device {
     for (PackedMatrix& matrix : inside) MakeInside(matrix.data);
     // On the compute worker, so that the threads and buffers warmed are those that will be used.
     absl::Status status;
-    const StreamId stream = engine_.CreateStream();
-    const EventId done = engine_.CreateEvent();
-    engine_.Enqueue(stream, StreamWorker::kCompute,
+    engine_.Enqueue(warm_up_stream_, StreamWorker::kCompute,
                     [this, &inside, &rows, &status] { status = compute_->WarmUp(inside, rows); });
-    engine_.Record(done, stream);
-    engine_.Synchronize(done);
+    engine_.Record(warm_up_done_, warm_up_stream_);
+    engine_.Synchronize(warm_up_done_);
     return status;
   }
 
@@ -201,7 +203,9 @@ class EmulatedLinkDevice final : public Device {
 
   std::unique_ptr<Device> compute_;
   DeviceInfo info_;
-  StreamId compute_stream_{};
+  StreamId compute_stream_{};  // of `compute_`
+  StreamId warm_up_stream_{};
+  EventId warm_up_done_{};
   std::map<uint64_t, int64_t> sizes_;  // by outside address
   StreamEngine engine_;                // last: its workers stop before the rest goes
 };

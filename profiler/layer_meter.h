@@ -1,0 +1,110 @@
+// LayerMeter: what a model's layers cost on a device, by the transformer that executors run.
+//
+// Work goes from layer to layer, as executors do, so that weights come from where they will come from and not
+// from a cache that the same layer has just filled. Inputs are small constants: speed does not depend on
+// them.
+//
+// Memory: on the device the transformer's scratch for `limits`, kArenaBytes of K and V (an eighth of what is
+// free where that is less, but always a chunk's) and the rows' own; freed with the meter (kept, where the
+// device stalled: it may still use it). Thread-compatible; everything passed must outlive it.
+#ifndef SPILLWAY_PROFILER_LAYER_METER_H_
+#define SPILLWAY_PROFILER_LAYER_METER_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "engine/device/device.h"
+#include "engine/kv/geometry.h"
+#include "engine/model/transformer.h"
+#include "profiler/curve_sampler.h"
+#include "profiler/device_timer.h"
+#include "profiler/machine_profile.h"
+
+namespace spillway::profiler {
+
+class LayerMeter {
+ public:
+  static constexpr int64_t kArenaBytes = int64_t{32} << 20;
+
+  // REQUIRES: limits.max_rebuild_rows is two blocks or more, whole ones.
+  static absl::StatusOr<std::unique_ptr<LayerMeter>> Create(device::Device& device, DeviceTimer& timer,
+                                                            const CurveSampler& sampler,
+                                                            const model::ModelConfig& config,
+                                                            const model::ModelWeights& weights,
+                                                            const kv::Geometry& geometry,
+                                                            const model::TransformerLimits& limits);
+  ~LayerMeter();
+  LayerMeter(const LayerMeter&) = delete;
+  LayerMeter& operator=(const LayerMeter&) = delete;
+
+  // One layer without attention (Project and Complete), against rows.
+  absl::StatusOr<CostCurve> MeasureLinear(MonotonicNs until_ns);
+  // The same for a few rows: seconds.
+  absl::StatusOr<double> MeasureLinearOnce(MonotonicNs until_ns);
+  // K and V of a layer from X, against tokens: a block, and on by doubling to a chunk.
+  absl::StatusOr<CostCurve> MeasureRebuild(MonotonicNs until_ns);
+  // Attention of a layer against reads: single rows of many sequences, each with keys of its own.
+  absl::StatusOr<CostCurve> MeasureDecodeAttention(MonotonicNs until_ns);
+  // The same for many rows of one sequence.
+  absl::StatusOr<CostCurve> MeasurePrefillAttention(MonotonicNs until_ns);
+  // Final norm, head and a plain draw, against rows.
+  absl::StatusOr<CostCurve> MeasureHead(MonotonicNs until_ns);
+
+ private:
+  // An attention call: `sequences` with `rows` query rows each, which all read `keys` cached tokens.
+  struct Reads {
+    int32_t sequences;
+    int32_t rows;
+    int32_t keys;
+    double total() const { return 1.0 * sequences * rows * keys; }
+  };
+
+  LayerMeter(device::Device& device, DeviceTimer& timer, const CurveSampler& sampler,
+             const model::ModelConfig& config, const kv::Geometry& geometry);
+
+  absl::Status Allocate();
+  absl::Status Prepare();
+  absl::Status TabulateReads(const Reads& reads);
+  absl::StatusOr<double> TimeLinear(int32_t rows, int n);
+  absl::StatusOr<CostCurve> MeasureAttention(std::vector<Reads> points, MonotonicNs until_ns);
+  absl::StatusOr<CostCurve> Fit(const std::vector<double>& units, MonotonicNs until_ns,
+                                CurveSampler::TimeRuns time);
+
+  model::RowBatch Batch(int32_t rows) const;
+  int32_t NextLayer() { return next_layer_++ % config_.n_layers; }
+
+  device::Device& device_;
+  DeviceTimer& timer_;
+  const CurveSampler& sampler_;
+  const model::ModelConfig& config_;
+  const kv::Geometry geometry_;
+  std::unique_ptr<model::Transformer> transformer_;
+  int64_t arena_blocks_ = 0;
+  int32_t next_layer_ = 0;
+
+  device::DevicePtr memory_;     // one allocation
+  device::DevicePtr hidden_;     // f32 [max(max_rows, max_head_rows), d]
+  device::DevicePtr x_;          // T [max_rebuild_rows, d]
+  device::DevicePtr append_;     // AppendRow [max_rows]
+  device::DevicePtr positions_;  // int32 [max_rebuild_rows / block_tokens]
+  device::DevicePtr row_index_;  // int32 [max_head_rows]
+  device::DevicePtr sequences_;  // AttentionSequence [kSequencesMax]
+  device::DevicePtr blocks_;     // AttentionBlock [kTableBlocks]
+  device::SlotArena arena_;
+
+  // Sources of copies: untouched until those are complete.
+  std::vector<device::AppendRow> append_rows_;
+  std::vector<int32_t> block_positions_;
+  std::vector<int32_t> head_rows_;
+  std::vector<device::AttentionSequence> sequence_rows_;
+  std::vector<device::AttentionBlock> block_rows_;
+  std::vector<device::SampleRow> sample_rows_;
+  std::vector<device::SampleResult> sample_results_;
+};
+
+}  // namespace spillway::profiler
+
+#endif  // SPILLWAY_PROFILER_LAYER_METER_H_

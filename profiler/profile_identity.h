@@ -1,0 +1,34 @@
+// What makes a machine and a model the same as those that a profile was measured with. Free functions.
+#ifndef SPILLWAY_PROFILER_PROFILE_IDENTITY_H_
+#define SPILLWAY_PROFILER_PROFILE_IDENTITY_H_
+
+#include <string>
+
+#include "engine/device/device.h"
+#include "engine/kv/geometry.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+#include "profiler/machine_profile.h"
+
+namespace spillway::profiler {
+
+// The processor's name and the machine's memory, as <root>/proc and the control groups say.
+struct HostIdentity {
+  std::string processor;
+  int64_t memory_bytes = 0;
+};
+HostIdentity ReadHostIdentity(absl::string_view root);
+
+// Machine: processor, memory (to the GiB), and the device's name, threads, driver and link. Model: family,
+// shape, compute dtype, the encodings that its matrices are held in, and the block. Weights' values are not
+// part of it: they cost the same whatever they are; nor is the device's memory budget.
+ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& info,
+                           const model::ModelConfig& config, const model::ModelWeights& weights,
+                           const kv::Geometry& geometry);
+
+// Both digests' beginnings, for file names: "profile-1f2e3d4c5b6a-0a1b2c3d4e5f.json".
+std::string ProfileFileName(const ProfileIdentity& identity);
+
+}  // namespace spillway::profiler
+
+#endif  // SPILLWAY_PROFILER_PROFILE_IDENTITY_H_
