@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -18,6 +19,7 @@ constexpr int64_t kGroupBytes = 2 * kMiB;
 constexpr int64_t kGroupCopiesMax = 16;
 constexpr int64_t kSizeMin = 16 * kKiB;
 constexpr double kBothSeconds = 0.02;
+constexpr int64_t kBothRunsMax = 128;
 constexpr double kLoadSeconds = 0.002;
 constexpr int64_t kLoadRunsMax = 32;
 constexpr int kFillByte = 0x3c;
@@ -28,8 +30,8 @@ int64_t GroupCopies(int64_t size_bytes) {
 
 // Copies of `size_bytes` that a link of this rate makes in `seconds`.
 int64_t CopiesWithin(double seconds, double bytes_per_s, int64_t size_bytes, int64_t most) {
-  return static_cast<int64_t>(
-      std::clamp(bytes_per_s * seconds / static_cast<double>(size_bytes), 1.0, static_cast<double>(most)));
+  return static_cast<int64_t>(std::clamp(std::round(bytes_per_s * seconds / static_cast<double>(size_bytes)),
+                                         1.0, static_cast<double>(most)));
 }
 
 double SecondsAt(const CostCurve& curve, double units) {
@@ -173,9 +175,12 @@ absl::StatusOr<CopyRates> CopyMeter::Measure(CopyDirection direction, MonotonicN
 
 absl::StatusOr<double> CopyMeter::MeasureBoth(const CopyRates& in, const CopyRates& out,
                                               MonotonicNs until_ns) {
+  // Both take the same time, so that neither direction is ever alone.
+  const double most_bytes = static_cast<double>(kBothRunsMax * run_bytes_);
+  const double seconds_each = std::min(kBothSeconds, most_bytes / std::max(in.bytes_per_s, out.bytes_per_s));
   const auto runs_of = [&](CopyDirection direction, const CopyRates& rates) {
     return Runs(direction, run_bytes_,
-                CopiesWithin(kBothSeconds, rates.bytes_per_s, run_bytes_, 8 * kGroupCopiesMax));
+                CopiesWithin(seconds_each, rates.bytes_per_s, run_bytes_, kBothRunsMax));
   };
   const std::vector<device::CopyRun> in_runs = runs_of(CopyDirection::kIn, in);
   const std::vector<device::CopyRun> out_runs = runs_of(CopyDirection::kOut, out);
