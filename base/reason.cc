@@ -50,7 +50,7 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "Too many plans are waiting to be explained.", "Retry after the time in RetryInfo."},
     {Reason::kNoProfile, "NO_PROFILE", StatusCode::kFailedPrecondition, false,
      "The daemon has no profile of this machine and model, without which nothing can be planned.",
-     "Explain from a saved profile: spillway plan --profile=FILE."},
+     "Start the daemon with --reprofile, or explain from a saved profile: spillway plan --profile=FILE."},
     {Reason::kMemoryTooSmall, "MEMORY_TOO_SMALL", StatusCode::kFailedPrecondition, false,
      "A plan was asked for memory that does not hold the weights, or not every cached token.",
      "The message says how much would do; ask for more memory, fewer tokens, or streamed weights."},

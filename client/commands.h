@@ -27,6 +27,7 @@ ExitCode RunTokenize(absl::Span<const std::string> args, CommandContext& context
 ExitCode RunDetokenize(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunStatus(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context);
+ExitCode RunProfile(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunModels(absl::Span<const std::string> args, CommandContext& context);
 
 // --- What the commands share.

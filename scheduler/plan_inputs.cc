@@ -42,9 +42,10 @@ void FillSplitInputs(const MachineProfile& profile, const BatchShape& shape, con
   group.host_x_tokens = static_cast<double>(shape.host_x_tokens);
   group.host_both_tokens = static_cast<double>(shape.host_both_tokens);
   group.linear_s = factors.compute * profile.linear.At(std::max(1, shape.new_tokens));
-  group.attention_s = shape.reads_tokens > 0
-                          ? factors.compute * profile.attention.At(static_cast<double>(shape.reads_tokens))
-                          : 0;
+  const bool many_rows = shape.phase == exec::Phase::kPrefill && !profile.prefill_attention.pieces.empty();
+  const profiler::CostCurve& attention = many_rows ? profile.prefill_attention : profile.attention;
+  group.attention_s =
+      shape.reads_tokens > 0 ? factors.compute * attention.At(static_cast<double>(shape.reads_tokens)) : 0;
   group.weight_bytes = static_cast<double>(shape.weight_load_bytes) / model.n_layers;
   group.store_bytes = shape.new_tokens * (in.beta_bytes + (policy.store_x ? in.chi_bytes : 0));
 }

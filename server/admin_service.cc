@@ -4,7 +4,9 @@
 #include <string>
 #include <utility>
 
+#include "base/reason.h"
 #include "base/status_macros.h"
+#include "profiler/profile_text.h"
 #include "scheduler/plan_explanation.h"
 #include "scheduler/plan_inputs.h"
 #include "scheduler/plan_solver.h"
@@ -110,6 +112,25 @@ absl::Status NoProfile() {
   return MakeError(Reason::kNoProfile, "this daemon has no profile of its machine and model to plan with");
 }
 
+v1::GetProfileResponse ToWire(const profiler::MachineProfile& profile) {
+  v1::GetProfileResponse out;
+  out.set_json(profiler::ProfileToJson(profile));
+  out.set_text(profiler::FormatProfile(profile));
+  v1::ProfileNumbers& numbers = *out.mutable_numbers();
+  numbers.set_source(std::string(profiler::NameOf(profile.source)));
+  numbers.set_link_in_bytes_per_s(profile.copy_in.bytes_per_s);
+  numbers.set_link_out_bytes_per_s(profile.copy_out.bytes_per_s);
+  numbers.set_link_both_bytes_per_s(profile.copy_both_bytes_per_s);
+  numbers.set_copy_overhead_s(profile.copy_in.overhead_s);
+  numbers.set_rebuild_tokens_per_s(1 / profile.rebuild.pieces.back().per_unit_s);
+  numbers.set_attention_reads_per_s(1 / profile.attention.pieces.back().per_unit_s);
+  numbers.set_host_memory_bytes_per_s(profile.host_memory_bytes_per_s);
+  numbers.set_compute_slowdown_by_link(profile.compute_slowdown_by_link);
+  numbers.set_fit_error(profiler::WorstFitError(profile));
+  numbers.set_measuring_s(profile.measuring_s);
+  return out;
+}
+
 }  // namespace
 
 AdminService::AdminService(const ServingState& state, const Clock& clock, CallWaits& waits)
@@ -122,6 +143,13 @@ AdminService::AdminService(const ServingState& state, const Clock& clock, CallWa
     if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
     call.Answer(SerializeMessage(GetStatus()));
   });
+  AddAnswer("GetProfile", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+    v1::GetProfileRequest request;
+    if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
+    const absl::StatusOr<v1::GetProfileResponse> profile = GetProfile();
+    if (!profile.ok()) return call.Answer(profile.status());
+    call.Answer(SerializeMessage(*profile));
+  });
   AddAnswer("ExplainPlan", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     if (const absl::Status refused = ExplainPlan(call, bytes); !refused.ok()) call.Answer(refused);
   });
@@ -130,6 +158,19 @@ AdminService::AdminService(const ServingState& state, const Clock& clock, CallWa
 void AdminService::SetStatic(StaticStatus status) {
   MutexLock lock(mutex_);
   static_ = std::move(status);
+}
+
+void AdminService::SetProfile(const profiler::MachineProfile& profile) {
+  v1::GetProfileResponse answer = ToWire(profile);
+  MutexLock lock(mutex_);
+  profile_ = std::move(answer);
+}
+
+absl::StatusOr<v1::GetProfileResponse> AdminService::GetProfile() {
+  SPILLWAY_RETURN_IF_ERROR(state_.Loaded().status());
+  MutexLock lock(mutex_);
+  if (!profile_.has_value()) return NoProfile();
+  return *profile_;
 }
 
 v1::GetStatusResponse AdminService::GetStatus() {

@@ -4,12 +4,14 @@
 #define SPILLWAY_SERVER_ADMIN_SERVICE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "engine/kv/geometry.h"
+#include "profiler/machine_profile.h"
 #include "server/message_call.h"
 #include "server/serving_state.h"
 #include "spillway/v1/admin.grpc.pb.h"
@@ -37,9 +39,12 @@ class AdminService final : public MessageService {
 
   // Once, when the model is loaded.
   void SetStatic(StaticStatus status);
+  // At most once, before serving.
+  void SetProfile(const profiler::MachineProfile& profile);
 
  private:
   v1::GetStatusResponse GetStatus();
+  absl::StatusOr<v1::GetProfileResponse> GetProfile();
   // Answered on the plan solver's thread, whose queue is bounded; an error: not at all.
   absl::Status ExplainPlan(AnswerCall& call, const grpc::ByteBuffer& bytes);
 
@@ -48,6 +53,7 @@ class AdminService final : public MessageService {
   const MonotonicNs start_ns_;
   Mutex mutex_;
   StaticStatus static_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::GetProfileResponse> profile_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace spillway::server

@@ -85,6 +85,8 @@ absl::StatusOr<Arguments> ReadArguments(absl::Span<const std::string> arguments)
     std::string value;
     if (equals != absl::string_view::npos) {
       value = std::string(argument.substr(equals + 1));
+    } else if (const Flag* flag = FindFlag(name); flag != nullptr && flag->type == FlagType::kSwitch) {
+      value = "true";
     } else if (i + 1 < arguments.size() && !absl::StartsWith(arguments[i + 1], "--")) {
       value = arguments[++i];
     } else {
@@ -164,6 +166,8 @@ absl::StatusOr<GivenValues> ReadFile(const std::string& path) {
     }
     if (value.is_string()) {
       values[name] = {value.get<std::string>(), path};
+    } else if (value.is_boolean() && FindFlag(name)->type == FlagType::kSwitch) {
+      values[name] = {value.get<bool>() ? "true" : "false", path};
     } else if (value.is_number()) {
       values[name] = {value.dump(), path};
     } else {
@@ -202,6 +206,11 @@ absl::Status Assign(const Flag& flag, const std::string& text, Settings& setting
     }
     SPILLWAY_RETURN_IF_ERROR(CheckRange(flag, value));
     settings.*(*target) = value;
+    return absl::OkStatus();
+  }
+  if (const auto* target = std::get_if<bool Settings::*>(&flag.target)) {
+    if (text != "true" && text != "false") return absl::InvalidArgumentError("must be true or false");
+    settings.*(*target) = text == "true";
     return absl::OkStatus();
   }
   if (flag.type == FlagType::kAddress && !(text.empty() && flag.fallback.empty())) {

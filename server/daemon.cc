@@ -21,6 +21,7 @@
 #include "server/metrics.h"
 #include "server/planner_setup.h"
 #include "server/process_setup.h"
+#include "server/profile_step.h"
 #include "server/served_model.h"
 #include "server/serving_state.h"
 #include "server/signal_watch.h"
@@ -159,6 +160,7 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
                         model.fingerprint);
   grpc_->admin().SetStatic(
       {absl::StrCat(device.info().kind, ": ", device.info().name), engine_->geometry(), engine_->memory()});
+  if (engine_->profile().has_value()) grpc_->admin().SetProfile(*engine_->profile());
   backend_ = std::make_unique<Backend>(model, engine_->scheduler(), engine_->plan_solver());
   metrics_.SetSources([this] { return engine_->scheduler().Snapshot(); }, [this] { return state_.ready(); });
   telemetry_.Listen();
@@ -264,6 +266,7 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
   SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
   SPILLWAY_RETURN_IF_ERROR(CheckPlanModes(settings, header.config, *device));
+  if (settings.profile_only) return ProfileOnly(settings, *device);
   Daemon daemon(settings, Clock::Real(), address_file);
   SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));
   SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device));

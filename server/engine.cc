@@ -19,6 +19,7 @@
 #include "engine/model/hugging_face_config.h"
 #include "server/executor_setup.h"
 #include "server/planner_setup.h"
+#include "server/profile_step.h"
 
 namespace spillway::server {
 namespace {
@@ -160,6 +161,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
     const auto size = static_cast<int32_t>(engine->model_.tokenizer->TokenBytes(id).size());
     engine->model_.longest_token_bytes = std::max(engine->model_.longest_token_bytes, size);
   }
+  // Before the pool: its pages are touched in the background, which would be measured too.
+  SPILLWAY_ASSIGN_OR_RETURN(engine->profile_, ObtainProfile(settings, device, engine->loaded_));
   SPILLWAY_RETURN_IF_ERROR(engine->CreatePool(settings, context_tokens, device));
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_);
   const int64_t weights_bytes = device.allocated_bytes();
@@ -167,7 +170,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   SPILLWAY_ASSIGN_OR_RETURN(
       engine->executor_,
       CreateExecutor(settings, context_tokens, device, engine->loaded_, *engine->pool_, *engine->blocks_));
-  SPILLWAY_ASSIGN_OR_RETURN(engine->plan_solver_, CreatePlanSolver(settings, engine->loaded_.config));
+  if (engine->profile_.has_value()) {
+    engine->plan_solver_ = std::make_unique<scheduler::PlanSolver>(*engine->profile_);
+  }
   if (engine->plan_solver_ != nullptr && engine->executor_->splits()) {
     SPILLWAY_ASSIGN_OR_RETURN(
         engine->planner_, CreatePlanner(settings, *engine->plan_solver_, *engine->executor_, *engine->pool_));
@@ -253,16 +258,7 @@ absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& 
 }
 
 absl::Status Engine::CreatePool(const Settings& settings, int32_t context_tokens, device::Device& device) {
-  const model::ModelConfig& config = loaded_.config;
-  kv::Geometry geometry;
-  geometry.n_layers = config.n_layers;
-  geometry.n_kv_heads = config.n_kv_heads;
-  geometry.d_head = config.d_head;
-  geometry.d = config.d_model;
-  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(device.info().compute_dtype));
-  geometry.block_tokens = 1;  // for the bytes of one token
-  geometry.block_tokens = BlockTokens(device.info(), geometry);
-
+  const kv::Geometry geometry = GeometryOf(device.info(), loaded_.config);
   // More than all sequences can fill is of no use, unless prefixes are to be kept: then a flag asks for it.
   const int64_t pool_bytes = settings.host_pool_bytes > 0
                                  ? settings.host_pool_bytes

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
+#include "profiler/machine_profile.h"
 #include "scheduler/plan_solver.h"
 #include "scheduler/planner.h"
 #include "scheduler/scheduler.h"
@@ -56,6 +58,8 @@ class Engine {
   scheduler::PlanSolver* plan_solver() { return plan_solver_.get(); }
   const kv::Geometry& geometry() const { return pool_->geometry(); }
   const std::vector<MemoryUse>& memory() const { return memory_; }
+  // Empty where none was asked for or could be measured.
+  const std::optional<profiler::MachineProfile>& profile() const { return profile_; }
 
  private:
   Engine() = default;
@@ -67,6 +71,7 @@ class Engine {
 
   model::Model loaded_;
   ServedModel model_;
+  std::optional<profiler::MachineProfile> profile_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
   std::unique_ptr<exec::Executor> executor_;

@@ -79,6 +79,18 @@ int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry
   return static_cast<int32_t>(std::clamp<int64_t>(static_cast<int64_t>(std::bit_floor(tokens)), 16, 128));
 }
 
+kv::Geometry GeometryOf(const device::DeviceInfo& info, const model::ModelConfig& config) {
+  kv::Geometry geometry;
+  geometry.n_layers = config.n_layers;
+  geometry.n_kv_heads = config.n_kv_heads;
+  geometry.d_head = config.d_head;
+  geometry.d = config.d_model;
+  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(info.compute_dtype));
+  geometry.block_tokens = 1;  // for the bytes of one token
+  geometry.block_tokens = BlockTokens(info, geometry);
+  return geometry;
+}
+
 kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry) {
   if (device.info().host_addressable || geometry.chi_bytes() >= geometry.beta_bytes()) return kv::Form::kKv;
   const absl::Status sliced =

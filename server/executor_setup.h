@@ -19,6 +19,9 @@ namespace spillway::server {
 // Tokens of a block: large enough behind a link for a copy to be worth its overhead.
 int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry);
 
+// Sizes of this model's blocks on this device.
+kv::Geometry GeometryOf(const device::DeviceInfo& info, const model::ModelConfig& config);
+
 // Behind a link both forms where X is the smaller one and the device can rebuild from it, so that every step
 // may choose; else K and V alone.
 kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry);

@@ -23,9 +23,6 @@ absl::StatusOr<scheduler::PlanModes> ReadPlanModes(const Settings& settings);
 absl::Status CheckPlanModes(const Settings& settings, const model::ModelConfig& config,
                             const device::Device& device);
 
-// Over the profile of --profile, which must be of a model of this shape; null without one.
-absl::StatusOr<std::unique_ptr<scheduler::PlanSolver>> CreatePlanSolver(const Settings& settings,
-                                                                        const model::ModelConfig& config);
 // REQUIRES: the executor splits. `solver` must outlive the planner.
 absl::StatusOr<std::unique_ptr<scheduler::Planner>> CreatePlanner(const Settings& settings,
                                                                   scheduler::PlanSolver& solver,

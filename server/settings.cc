@@ -20,9 +20,11 @@ constexpr absl::string_view kPlanning = "Planning";
 constexpr absl::string_view kRequests = "Requests";
 constexpr absl::string_view kNetwork = "Network";
 constexpr absl::string_view kOperation = "Operation";
+constexpr absl::string_view kProfile = "Profile";
 
 using Text = std::string Settings::*;
 using Number = int64_t Settings::*;
+using Switch = bool Settings::*;
 
 Flag TextFlag(absl::string_view group, absl::string_view name, Text target, absl::string_view help) {
   return {group, name, FlagType::kString, "", help, target};
@@ -41,6 +43,10 @@ Flag ChoiceFlag(absl::string_view group, absl::string_view name, std::vector<abs
 Flag IntFlag(absl::string_view group, absl::string_view name, int64_t min, int64_t max,
              absl::string_view fallback, Number target, absl::string_view help) {
   return {group, name, FlagType::kInt, fallback, help, target, min, max};
+}
+
+Flag SwitchFlag(absl::string_view group, absl::string_view name, Switch target, absl::string_view help) {
+  return {group, name, FlagType::kSwitch, "false", help, target};
 }
 
 Flag SizeFlag(absl::string_view group, absl::string_view name, int64_t min, absl::string_view fallback,
@@ -123,10 +129,6 @@ std::vector<Flag> MakeFlags() {
           "the time of the first token then tell a caller that a prefix was seen before. off: never "
           "between requests."),
 
-      TextFlag(
-          kPlanning, "profile", &S::profile,
-          "Saved rates of this machine and model, from which steps are planned and plans explained. Empty: "
-          "neither; what is not on the device is carried as keys and values."),
       ModeFlag(
           "split", &S::split,
           "How cached tokens that are not on the device reach attention: auto (by the linear program), "
@@ -198,6 +200,21 @@ std::vector<Flag> MakeFlags() {
                  "Form of the log on stderr: text, or one JSON object a line."),
       ChoiceFlag(kOperation, "log_level", {"debug", "info", "warning", "error"}, "info", &S::log_level,
                  "What to log at least."),
+
+      TextFlag(
+          kProfile, "profile", &S::profile,
+          "The measured rates of this machine for this model, which plans are made from. Read where the file "
+          "is there, and refused if it is another machine's or model's; else measured and written. Empty: a "
+          "file of its own in --cache_dir for each machine and model."),
+      TextFlag(kProfile, "cache_dir", &S::cache_dir,
+               "Folder of what may be lost. Empty: $XDG_CACHE_HOME/spillway, else ~/.cache/spillway."),
+      SwitchFlag(
+          kProfile, "reprofile", &S::reprofile,
+          "Measure although there is a saved profile, and replace it. Behind a link a missing profile is "
+          "always measured, in less than 20 s; a device in host memory is measured only when --profile or "
+          "this asks for it."),
+      SwitchFlag(kProfile, "profile_only", &S::profile_only,
+                 "Load the model, measure or read the profile, print it and exit. Nothing is served."),
   };
 }
 
@@ -249,7 +266,7 @@ absl::Span<const Flag> Flags() {
 std::string ValueHint(const Flag& flag) {
   switch (flag.type) {
     case FlagType::kString:
-      return flag.name == "served_model_name" ? "NAMES" : "FILE";
+      return flag.name == "served_model_name" ? "NAMES" : flag.name == "cache_dir" ? "DIR" : "FILE";
     case FlagType::kInt:
       return "N";
     case FlagType::kSize:
@@ -260,6 +277,8 @@ std::string ValueHint(const Flag& flag) {
       return "MODE";
     case FlagType::kChoice:
       return absl::StrJoin(flag.choices, "|");
+    case FlagType::kSwitch:
+      return "true|false";
   }
   return "";
 }

@@ -39,7 +39,6 @@ struct Settings {
   int64_t reserve_output_tokens = 0;
   std::string prefix_cache;
 
-  std::string profile;
   std::string split;
   std::string residency;
   std::string schedule;
@@ -66,6 +65,11 @@ struct Settings {
   std::string log_format;
   std::string log_level;
 
+  std::string profile;
+  std::string cache_dir;
+  bool reprofile = false;
+  bool profile_only = false;
+
   // What is served, for messages and names.
   const std::string& model_path() const { return model.empty() ? random_weights : model; }
 };
@@ -77,10 +81,11 @@ enum class FlagType : uint8_t {
   kAddress,  // "host:port", "[::1]:port"
   kMode,     // "auto", "fixed:0.5"; what else is up to who uses it
   kChoice,
+  kSwitch,  // "--name" is "--name=true"
 };
 
 struct Flag {
-  using Target = std::variant<std::string Settings::*, int64_t Settings::*>;
+  using Target = std::variant<std::string Settings::*, int64_t Settings::*, bool Settings::*>;
 
   absl::string_view group;
   absl::string_view name;

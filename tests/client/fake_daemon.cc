@@ -200,6 +200,13 @@ class FakeDaemon::Admin final : public v1::AdminService::Service {
     memory->set_bytes(int64_t{1} << 30);
     return daemon_.unary_;
   }
+  grpc::Status GetProfile(grpc::ServerContext*, const v1::GetProfileRequest*,
+                          v1::GetProfileResponse* response) override {
+    MutexLock lock(daemon_.mutex_);
+    response->set_json("{\"schema_version\": 1}\n");
+    response->set_text("profile  a machine\x1b[2J\n  link in  0.1 GB/s\n");
+    return daemon_.unary_;
+  }
 
   grpc::Status ExplainPlan(grpc::ServerContext*, const v1::ExplainPlanRequest* request,
                            v1::ExplainPlanResponse* response) override {

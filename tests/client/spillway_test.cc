@@ -255,6 +255,7 @@ TEST_F(SpillwayTest, WrongUsageExitsTwoAndSendsNothing) {
       {"detokenize", "x"},
       {"status", "x"},
       {"models", "x"},
+      {"profile", "x"},
   };
   for (const auto& args : wrong) {
     const Result result = Run(args);
@@ -268,7 +269,8 @@ TEST_F(SpillwayTest, WrongUsageExitsTwoAndSendsNothing) {
 }
 
 TEST_F(SpillwayTest, HelpTeachesAndSucceeds) {
-  for (const char* command : {"complete", "chat", "tokenize", "detokenize", "status", "plan", "models"}) {
+  for (const char* command :
+       {"complete", "chat", "tokenize", "detokenize", "status", "plan", "profile", "models"}) {
     const Result result = Run({command, "--help"});
     EXPECT_EQ(result.exit_code, kExitOk);
     EXPECT_THAT(result.out, HasSubstr("Examples:")) << command;
@@ -492,10 +494,18 @@ TEST_F(SpillwayTest, ModelsShowsLimitsAndDefaults) {
   EXPECT_EQ(nlohmann::json::parse(Run({"models", "--json"}).out)["models"][0]["context_tokens"], 2048);
 }
 
+TEST_F(SpillwayTest, ProfileIsTextOrTheWholeJson) {
+  const Result text = Run({"profile"});
+  EXPECT_EQ(text.exit_code, kExitOk);
+  EXPECT_THAT(text.out, HasSubstr("link in  0.1 GB/s\n"));
+  EXPECT_THAT(text.out, Not(HasSubstr("\x1b"))) << "no text of a server controls the terminal";
+  EXPECT_EQ(nlohmann::json::parse(Run({"profile", "--json"}).out)["schema_version"], 1);
+}
+
 TEST_F(SpillwayTest, UnaryCallsReportTheirErrors) {
   daemon_.FailUnary(DaemonError(Reason::kNotReady, "loading", {}, 500));
   for (const auto& args : std::vector<std::vector<std::string>>{
-           {"tokenize", "t"}, {"detokenize", "1"}, {"models"}, {"status"}, {"plan"}}) {
+           {"tokenize", "t"}, {"detokenize", "1"}, {"models"}, {"status"}, {"plan"}, {"profile"}}) {
     const Result result = Run(args);
     EXPECT_EQ(result.exit_code, kExitFailed);
     EXPECT_EQ(result.out, "");

@@ -186,6 +186,17 @@ TEST(Daemon, AHuggingFaceDirectoryIsServedAndSaysWhyItHasNoText) {
   EXPECT_EQ(answer.choices(0).token_ids_size(), 5);
 }
 
+TEST(Daemon, ProfilesAMachineWithoutServing) {
+  const std::string file = testing::TempDir() + std::to_string(getpid()) + "_profile.json";
+  const ExitResult result =
+      RunDaemon({"--model=" + TinyModelPath(), "--threads=1", "--profile_only", "--profile=" + file});
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_THAT(result.output,
+              AllOf(HasSubstr("profile measured"), HasSubstr("link in"), HasSubstr("one layer")));
+  EXPECT_THAT(result.output, Not(HasSubstr("listening")));
+  EXPECT_EQ(access(file.c_str(), R_OK), 0);
+}
+
 TEST(Daemon, SigtermLetsStreamsFinish) {
   // Long enough for the calls below on a busy machine.
   SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=3000"}));

@@ -3,16 +3,15 @@
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "grpcpp/client_context.h"
 #include "gtest/gtest.h"
-#include "profiler/machine_profile.h"
 #include "spillway/v1/admin.grpc.pb.h"
 #include "spillway/v1/inference.grpc.pb.h"
 #include "tests/e2e/spawned_daemon.h"
 #include "tests/fakes/gguf_writer.h"
-#include "tests/scheduler/profiles.h"
 
 namespace spillway::e2e {
 namespace {
@@ -21,22 +20,12 @@ using ::testing::HasSubstr;
 
 std::string PathOf(const std::string& name) { return testing::TempDir() + std::to_string(getpid()) + name; }
 
-// A multi-head model, whose X is half of its keys and values, and a profile of its shape.
+// A multi-head model, whose X is half of its keys and values.
 std::string WriteModel() {
   fakes::TinyLlamaOptions options;
   options.n_kv_heads = options.n_heads;
   const std::string path = PathOf("_multi_head.gguf");
   EXPECT_TRUE(fakes::WriteTinyLlama(path, options).ok());
-  return path;
-}
-
-std::string WriteProfile() {
-  profiler::MachineProfile profile = scheduler::MultiHeadProfile();
-  profile.model = {"tiny", 2, 64, 4, 4, 16, 320, 4, 128, 1e5, 3e5};
-  profile.copy_in.bytes_per_s = profile.copy_out.bytes_per_s = 100e6;
-  profile.copy_both_bytes_per_s = 200e6;
-  const std::string path = PathOf("_profile.json");
-  EXPECT_TRUE(profiler::SaveProfile(profile, path).ok());
   return path;
 }
 
@@ -51,11 +40,25 @@ double Metric(const SpawnedDaemon& daemon, const std::string& series) {
 }
 
 TEST(Planning, StepsOverALinkArePlannedCountedAndExplained) {
-  const std::string model = WriteModel(), profile = WriteProfile();
-  SpawnedDaemon daemon({"--model=" + model, "--host_pool=64MiB", "--max_sequences=4", "--threads=1",
-                        "--dtype=f32", "--emulated_link_mb_per_s=100", "--device_memory=256MiB",
-                        "--residency=off", "--profile=" + profile});
+  const std::string model = WriteModel(), profile = PathOf("_profile.json");
+  const std::vector<std::string> link = {"--host_pool=64MiB",
+                                         "--max_sequences=4",
+                                         "--threads=1",
+                                         "--dtype=f32",
+                                         "--emulated_link_mb_per_s=100",
+                                         "--device_memory=256MiB",
+                                         "--residency=off",
+                                         "--profile=" + profile};
+  std::vector<std::string> flags = link;
+  flags.push_back("--model=" + model);
+  SpawnedDaemon daemon(flags);
   ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  EXPECT_THAT(daemon.output(), HasSubstr("profile measured"));
+  grpc::ClientContext ask;
+  v1::GetProfileResponse measured;
+  ASSERT_TRUE(v1::AdminService::NewStub(daemon.Connect())->GetProfile(&ask, {}, &measured).ok());
+  EXPECT_EQ(measured.numbers().source(), "measured, emulated link");
+  EXPECT_GT(measured.numbers().link_in_bytes_per_s(), 1e6);
   grpc::ClientContext call;
   v1::CompleteRequest request;
   for (int i = 0; i < 300; ++i) request.mutable_tokens()->add_ids(10 + i % 200);
@@ -82,17 +85,16 @@ TEST(Planning, StepsOverALinkArePlannedCountedAndExplained) {
   const grpc::Status explained =
       v1::AdminService::NewStub(daemon.Connect())->ExplainPlan(&question, {}, &plan);
   ASSERT_TRUE(explained.ok()) << explained.error_message();
-  EXPECT_EQ(plan.model(), "tiny");
+  EXPECT_EQ(plan.model(), "tiny-llama");
   daemon.Signal(SIGTERM);
   EXPECT_EQ(daemon.Wait().code, 0) << daemon.output();
 
   // The tiny model of the other tests has other heads.
-  const ExitResult refused =
-      RunDaemon({"--model=" + TinyModelPath(), "--listen=127.0.0.1:0", "--metrics_listen=127.0.0.1:0",
-                 "--host_pool=64MiB", "--profile=" + profile});
+  flags = link;
+  flags.push_back("--model=" + TinyModelPath());
+  const ExitResult refused = RunDaemon(flags);
   EXPECT_EQ(refused.code, 1);
-  EXPECT_THAT(refused.output,
-              HasSubstr("4 KV heads of 16), and this model has 2 layers of 64, 2 KV heads of 16"));
+  EXPECT_THAT(refused.output, HasSubstr("another model (kv heads: 4, here 2"));
   unlink(model.c_str());
   unlink(profile.c_str());
 }

@@ -49,6 +49,8 @@ pid_t Spawn(const std::vector<std::string>& flags, const std::vector<std::string
   std::vector<std::string> arguments = {binary};
   arguments.insert(arguments.end(), flags.begin(), flags.end());
   std::vector<std::string> variables = environment;
+  // The first of a name counts: nothing is left in the user's own cache.
+  variables.push_back("XDG_CACHE_HOME=" + testing::TempDir() + "spillway_cache");
   for (char** entry = environ; *entry != nullptr; ++entry) {
     if (!absl::StartsWith(*entry, "SPILLWAY_")) variables.emplace_back(*entry);
   }

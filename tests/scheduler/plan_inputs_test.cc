@@ -30,6 +30,19 @@ const PlanAlternative& Find(const PlanExplanation& e, const std::string& name) {
   return e.alternatives.front();
 }
 
+TEST(PlanInputs, PrefillReadsAtItsOwnRateWhereThatWasMeasured) {
+  MachineProfile profile = MultiHeadProfile();
+  exec::BatchShape shape = Decode(4, 1000);
+  const auto attention_s = [&] { return MakeSplitInputs(profile, shape).groups.front().attention_s; };
+  const double decode_s = attention_s();
+  shape.phase = exec::Phase::kPrefill;
+  EXPECT_EQ(attention_s(), decode_s) << "not measured apart";
+  profile.prefill_attention = LinearCost(1e-9);
+  EXPECT_NEAR(attention_s() / decode_s, 0.1, 1e-6);
+  shape.phase = exec::Phase::kDecode;
+  EXPECT_EQ(attention_s(), decode_s);
+}
+
 TEST(SplitInputsOfAProfile, GroupedQueryModelsFindTransferUnaided) {
   for (const int sequences : {1, 16, 128}) {
     const auto solution = SolveSplit(MakeSplitInputs(GroupedQueryProfile(), Decode(sequences, 8000)));

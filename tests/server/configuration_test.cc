@@ -58,6 +58,18 @@ TEST(Configuration, FlagsGoBeforeEnvironmentBeforeFileBeforeDefault) {
   EXPECT_THAT(PrintedConfiguration(*read), HasSubstr("--max_queue=6"));
 }
 
+TEST(Configuration, ASwitchNeedsNoValueAndTakesNoOther) {
+  const auto read = ReadConfiguration(Strings{"--model=m", "--reprofile", "--profile_only=false"}, {});
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_TRUE(read->settings.reprofile);
+  EXPECT_FALSE(read->settings.profile_only);
+  EXPECT_THAT(ErrorOf({"--model=m", "--reprofile=yes"}), HasSubstr("true or false"));
+  EXPECT_TRUE(
+      ReadConfiguration(Strings{"--model=m"}, Strings{"SPILLWAY_REPROFILE=true"})->settings.reprofile);
+  const std::string file = WriteTemp("switch.json", R"({"model": "m", "reprofile": true})");
+  EXPECT_TRUE(ReadConfiguration(Strings{"--config=" + file}, {})->settings.reprofile);
+}
+
 TEST(Configuration, DefaultsAreWithinTheirOwnBounds) {
   const auto read = ReadConfiguration(Strings{"--model=m.gguf"}, {});
   ASSERT_TRUE(read.ok()) << read.status();

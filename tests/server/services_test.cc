@@ -225,6 +225,38 @@ TEST(Admin, StatusSaysWhatRuns) {
   EXPECT_EQ(status.state(), v1::SERVER_STATE_DRAINING);
 }
 
+profiler::MachineProfile AProfile() {
+  const profiler::CostCurve curve = *profiler::FitConvex({{1, 1e-6}, {10, 1e-5}});
+  profiler::MachineProfile p;
+  p.description = "made by hand";
+  p.model = {"tiny", 4, 64, 4, 2, 16, 300, 2, 16, 1e5, 1e6};
+  p.copy_in = {1e10, 1e-6, curve, curve, {}};
+  p.copy_out = p.copy_in;
+  p.copy_both_bytes_per_s = 1.8e10;
+  p.rebuild = p.linear = p.head = p.attention = curve;
+  p.host_memory_bytes_per_s = 1e11;
+  return p;
+}
+
+TEST(Admin, ProfileIsJsonTextAndNumbersOrSaysThatThereIsNone) {
+  TestServer server;
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::GetProfileResponse response;
+  const grpc::Status none = stub->GetProfile(NewContext().get(), {}, &response);
+  EXPECT_EQ(none.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(DetailsOf(none).reason(), "NO_PROFILE");
+
+  server.server->admin().SetProfile(AProfile());
+  ASSERT_TRUE(stub->GetProfile(NewContext().get(), {}, &response).ok());
+  const auto read = profiler::ProfileFromJson(response.json());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->description, "made by hand");
+  EXPECT_THAT(response.text(), HasSubstr("made by hand"));
+  EXPECT_EQ(response.numbers().source(), "measured");
+  EXPECT_EQ(response.numbers().link_in_bytes_per_s(), 1e10);
+  EXPECT_NEAR(response.numbers().rebuild_tokens_per_s(), 1e6, 1);
+}
+
 TEST(Admin, StatusIsThereWhileLoading) {
   TestServerOptions options;
   options.serving = false;
@@ -233,6 +265,8 @@ TEST(Admin, StatusIsThereWhileLoading) {
   v1::GetStatusResponse status;
   ASSERT_TRUE(stub->GetStatus(NewContext().get(), {}, &status).ok());
   EXPECT_EQ(status.state(), v1::SERVER_STATE_LOADING);
+  v1::GetProfileResponse profile;
+  EXPECT_EQ(DetailsOf(stub->GetProfile(NewContext().get(), {}, &profile)).reason(), "NOT_READY");
 }
 
 TestServerOptions WithProfile() {

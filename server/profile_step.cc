@@ -1,0 +1,138 @@
+#include "server/profile_step.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "profiler/measure.h"
+#include "profiler/profile_identity.h"
+#include "profiler/profile_text.h"
+#include "server/executor_setup.h"
+
+namespace spillway::server {
+namespace {
+
+using profiler::MachineProfile;
+
+// Tokens that executors rebuild at once: what a chunk of the staging ring holds of X.
+constexpr int64_t kChunkBytes = kMiB;
+constexpr int64_t kChunkTokensMax = 1024;
+
+bool IsWanted(const Settings& settings, const device::DeviceInfo& info) {
+  return !info.host_addressable || !settings.profile.empty() || settings.reprofile || settings.profile_only;
+}
+
+std::string Environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::string CacheFolder(const Settings& settings) {
+  if (!settings.cache_dir.empty()) return settings.cache_dir;
+  if (const std::string xdg = Environment("XDG_CACHE_HOME"); !xdg.empty()) return xdg + "/spillway";
+  if (const std::string home = Environment("HOME"); !home.empty()) return home + "/.cache/spillway";
+  return "";
+}
+
+// The saved profile, empty where there is none or one to be replaced.
+absl::StatusOr<std::optional<MachineProfile>> ReadSaved(const Settings& settings, const std::string& path,
+                                                        const profiler::ProfileIdentity& identity) {
+  if (path.empty() || settings.reprofile) return std::nullopt;
+  absl::StatusOr<MachineProfile> saved = profiler::LoadProfile(path);
+  absl::Status status = saved.status();
+  if (absl::IsNotFound(status)) return std::nullopt;
+  if (status.ok()) status = profiler::CheckProfileMatches(*saved, identity);
+  if (status.ok()) return *std::move(saved);
+  if (!settings.profile.empty()) {
+    return absl::Status(status.code(), absl::StrCat("--profile=", settings.profile, ": ", status.message()));
+  }
+  Log(LogLevel::kWarning, "the saved profile cannot be used; measuring again",
+      {{"path", path}, {"cause", status.message()}});
+  return std::nullopt;
+}
+
+void Save(const MachineProfile& profile, const std::string& path) {
+  if (path.empty()) {
+    Log(LogLevel::kWarning, "the profile is not saved: no HOME, XDG_CACHE_HOME, --cache_dir or --profile");
+    return;
+  }
+  std::error_code error;
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (!folder.empty()) std::filesystem::create_directories(folder, error);  // saving says what is wrong
+  if (const absl::Status saved = profiler::SaveProfile(profile, path); !saved.ok()) {
+    Log(LogLevel::kWarning, "the profile is not saved: the next start measures again",
+        {{"cause", saved.message()}});
+  }
+}
+
+absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device& device,
+                                       const model::Model& model, const kv::Geometry& geometry) {
+  profiler::MeasureOptions options;
+  options.visit_rows = static_cast<int32_t>(settings.prefill_chunk_tokens);
+  const int64_t chunk_blocks = kChunkBytes / (geometry.chi_bytes() * geometry.block_tokens);
+  options.chunk_tokens = static_cast<int32_t>(
+      std::clamp<int64_t>(chunk_blocks * geometry.block_tokens, geometry.block_tokens, kChunkTokensMax));
+  options.progress = [](absl::string_view phase, int done, int total) {
+    Log(LogLevel::kInfo, "profiling", {{"phase", phase}, {"done", done}, {"total", total}});
+  };
+  return profiler::MeasureProfile(device, model.config, *model.weights, geometry, options);
+}
+
+}  // namespace
+
+std::string ProfilePath(const Settings& settings, const profiler::ProfileIdentity& identity) {
+  if (!settings.profile.empty()) return settings.profile;
+  const std::string folder = CacheFolder(settings);
+  return folder.empty() ? "" : absl::StrCat(folder, "/", profiler::ProfileFileName(identity));
+}
+
+absl::StatusOr<std::optional<MachineProfile>> ObtainProfile(const Settings& settings, device::Device& device,
+                                                            const model::Model& model) {
+  const device::DeviceInfo& info = device.info();
+  if (!IsWanted(settings, info)) return std::nullopt;
+  const kv::Geometry geometry = GeometryOf(info, model.config);
+  const profiler::ProfileIdentity identity =
+      profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, model.config, *model.weights, geometry);
+  const std::string path = ProfilePath(settings, identity);
+  SPILLWAY_ASSIGN_OR_RETURN(std::optional<MachineProfile> profile, ReadSaved(settings, path, identity));
+  if (profile.has_value()) {
+    Log(LogLevel::kInfo, "profile read", {{"path", path}, {"profile", profile->description}});
+    return profile;
+  }
+  absl::StatusOr<MachineProfile> measured = Measure(settings, device, model, geometry);
+  if (absl::IsResourceExhausted(measured.status()) || absl::IsInvalidArgument(measured.status())) {
+    Log(LogLevel::kWarning, "no profile: this machine could not be measured",
+        {{"cause", measured.status().message()}});
+    return std::nullopt;
+  }
+  SPILLWAY_RETURN_IF_ERROR(measured.status());
+  measured->identity = identity;
+  Save(*measured, path);
+  Log(LogLevel::kInfo, "profile measured",
+      {{"seconds", measured->measuring_s},
+       {"path", path},
+       {"link_in_gb_per_s", measured->copy_in.bytes_per_s / 1e9},
+       {"link_out_gb_per_s", measured->copy_out.bytes_per_s / 1e9}});
+  return std::optional<MachineProfile>(*std::move(measured));
+}
+
+absl::Status ProfileOnly(const Settings& settings, device::Device& device) {
+  model::WeightOptions options;
+  options.mode = device::WeightMode::kExpanded;
+  SPILLWAY_ASSIGN_OR_RETURN(const model::Model model, model::LoadModel(settings.model, device, options));
+  SPILLWAY_ASSIGN_OR_RETURN(const std::optional<MachineProfile> profile,
+                            ObtainProfile(settings, device, model));
+  if (!profile.has_value())
+    return absl::UnavailableError("no profile could be measured; the log has the cause");
+  std::fputs(profiler::FormatProfile(*profile).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+}  // namespace spillway::server

@@ -1,0 +1,94 @@
+#include "server/profile_step.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "engine/device/cpu/cpu_device.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/gguf_writer.h"
+
+namespace spillway::server {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// A tiny model on the CPU, and a folder of its own.
+class ProfileStep : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "profile_step_" + std::to_string(getpid());
+    std::filesystem::create_directories(folder_);
+    const std::string path = folder_ + "/tiny.gguf";
+    ASSERT_TRUE(fakes::WriteTinyLlama(path, fakes::TinyLlamaOptions()).ok());
+    device::CpuDeviceOptions cpu;
+    cpu.threads = 1;
+    device_ = *device::CreateCpuDevice(cpu);
+    model_ = *model::LoadModel(path, *device_, {});
+    settings_.model = path;
+    settings_.prefill_chunk_tokens = 16;
+  }
+  void TearDown() override {
+    model_ = {};
+    std::filesystem::remove_all(folder_);
+  }
+
+  std::string folder_;
+  Settings settings_;
+  std::unique_ptr<device::Device> device_;
+  model::Model model_;
+};
+
+TEST_F(ProfileStep, WithoutALinkNothingIsMeasuredUnasked) {
+  const auto profile = ObtainProfile(settings_, *device_, model_);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_FALSE(profile->has_value());
+}
+
+TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
+  settings_.profile = folder_ + "/new/profile.json";
+  const auto first = ObtainProfile(settings_, *device_, model_);
+  ASSERT_TRUE(first.ok() && first->has_value()) << first.status();
+  EXPECT_EQ(access(settings_.profile.c_str(), R_OK), 0);
+  const auto second = ObtainProfile(settings_, *device_, model_);
+  ASSERT_TRUE(second.ok() && second->has_value()) << second.status();
+  EXPECT_EQ(profiler::ProfileToJson(**second), profiler::ProfileToJson(**first)) << "not measured anew";
+
+  profiler::MachineProfile other = **first;
+  other.identity.machine = "0000";
+  other.identity.machine_parts = "processor: Another; threads: 99";
+  ASSERT_TRUE(profiler::SaveProfile(other, settings_.profile).ok());
+  const auto refused = ObtainProfile(settings_, *device_, model_);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.status().message()),
+              AllOf(HasSubstr("--profile="), HasSubstr("threads: 99, here 1"), HasSubstr("--reprofile")));
+  std::ofstream(settings_.profile) << "{}";
+  EXPECT_EQ(ObtainProfile(settings_, *device_, model_).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ProfileStep, ABadFileInTheCacheAndAFolderThatCannotBeWrittenAreNoReasonNotToServe) {
+  settings_.reprofile = true;
+  settings_.cache_dir = folder_ + "/tiny.gguf/cache";  // below a file
+  const auto unsaved = ObtainProfile(settings_, *device_, model_);
+  ASSERT_TRUE(unsaved.ok() && unsaved->has_value()) << unsaved.status();
+
+  settings_.cache_dir = folder_ + "/cache";
+  std::filesystem::create_directories(settings_.cache_dir);
+  const std::string path = ProfilePath(settings_, (*unsaved)->identity);
+  EXPECT_THAT(path, testing::StartsWith(settings_.cache_dir + "/profile-"));
+  std::ofstream(path) << "rubbish";
+  settings_.reprofile = false;
+  settings_.profile_only = true;
+  const auto again = ObtainProfile(settings_, *device_, model_);
+  ASSERT_TRUE(again.ok() && again->has_value()) << again.status();
+  EXPECT_TRUE(profiler::LoadProfile(path).ok()) << "replaced";
+}
+
+}  // namespace
+}  // namespace spillway::server
