@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <future>
 #include <map>
 #include <string>
 #include <thread>
@@ -50,7 +51,9 @@ class Daemon {
   absl::Status Load(const ModelHeader& header, device::Device& device);
   // Until a signal, a failure or a stall.
   absl::Status Watch(SignalWatch& signals);
-  void Drain();
+  absl::Status Drain();
+  // An error when the device failed; does not return when it hangs.
+  absl::Status CheckEngine();
   // Closes the ports.
   void Close();
 
@@ -218,31 +221,44 @@ absl::Status Daemon::FailEngine() {
   return absl::UnavailableError("the device failed; the log has the cause");
 }
 
+absl::Status Daemon::CheckEngine() {
+  if (engine_->scheduler().Snapshot().failed) return FailEngine();
+  if (!Stalled()) return absl::OkStatus();
+  grpc_->health().SetServing(false);
+  state_.Enter(ServerPhase::kFailed);
+  LogState();
+  Log(LogLevel::kError, "no visit finished within --stall_timeout_ms although there is work: exiting",
+      {{"stall_timeout_ms", settings_.stall_timeout_ms}});
+  std::this_thread::sleep_for(kBeforeStallExit);
+  ExitHung("the device hangs; the log has the state");
+}
+
 absl::Status Daemon::Watch(SignalWatch& signals) {
-  while (!signals.WaitFor(kWatchPeriod)) {
-    if (engine_->scheduler().Snapshot().failed) return FailEngine();
-    if (!Stalled()) continue;
-    grpc_->health().SetServing(false);
-    state_.Enter(ServerPhase::kFailed);
-    LogState();
-    Log(LogLevel::kError, "no visit finished within --stall_timeout_ms although there is work: exiting",
-        {{"stall_timeout_ms", settings_.stall_timeout_ms}});
-    std::this_thread::sleep_for(kBeforeStallExit);
-    ExitHung("the device hangs; the log has the state");
-  }
+  while (!signals.WaitFor(kWatchPeriod)) SPILLWAY_RETURN_IF_ERROR(CheckEngine());
   return absl::OkStatus();
 }
 
-void Daemon::Drain() {
+absl::Status Daemon::Drain() {
   grpc_->health().SetServing(false);
   state_.Enter(ServerPhase::kLameDuck);
   if (settings_.lame_duck_ms > 0) {
     Log(LogLevel::kInfo, "lame duck: still accepting", {{"lame_duck_ms", settings_.lame_duck_ms}});
-    std::this_thread::sleep_for(std::chrono::milliseconds(settings_.lame_duck_ms));
+    const MonotonicNs until_ns = clock_.NowNs() + settings_.lame_duck_ms * kNsPerMs;
+    for (int64_t left_ns = 0; (left_ns = until_ns - clock_.NowNs()) > 0;) {
+      std::this_thread::sleep_for(
+          std::min<std::chrono::nanoseconds>(kWatchPeriod, std::chrono::nanoseconds(left_ns)));
+      SPILLWAY_RETURN_IF_ERROR(CheckEngine());
+    }
   }
   state_.Enter(ServerPhase::kDraining);
   Log(LogLevel::kInfo, "draining", {{"drain_timeout_ms", settings_.drain_timeout_ms}});
-  engine_->scheduler().Drain(settings_.drain_timeout_ms);
+  // A device that hangs now never ends its streams: the watch goes on beside the drain.
+  std::future<void> drained =
+      std::async(std::launch::async, [this] { engine_->scheduler().Drain(settings_.drain_timeout_ms); });
+  while (drained.wait_for(kWatchPeriod) != std::future_status::ready) {
+    if (Stalled()) (void)CheckEngine();
+  }
+  return engine_->scheduler().Snapshot().failed ? FailEngine() : absl::OkStatus();
 }
 
 void Daemon::Close() {
@@ -272,7 +288,7 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device));
   signals.Arm();
   SPILLWAY_RETURN_IF_ERROR(daemon.Watch(signals));
-  daemon.Drain();
+  SPILLWAY_RETURN_IF_ERROR(daemon.Drain());
   daemon.Close();
   address_file.Remove();
   Log(LogLevel::kInfo, "stopped");

@@ -148,6 +148,23 @@ TEST_F(FailureTest, ADeviceThatHangsFailsLivezAndThenTheProcess) {
   EXPECT_NE(access(daemon_->address_file().c_str(), F_OK), 0) << "the address is nobody's any more";
 }
 
+TEST_F(FailureTest, ADeviceThatHangsWhileTheDaemonDrainsEndsTheProcessToo) {
+  ASSERT_TRUE(daemon_->WaitUntilReady()) << daemon_->output();
+  const auto stub = v1::InferenceService::NewStub(daemon_->Connect());
+  const auto context = NewContext();
+  const auto reader = stub->StreamComplete(context.get(), Request(400));
+  v1::StreamEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  Break("stall");
+  daemon_->Signal(SIGTERM);
+  while (reader->Read(&event)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+  const ExitResult result = daemon_->Wait(std::chrono::seconds(20));  // the drain alone would take 30
+  EXPECT_EQ(result.code, 1) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("--stall_timeout_ms"));
+}
+
 TEST_F(FailureTest, ADeviceThatHangsAtTheStartIsAnErrorInOneLine) {
   // Broken before it has generated anything.
   Break("stall");
