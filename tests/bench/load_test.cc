@@ -24,9 +24,12 @@ namespace {
 
 using client::AnswerOf;
 using client::DaemonError;
+using client::DeltaEvent;
 using client::FakeDaemon;
+using client::FinishedEvent;
 using client::Script;
 using client::StartedEvent;
+using client::UsageEvent;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -283,10 +286,10 @@ TEST_F(LoadRunTest, StoppingCancelsWhatIsOpen) {
 TEST_F(LoadRunTest, ObjectivesDecideWhatIsGood) {
   LoadOptions options = Closed(1, 5);
   options.slo_ttft_ms = 1e-6;
-  EXPECT_EQ(Run(options).good, 0);
+  EXPECT_EQ(Run(options).totals.good, 0);
   options.slo_ttft_ms = 1e6;
   options.slo_itl_ms = 1e6;
-  EXPECT_EQ(Run(options).good, 5);
+  EXPECT_EQ(Run(options).totals.good, 5);
 }
 
 // --- The command.

@@ -195,8 +195,9 @@ TEST_F(SpillwayTest, TemplateVariablesKeepTheirTypes) {
                  "--continue_final_message", "hi"})
                 .exit_code,
             kExitOk);
-  ASSERT_EQ(daemon_.chats().size(), 1U);
-  const v1::ChatRequest& chat = daemon_.chats()[0];
+  const std::vector<v1::ChatRequest> chats = daemon_.chats();
+  ASSERT_EQ(chats.size(), 1U);
+  const v1::ChatRequest& chat = chats[0];
   EXPECT_TRUE(chat.continue_final_message());
   const auto& variables = chat.template_variables();
   ASSERT_EQ(variables.size(), 5U);
