@@ -52,7 +52,8 @@ void AddPlanFlags(FlagTable& flags, PlanFlags* plan) {
   AddSize(flags, "device_memory", &query.device_memory_bytes, "Memory of the device. 0: the profile's (0).");
   AddSize(flags, "host_pool", &query.host_pool_bytes,
           "Host memory for cached tokens. 0: the profile's host memory (0).");
-  AddSize(flags, "scratch", &query.scratch_bytes, "Device memory for staging, tails and activations (1GiB).");
+  AddSize(flags, "scratch", &query.scratch_bytes.emplace(-1),
+          "Device memory for staging, tails and activations (1GiB, at most an eighth of the device's).");
   flags.AddSwitch("stream_weights", &query.stream_weights,
                   "Load the weights layer by layer in every step, instead of keeping them on the device.");
   flags.AddSwitch("json", &plan->json, "One JSON object, with every alternative's split.");
@@ -65,7 +66,7 @@ v1::ExplainPlanRequest RequestOf(const PlanQuery& query) {
   request.set_shared_tokens(query.shared_tokens);
   request.set_device_memory_bytes(static_cast<int64_t>(query.device_memory_bytes));
   request.set_host_pool_bytes(static_cast<int64_t>(query.host_pool_bytes));
-  request.set_scratch_bytes(static_cast<int64_t>(query.scratch_bytes));
+  if (query.scratch_bytes.has_value()) request.set_scratch_bytes(static_cast<int64_t>(*query.scratch_bytes));
   request.set_stream_weights(query.stream_weights);
   return request;
 }
@@ -145,6 +146,7 @@ ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context) {
     return kExitOk;
   }
   if (!parsed->positional.empty()) return UsageError("plan", "no arguments are expected", console);
+  if (*plan.query.scratch_bytes < 0) plan.query.scratch_bytes.reset();  // not said
   // 0 on the wire means the default; here it was said.
   if (plan.query.sequences < 1) return UsageError("plan", "--sequences must be 1 or more", console);
   if (plan.query.context_tokens < 1) return UsageError("plan", "--context must be 1 or more", console);

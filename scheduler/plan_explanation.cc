@@ -19,6 +19,10 @@ using exec::SplitMode;
 using profiler::MachineProfile;
 
 // Every number that is out of range, by its name.
+// What staging, tails and activations take where nobody says it.
+constexpr double kScratchBytes = 1 << 30;
+constexpr double kScratchParts = 8;
+
 absl::Status CheckQuery(const PlanQuery& q) {
   std::vector<FieldViolation> violations;
   const auto in_range = [&violations](double value, double low, double high, const char* field) {
@@ -30,7 +34,7 @@ absl::Status CheckQuery(const PlanQuery& q) {
   in_range(static_cast<double>(q.shared_tokens), 0, static_cast<double>(q.context_tokens), "shared_tokens");
   in_range(q.device_memory_bytes, 0, 1e15, "device_memory_bytes");
   in_range(q.host_pool_bytes, 0, 1e15, "host_pool_bytes");
-  in_range(q.scratch_bytes, 0, 1e15, "scratch_bytes");
+  in_range(q.scratch_bytes.value_or(0), 0, 1e15, "scratch_bytes");
   return violations.empty() ? absl::OkStatus() : MakeFieldError(violations);
 }
 
@@ -86,10 +90,13 @@ absl::StatusOr<PlanExplanation> ExplainPlan(const MachineProfile& profile, const
   e.query = query;
   if (e.query.device_memory_bytes == 0) e.query.device_memory_bytes = profile.device_memory_bytes;
   if (e.query.host_pool_bytes == 0) e.query.host_pool_bytes = profile.host_memory_bytes;
+  if (!e.query.scratch_bytes.has_value()) {
+    e.query.scratch_bytes = std::min(kScratchBytes, e.query.device_memory_bytes / kScratchParts);
+  }
   e.weight_bytes = query.stream_weights ? model.weight_bytes - (model.n_layers - 2) * model.layer_weight_bytes
                                         : model.weight_bytes;
   e.cache_bytes = static_cast<double>(DistinctTokens(query)) * model.beta_bytes() * model.n_layers;
-  const double fixed_bytes = e.weight_bytes + e.query.scratch_bytes;
+  const double fixed_bytes = e.weight_bytes + *e.query.scratch_bytes;
   e.residency_bytes = e.query.device_memory_bytes - fixed_bytes;
   if (e.residency_bytes < 0) {
     return MakeError(
@@ -126,7 +133,7 @@ std::string FormatExplanation(const PlanExplanation& e) {
                         e.query.context_tokens, e.query.shared_tokens);
   absl::StrAppendFormat(&out, "device memory  %s: weights %s, scratch %s, cached tokens %s\n",
                         bytes(e.query.device_memory_bytes), bytes(e.weight_bytes),
-                        bytes(e.query.scratch_bytes), bytes(e.residency_bytes));
+                        bytes(*e.query.scratch_bytes), bytes(e.residency_bytes));
   absl::StrAppendFormat(&out, "K and V of all tokens  %s, host pool %s\n\n", bytes(e.cache_bytes),
                         bytes(e.query.host_pool_bytes));
   absl::StrAppendFormat(
@@ -160,7 +167,7 @@ std::string ExplanationToJson(const PlanExplanation& e) {
                         {"shared_tokens", e.query.shared_tokens},
                         {"device_memory_bytes", e.query.device_memory_bytes},
                         {"host_pool_bytes", e.query.host_pool_bytes},
-                        {"scratch_bytes", e.query.scratch_bytes},
+                        {"scratch_bytes", *e.query.scratch_bytes},
                         {"stream_weights", e.query.stream_weights},
                         {"weight_bytes", e.weight_bytes},
                         {"cache_bytes", e.cache_bytes},

@@ -4,6 +4,7 @@
 #define SPILLWAY_SCHEDULER_PLAN_EXPLANATION_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,9 @@ struct PlanQuery {
   int64_t shared_tokens = 0;       // of them, a prefix that all sequences share
   double device_memory_bytes = 0;  // 0: the profile's
   double host_pool_bytes = 0;      // 0: the profile's host memory
-  double scratch_bytes = 1 << 30;  // staging, tails, activations
-  bool stream_weights = false;     // weights are loaded layer by layer in every step
+  // Staging, tails, activations; unset: 1 GiB, at most an eighth of the device's memory.
+  std::optional<double> scratch_bytes;
+  bool stream_weights = false;  // weights are loaded layer by layer in every step
 };
 
 // One way to serve the query.

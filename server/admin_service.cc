@@ -69,7 +69,7 @@ void Fill(const scheduler::PlanQuery& query, v1::ExplainPlanRequest* out) {
   out->set_shared_tokens(query.shared_tokens);
   out->set_device_memory_bytes(static_cast<int64_t>(query.device_memory_bytes));
   out->set_host_pool_bytes(static_cast<int64_t>(query.host_pool_bytes));
-  out->set_scratch_bytes(static_cast<int64_t>(query.scratch_bytes));
+  if (query.scratch_bytes.has_value()) out->set_scratch_bytes(static_cast<int64_t>(*query.scratch_bytes));
   out->set_stream_weights(query.stream_weights);
 }
 

@@ -141,11 +141,30 @@ absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeade
   return tokens;
 }
 
+absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, device::Device& device) {
+  LoadProgress progress;
+  model::WeightOptions options;
+  options.mode = device::WeightMode::kExpanded;
+  options.progress = [&progress](int64_t done, int64_t total) { progress.Report(done, total); };
+  if (!settings.random_weights.empty()) {
+    Log(LogLevel::kWarning, "RANDOM WEIGHTS: what is generated means nothing; token ids only, no text",
+        {{"shape", settings.random_weights}, {"seed", settings.random_seed}});
+    return model::LoadRandomModel(settings.random_weights, static_cast<uint64_t>(settings.random_seed),
+                                  device, options);
+  }
+  absl::StatusOr<model::Model> loaded = model::LoadModel(settings.model, device, options);
+  if (loaded.ok() && !loaded->why_no_text.empty()) {
+    Log(LogLevel::kWarning, "NO TOKENIZER: the model takes and gives token ids only",
+        {{"reason", loaded->why_no_text}});
+  }
+  return loaded;
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, const ModelHeader& header,
                                                      device::Device& device, scheduler::Observer& observer) {
   auto engine = std::unique_ptr<Engine>(new Engine());
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
-  SPILLWAY_RETURN_IF_ERROR(engine->LoadWeights(settings, device));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->loaded_, LoadServedModel(settings, device));
   const std::vector<uint8_t> fingerprint(engine->loaded_.fingerprint.begin(),
                                          engine->loaded_.fingerprint.end());
   SPILLWAY_RETURN_IF_ERROR(engine->DescribeModel(settings, header, device));
@@ -207,27 +226,6 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
 }
 
 Engine::~Engine() = default;
-
-absl::Status Engine::LoadWeights(const Settings& settings, device::Device& device) {
-  LoadProgress progress;
-  model::WeightOptions options;
-  options.mode = device::WeightMode::kExpanded;
-  options.progress = [&progress](int64_t done, int64_t total) { progress.Report(done, total); };
-  if (settings.random_weights.empty()) {
-    SPILLWAY_ASSIGN_OR_RETURN(loaded_, model::LoadModel(settings.model, device, options));
-    if (!loaded_.why_no_text.empty()) {
-      Log(LogLevel::kWarning, "NO TOKENIZER: the model takes and gives token ids only",
-          {{"reason", loaded_.why_no_text}});
-    }
-    return absl::OkStatus();
-  }
-  Log(LogLevel::kWarning, "RANDOM WEIGHTS: what is generated means nothing; token ids only, no text",
-      {{"shape", settings.random_weights}, {"seed", settings.random_seed}});
-  SPILLWAY_ASSIGN_OR_RETURN(
-      loaded_, model::LoadRandomModel(settings.random_weights, static_cast<uint64_t>(settings.random_seed),
-                                      device, options));
-  return absl::OkStatus();
-}
 
 absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& header,
                                    const device::Device& device) {

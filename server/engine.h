@@ -38,6 +38,10 @@ absl::StatusOr<ModelHeader> ReadModelHeader(const Settings& settings);
 // --context, else what the model was made for. InvalidArgument where it is more than that.
 absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeader& header);
 
+// The model that --model or --random_weights names, on the device; says in the log how far loading is. Errors
+// are one line that names the file and the remedy.
+absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, device::Device& device);
+
 class Engine {
  public:
   // Says what it does in the log as it goes. `device` and `observer` must outlive the engine. Errors are one
@@ -64,7 +68,6 @@ class Engine {
  private:
   Engine() = default;
 
-  absl::Status LoadWeights(const Settings& settings, device::Device& device);
   absl::Status CreatePool(const Settings& settings, int32_t context_tokens, device::Device& device);
   absl::Status DescribeModel(const Settings& settings, const ModelHeader& header,
                              const device::Device& device);

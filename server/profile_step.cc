@@ -14,6 +14,7 @@
 #include "profiler/measure.h"
 #include "profiler/profile_identity.h"
 #include "profiler/profile_text.h"
+#include "server/engine.h"
 #include "server/executor_setup.h"
 
 namespace spillway::server {
@@ -47,7 +48,15 @@ absl::StatusOr<std::optional<MachineProfile>> ReadSaved(const Settings& settings
   if (path.empty() || settings.reprofile) return std::nullopt;
   absl::StatusOr<MachineProfile> saved = profiler::LoadProfile(path);
   absl::Status status = saved.status();
-  if (absl::IsNotFound(status)) return std::nullopt;
+  if (absl::IsNotFound(status)) {
+    std::error_code error;
+    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+    if (settings.profile.empty() || folder.empty() || std::filesystem::is_directory(folder, error)) {
+      return std::nullopt;
+    }
+    return absl::NotFoundError(absl::StrCat("--profile=", settings.profile,
+                                            ": there is no such folder; make it, or name another file"));
+  }
   if (status.ok()) status = profiler::CheckProfileMatches(*saved, identity);
   if (status.ok()) return *std::move(saved);
   if (!settings.profile.empty()) {
@@ -124,9 +133,7 @@ absl::StatusOr<std::optional<MachineProfile>> ObtainProfile(const Settings& sett
 }
 
 absl::Status ProfileOnly(const Settings& settings, device::Device& device) {
-  model::WeightOptions options;
-  options.mode = device::WeightMode::kExpanded;
-  SPILLWAY_ASSIGN_OR_RETURN(const model::Model model, model::LoadModel(settings.model, device, options));
+  SPILLWAY_ASSIGN_OR_RETURN(const model::Model model, LoadServedModel(settings, device));
   SPILLWAY_ASSIGN_OR_RETURN(const std::optional<MachineProfile> profile,
                             ObtainProfile(settings, device, model));
   if (!profile.has_value())

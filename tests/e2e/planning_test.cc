@@ -85,7 +85,7 @@ TEST(Planning, StepsOverALinkArePlannedCountedAndExplained) {
   const grpc::Status explained =
       v1::AdminService::NewStub(daemon.Connect())->ExplainPlan(&question, {}, &plan);
   ASSERT_TRUE(explained.ok()) << explained.error_message();
-  EXPECT_EQ(plan.model(), "tiny-llama");
+  EXPECT_EQ(plan.model(), "Tiny Llama");
   daemon.Signal(SIGTERM);
   EXPECT_EQ(daemon.Wait().code, 0) << daemon.output();
 

@@ -150,7 +150,12 @@ std::string SpawnedDaemon::output() const { return ReadFile(output_file_); }
 
 ExitResult RunDaemon(const std::vector<std::string>& flags, const std::vector<std::string>& environment) {
   const std::string output_file = TempPath(".log");
-  const pid_t pid = Spawn(flags, environment, output_file, {});
+  // Where the flags do not say it, ports that nobody else has: what is refused must not depend on who else
+  // runs.
+  std::vector<std::string> with_ports = {"SPILLWAY_LISTEN=127.0.0.1:0",
+                                         "SPILLWAY_METRICS_LISTEN=127.0.0.1:0"};
+  with_ports.insert(with_ports.end(), environment.begin(), environment.end());
+  const pid_t pid = Spawn(flags, with_ports, output_file, {});
   int status = 0;
   ExitResult result;
   if (Eventually(kStartTimeout, [&] { return waitpid(pid, &status, WNOHANG) == pid; })) {

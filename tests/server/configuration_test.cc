@@ -159,6 +159,7 @@ TEST(Configuration, EveryFlagIsTakenFromEverySource) {
     if (flag.type == FlagType::kSize) value = std::to_string(flag.min + 1);
     if (flag.type == FlagType::kAddress) value = "[::1]:7";
     if (flag.type == FlagType::kChoice) value = std::string(flag.choices.back());
+    if (flag.type == FlagType::kSwitch) value = "true";
     const std::string file = WriteTemp("each.json", "{\"" + name + "\": \"" + value + "\"}");
     const Strings print = {"--print_config"};
     const auto by_flag = ReadConfiguration(Strings{"--print_config", "--" + name + "=" + value}, {});

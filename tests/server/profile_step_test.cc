@@ -52,7 +52,7 @@ TEST_F(ProfileStep, WithoutALinkNothingIsMeasuredUnasked) {
 }
 
 TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
-  settings_.profile = folder_ + "/new/profile.json";
+  settings_.profile = folder_ + "/profile.json";
   const auto first = ObtainProfile(settings_, *device_, model_);
   ASSERT_TRUE(first.ok() && first->has_value()) << first.status();
   EXPECT_EQ(access(settings_.profile.c_str(), R_OK), 0);
@@ -70,6 +70,14 @@ TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
               AllOf(HasSubstr("--profile="), HasSubstr("threads: 99, here 1"), HasSubstr("--reprofile")));
   std::ofstream(settings_.profile) << "{}";
   EXPECT_EQ(ObtainProfile(settings_, *device_, model_).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ProfileStep, AFolderThatIsNotThereIsRefusedAndNotMade) {
+  settings_.profile = folder_ + "/new/profile.json";
+  const auto refused = ObtainProfile(settings_, *device_, model_);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("no such folder"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/new"));
 }
 
 TEST_F(ProfileStep, ABadFileInTheCacheAndAFolderThatCannotBeWrittenAreNoReasonNotToServe) {

@@ -391,7 +391,10 @@ TEST(Drain, RunningStreamsFinishAndNewOnesAreRefused) {
   server.state.Enter(ServerPhase::kLameDuck);
   std::thread lame_duck(
       [&] { EXPECT_TRUE(ReadAll(*server.stub, TextRequest("still accepted", 3)).status.ok()); });
-  ASSERT_TRUE(server.Eventually([&] { return server.scheduler->Snapshot().waiting_requests == 1; }));
+  ASSERT_TRUE(server.Eventually([&] {
+    const scheduler::SchedulerSnapshot now = server.scheduler->Snapshot();
+    return now.running_requests == 1 && now.waiting_requests == 1;  // the second one is in
+  }));
   server.state.Enter(ServerPhase::kDraining);
   std::thread drain([&] { server.scheduler->Drain(20'000); });
   const grpc::Status refused = ReadAll(*server.stub, TextRequest("too late", 1)).status;
