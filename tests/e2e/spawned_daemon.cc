@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
@@ -90,6 +91,8 @@ bool Eventually(std::chrono::seconds timeout, const std::function<bool()>& condi
 SpawnedDaemon::SpawnedDaemon(std::vector<std::string> flags, std::vector<std::string> environment,
                              const SpawnOptions& options)
     : address_file_(TempPath(".address")), output_file_(TempPath(".log")) {
+  // An earlier process of this number may have left one: its daemon is not this one.
+  std::remove(address_file_.c_str());
   // Nothing balances load here, so that nothing must notice before a daemon stops.
   flags.insert(flags.begin(), {"--listen=127.0.0.1:0", "--metrics_listen=127.0.0.1:0",
                                "--address_file=" + address_file_, "--lame_duck_ms=0"});
