@@ -116,6 +116,12 @@ class Connection:
         self._account(kind, flags, stream, payload)
         return kind, flags, stream, payload
 
+    def _answer(self, data):
+        try:
+            self.socket.sendall(data)
+        except ConnectionError:
+            pass  # the server has closed, as the next read says
+
     def _account(self, kind, flags, stream, payload):
         if kind == SETTINGS and not flags & ACK:
             for begin in range(0, len(payload), 6):
@@ -124,9 +130,9 @@ class Connection:
                     for other in self.windows:
                         self.windows[other] += value - self.initial_window
                     self.initial_window = value
-            self.socket.sendall(frame(SETTINGS, ACK, 0))
+            self._answer(frame(SETTINGS, ACK, 0))
         elif kind == PING and not flags & ACK:
-            self.socket.sendall(frame(PING, ACK, 0, payload))
+            self._answer(frame(PING, ACK, 0, payload))
         elif kind == WINDOW_UPDATE:
             size = struct.unpack(">I", payload)[0]
             if stream == 0:
@@ -136,13 +142,16 @@ class Connection:
 
     def call(self, path, payload, extra=(), widen=True):
         """A whole call: how it ended ("closed", "reset" or "ended") and the messages' bytes."""
-        stream = self.start(path, extra)
-        framed = message(payload)
-        while framed:
-            sent = self.send(stream, framed, end=True)
-            framed = framed[sent:]
-            if not sent and self.read() is None:
-                return "closed", b""
+        try:
+            stream = self.start(path, extra)
+            framed = message(payload)
+            while framed:
+                sent = self.send(stream, framed, end=True)
+                framed = framed[sent:]
+                if not sent and self.read() is None:
+                    return "closed", b""
+        except ConnectionError:
+            return "closed", b""
         return self.finish(stream, widen)
 
     def finish(self, stream, widen=True):
