@@ -353,9 +353,11 @@ TEST(InferenceService, CancellingAUnaryCallFreesItToo) {
 
 TEST(InferenceService, APassedDeadlineStopsTheSequence) {
   TestServer server;
-  server.executor.Close();
-  const auto context = NewContext(/*timeout_ms=*/50);
+  // Connected before the clock runs: the deadline is to pass at the server.
   v1::CompleteResponse response;
+  ASSERT_TRUE(server.stub->Complete(NewContext().get(), TextRequest("x", 1), &response).ok());
+  server.executor.Close();
+  const auto context = NewContext(/*timeout_ms=*/1000);
   EXPECT_EQ(server.stub->Complete(context.get(), TextRequest("x", 200), &response).error_code(),
             grpc::StatusCode::DEADLINE_EXCEEDED);
   server.executor.Open();
