@@ -1,7 +1,6 @@
 #include "engine/exec/link_executor.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +8,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "engine/exec/item_outputs.h"
+#include "engine/exec/link_item.h"
 
 namespace spillway::exec {
 namespace {
@@ -16,122 +16,12 @@ namespace {
 using device::DevicePtr;
 using State = kv::DeviceCache::State;
 
-// Visits of an item that may be enqueued and not yet complete: one computes while the host prepares the next.
-constexpr int32_t kVisitsInFlight = 2;
 // Uncollected stretches of a stream's work.
 constexpr int32_t kTimedCopies = 256;
-// Steps whose stores may be under way.
-constexpr int32_t kStoresInFlight = 4;
-constexpr int64_t kAlignmentBytes = 256;
-
-template <typename T>
-int64_t BytesOf(absl::Span<const T> values) {
-  return static_cast<int64_t>(values.size() * sizeof(T));
-}
 
 LaneStats& LaneOf(StepStats& stats, Lane lane) { return stats.lanes[static_cast<size_t>(lane)]; }
 
 }  // namespace
-
-// Everything a work item owns, on the host and on the device.
-class LinkExecutor::Item final : public WorkItem {
- public:
-  Item(LinkExecutor& executor, const ItemLimits& limits)
-      : WorkItem(limits),
-        owner(executor),
-        tables(limits, executor.options_.chunk_rows, executor.pool_.geometry().block_tokens),
-        carry(limits, executor.pool_, executor.ring_->chunk_bytes()),
-        outputs(limits, executor.vocab_size()),
-        ring_chunks(static_cast<size_t>(executor.ring_->n_chunks())) {
-    for (auto& pair : visit_events) pair = {device().CreateEvent(), device().CreateEvent()};
-    finished = device().CreateEvent();
-    const size_t max_blocks = static_cast<size_t>(limits.max_blocks);
-    pinned.reserve(max_blocks);
-    stores.reserve(static_cast<size_t>(executor.MaxOpenBlocks(limits)));
-    owner.items_.push_back(this);
-  }
-  ~Item() override {
-    if (running_) owner.Abandon(*this);  // the engine is lost, or going down
-    if (memory) device().Free(memory);
-    owner.items_.erase(std::find(owner.items_.begin(), owner.items_.end(), this));
-  }
-
-  absl::Status Allocate() {
-    const model::ModelConfig& config = owner.transformer_->config();
-    const int64_t rows = limits_.max_rows;
-    const auto array = [](int64_t n, size_t element_bytes) {
-      return n * static_cast<int64_t>(element_bytes);
-    };
-    const std::pair<DevicePtr*, int64_t> buffers[] = {
-        {&hidden, rows * config.d_model * 4},
-        {&ids, array(rows, sizeof(int32_t))},
-        {&append, array(rows, sizeof(device::AppendRow))},
-        {&sequences, array(tables.max_sequences(), sizeof(device::AttentionSequence))},
-        {&blocks, array(limits_.max_blocks, sizeof(device::AttentionBlock))},
-        {&output_rows, array(limits_.max_outputs + limits_.max_kept_logits, sizeof(int32_t))},
-        {&carry_sequences, array(carry.max_sequences(), sizeof(device::AttentionSequence))},
-        {&carry_blocks, array(carry.max_blocks(), sizeof(device::AttentionBlock))},
-        {&carry_positions, array(carry.max_positions(), sizeof(int32_t))},
-    };
-    int64_t total_bytes = 0;
-    for (const auto& [buffer, size_bytes] : buffers) {
-      total_bytes += (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
-    }
-    SPILLWAY_ASSIGN_OR_RETURN(memory, device().Allocate(total_bytes, "work item"));
-    DevicePtr next = memory;
-    for (const auto& [buffer, size_bytes] : buffers) {
-      *buffer = next;
-      next = next + (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
-    }
-    return absl::OkStatus();
-  }
-
-  void Start(int32_t n_visits) {
-    running_ = true;
-    visits_done_ = 0;
-    visits_total_ = n_visits;
-    visits_collected = 0;
-    fetched = read = 0;
-  }
-  void CountVisit() { ++visits_done_; }
-  void Stop() { running_ = false; }
-
-  device::Device& device() const { return owner.device_; }
-  int64_t carried_chunks() const { return static_cast<int64_t>(carry.chunks().size()) * visits_total_; }
-  int32_t held_chunks() const { return static_cast<int32_t>(fetched - read); }
-  // The ring's chunk that holds carried chunk `index` (all layers' counted through) from its fetch to its
-  // reading.
-  int32_t& RingChunk(int64_t index) { return ring_chunks[static_cast<size_t>(index) % ring_chunks.size()]; }
-  const CarryChunk& CarriedChunk(int64_t index) const {
-    return carry.chunks()[static_cast<size_t>(index) % carry.chunks().size()];
-  }
-
-  LinkExecutor& owner;
-  StepTables tables;
-  CarryTables carry;
-  ItemOutputs outputs;
-  StepStats stats;
-  model::RowBatch batch;
-  int32_t visits_collected = 0;
-  std::vector<int32_t> ring_chunks;  // [ring chunks]
-  int64_t fetched = 0;               // carried chunks whose copies are enqueued, of all layers
-  int64_t read = 0;                  // carried chunks whose reading is enqueued
-  std::vector<kv::BlockId> pinned;   // device blocks that the item reads or writes
-  std::vector<kv::BlockId> stores;   // blocks that its rows fill
-
-  DevicePtr memory;
-  DevicePtr hidden;  // f32 [max_rows, d]
-  DevicePtr ids;     // the tables' arrays
-  DevicePtr append;
-  DevicePtr sequences;
-  DevicePtr blocks;
-  DevicePtr output_rows;
-  DevicePtr carry_sequences;
-  DevicePtr carry_blocks;
-  DevicePtr carry_positions;
-  std::array<std::pair<device::EventId, device::EventId>, kVisitsInFlight> visit_events;  // begin, end
-  device::EventId finished;
-};
 
 absl::StatusOr<std::unique_ptr<LinkExecutor>> LinkExecutor::Create(
     device::Device& device, const model::ModelConfig& config, const model::ModelWeights& weights,
@@ -154,19 +44,13 @@ LinkExecutor::LinkExecutor(device::Device& device, kv::HostPool& pool, const Lin
       clock_(clock),
       compute_(device.CreateStream("compute")),
       copies_in_(device.CreateStream("copies in")),
-      copies_out_(device.CreateStream("copies out")),
       distinct_(pool.n_blocks()),
       in_timer_(device, copies_in_, kTimedCopies),
-      out_timer_(device, copies_out_, kTimedCopies),
-      wait_timer_(device, compute_, kTimedCopies),
-      projected_(device.CreateEvent()),
-      stores_(kStoresInFlight) {
-  for (Stores& stores : stores_) stores.done = device.CreateEvent();
-}
+      wait_timer_(device, compute_, kTimedCopies) {}
 
 LinkExecutor::~LinkExecutor() {
   SPILLWAY_CHECK_MSG(items_.empty(), "work items outlive their executor");
-  WaitForStores();
+  writer_.reset();
   if (rebuilt_) device_.Free(rebuilt_);
 }
 
@@ -202,10 +86,9 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   SPILLWAY_ASSIGN_OR_RETURN(
       cache_, kv::DeviceCache::Create(device_, geometry, static_cast<int32_t>(std::min(slots, most)),
                                       pool_.n_blocks()));
+  writer_ = std::make_unique<BlockWriter>(device_, pool_, *cache_, compute_);
   return absl::OkStatus();
 }
-
-int64_t LinkExecutor::OpenSlots() const { return 2 + (StoresX() ? pool_.geometry().x_slots() : 0); }
 
 int64_t LinkExecutor::MaxOpenBlocks(const ItemLimits& limits) const {
   // A segment's first and last block may each hold a single row of its.
@@ -234,9 +117,8 @@ absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const Ite
   // However many resident blocks are pinned by readers, there is room for what has to be written.
   cache_->SetResidentMax(
       std::min(options_.resident_blocks_max, std::max<int64_t>(0, cache_->n_slots() - slots_needed) / 2));
-  for (Stores& stores : stores_) stores.blocks.reserve(item->stores.capacity());
-  runs_.reserve(
-      std::max({runs_.capacity(), item->stores.capacity(), static_cast<size_t>(item->carry.max_runs())}));
+  writer_->MakeRoom(item->stores.capacity());
+  runs_.reserve(static_cast<size_t>(item->carry.max_runs()));
   return item;
 }
 
@@ -270,7 +152,7 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(!item.running());
   const MonotonicNs begin_ns = clock_.NowNs();
-  CollectStores();
+  writer_->Collect();
   item.pinned.clear();
   item.stores.clear();
   // What is read is pinned before anything is opened, which may evict.
@@ -280,7 +162,7 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   const auto planes_of = [this](kv::BlockId block) { return cache_->PlanesOf(block); };
   item.tables.Build(segments, pool_.n_blocks(), vocab_size(), planes_of, distinct_);
   SPILLWAY_CHECK(item.tables.chunks().size() == 1);
-  CopyTables(item);
+  item.buffers.CopyIn(compute_, item.tables, &item.carry);
   item.Start(n_layers());
   StartStats(item, phase, plan, begin_ns);
   item.stats.sequences = static_cast<int32_t>(segments.size());
@@ -288,18 +170,15 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   model::RowBatch& batch = item.batch;
   batch.rows = item.tables.n_rows();
   batch.n_sequences = static_cast<int32_t>(item.tables.sequences().size());
-  batch.ids = item.ids;
-  batch.hidden = item.hidden;
-  batch.append = item.append;
-  batch.sequences = item.sequences;
-  batch.blocks = item.blocks;
+  batch.ids = item.buffers.ids;
+  batch.hidden = item.buffers.hidden;
+  batch.append = item.buffers.append;
+  batch.sequences = item.buffers.sequences;
+  batch.blocks = item.buffers.blocks;
   batch.block_tokens = pool_.geometry().block_tokens;
   // Carried blocks may be on their way to the host still: a copy out and a copy in know nothing of each
   // other.
-  if (n_stores_ > 0 && !item.carry.chunks().empty()) {
-    const int32_t last = (first_stores_ + n_stores_ - 1) % kStoresInFlight;
-    device_.Wait(copies_in_, stores_[static_cast<size_t>(last)].done);
-  }
+  if (!item.carry.chunks().empty()) writer_->HoldBack(copies_in_);
   FetchAhead(item);
   item.stats.active_ns = clock_.NowNs() - begin_ns;
 }
@@ -329,7 +208,7 @@ void LinkExecutor::OpenBlocks(Item& item, absl::Span<const Segment> segments) {
       const bool is_tail = i * block_tokens < segment.first_position;  // pinned already, as it is read
       if (cache_->StateOf(block) == State::kAbsent || cache_->IsLingering(block)) {
         SPILLWAY_CHECK_MSG(!is_tail, "a sequence's unfinished block is not on the device");
-        OpenBlock(block);
+        writer_->Open(block);
       }
       SPILLWAY_CHECK_MSG(cache_->StateOf(block) == State::kOpen, "a full block would be written to");
       if (!is_tail) {
@@ -339,32 +218,6 @@ void LinkExecutor::OpenBlocks(Item& item, absl::Span<const Segment> segments) {
       if ((i + 1) * block_tokens <= end) item.stores.push_back(block);
     }
   }
-}
-
-void LinkExecutor::OpenBlock(kv::BlockId block) {
-  // The id's former content is being stored still.
-  while (cache_->IsLingering(block)) {
-    SPILLWAY_CHECK_MSG(n_stores_ > 0, "a lost block is pinned by work that reads it");
-    WaitForFirstStores();
-  }
-  while (!cache_->Open(block, StoresX())) {
-    SPILLWAY_CHECK_MSG(n_stores_ > 0, "the device cache has no slots for a block that is to be written");
-    WaitForFirstStores();
-  }
-}
-
-void LinkExecutor::CopyTables(Item& item) {
-  const auto copy = [this](DevicePtr to, auto values) {
-    if (!values.empty()) device_.CopyIn(compute_, to, values.data(), BytesOf(values));
-  };
-  copy(item.ids, item.tables.ids());
-  copy(item.append, item.tables.append());
-  copy(item.sequences, item.tables.sequences());
-  copy(item.blocks, item.tables.blocks());
-  copy(item.output_rows, item.tables.output_rows());
-  copy(item.carry_sequences, item.carry.sequences());
-  copy(item.carry_blocks, item.carry.blocks());
-  copy(item.carry_positions, item.carry.positions());
 }
 
 void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns) {
@@ -429,16 +282,17 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
   SPILLWAY_CHECK(item.running() && !item.done());
   const MonotonicNs begin_ns = clock_.NowNs();
   const int32_t layer = item.visits_done();
-  if (layer >= kVisitsInFlight) SPILLWAY_RETURN_IF_ERROR(Collect(item, layer - kVisitsInFlight));
+  if (layer >= Item::kVisitsInFlight) SPILLWAY_RETURN_IF_ERROR(Collect(item, layer - Item::kVisitsInFlight));
   FetchAhead(item);
 
-  const auto& [begin_event, end_event] = item.visit_events[static_cast<size_t>(layer % kVisitsInFlight)];
+  const auto& [begin_event, end_event] =
+      item.visit_events[static_cast<size_t>(layer % Item::kVisitsInFlight)];
   device_.Record(begin_event, compute_);
   if (layer == 0) transformer_->Embed(compute_, item.batch);
   const device::SlotArena arena = cache_->Arena(layer);
   transformer_->Project(compute_, layer, item.batch, arena);
-  StoreLayer(item, layer);
-  const model::KeyTable on_device{item.batch.n_sequences, item.sequences, item.blocks, arena,
+  writer_->StoreLayer(item.stores, layer);
+  const model::KeyTable on_device{item.batch.n_sequences, item.buffers.sequences, item.buffers.blocks, arena,
                                   item.batch.block_tokens};
   transformer_->Attend(compute_, item.batch, on_device, /*first=*/true);
   for (const CarryChunk& chunk : item.carry.chunks()) AttendToChunk(item, layer, chunk);
@@ -465,15 +319,15 @@ void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& ch
   };
   model::KeyTable keys;
   keys.n_sequences = chunk.n_sequences;
-  keys.sequences = at(item.carry_sequences, chunk.first_sequence, sizeof(device::AttentionSequence));
-  keys.blocks = item.carry_blocks;
+  keys.sequences = at(item.buffers.carry_sequences, chunk.first_sequence, sizeof(device::AttentionSequence));
+  keys.blocks = item.buffers.carry_blocks;
   keys.arena = {ring_->At(ring_chunk), geometry.slot_bytes()};
   keys.block_tokens = geometry.block_tokens;
   if (chunk.form == kv::Form::kX) {
     model::RebuildBatch rebuild;
     rebuild.rows = chunk.n_blocks * geometry.block_tokens;
     rebuild.x = ring_->At(ring_chunk);
-    rebuild.block_positions = at(item.carry_positions, chunk.first_position, sizeof(int32_t));
+    rebuild.block_positions = at(item.buffers.carry_positions, chunk.first_position, sizeof(int32_t));
     rebuild.arena = {rebuilt_, geometry.slot_bytes()};
     rebuild.block_tokens = geometry.block_tokens;
     transformer_->Rebuild(compute_, layer, rebuild);
@@ -489,36 +343,9 @@ void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& ch
   FetchAhead(item);
 }
 
-void LinkExecutor::StoreLayer(Item& item, int32_t layer) {
-  if (item.stores.empty()) return;
-  const kv::Geometry& geometry = pool_.geometry();
-  device_.Record(projected_, compute_);
-  device_.Wait(copies_out_, projected_);
-  const DevicePtr arena = cache_->Arena(layer).base;
-  const auto store = [&](bool is_x, int64_t* busy_ns) {
-    const int64_t size_bytes =
-        is_x ? geometry.block_tokens * geometry.chi_bytes() : 2 * geometry.slot_bytes();
-    runs_.clear();
-    for (const kv::BlockId block : item.stores) {
-      const kv::Planes from = cache_->PlanesOf(block);
-      const kv::Planes to = pool_.PlanesOf(block);
-      runs_.push_back({arena + (is_x ? from.x : from.k) * geometry.slot_bytes(),
-                       pool_.Slot(layer, is_x ? to.x : to.k), size_bytes});
-    }
-    out_timer_.Begin();
-    device_.CopyOutBatch(copies_out_, runs_);
-    out_timer_.End(busy_ns);
-    LaneStats& lane = LaneOf(item.stats, is_x ? Lane::kXStore : Lane::kKvStore);
-    lane.bytes += static_cast<int64_t>(runs_.size()) * size_bytes;
-    lane.copies += static_cast<int64_t>(runs_.size());
-  };
-  if (pool_.form() != kv::Form::kX) store(/*is_x=*/false, &kv_store_busy_ns_);
-  if (pool_.form() != kv::Form::kKv) store(/*is_x=*/true, &x_store_busy_ns_);
-}
-
 absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
   SPILLWAY_DCHECK(visit == item.visits_collected);
-  const auto& [begin, end] = item.visit_events[static_cast<size_t>(visit % kVisitsInFlight)];
+  const auto& [begin, end] = item.visit_events[static_cast<size_t>(visit % Item::kVisitsInFlight)];
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(end));
   LaneOf(item.stats, Lane::kCompute).busy_ns += device_.ElapsedNs(begin, end);
   ++item.visits_collected;
@@ -533,7 +360,8 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(item.done());
   const MonotonicNs begin_ns = clock_.NowNs();
-  item.outputs.Enqueue(device_, *transformer_, compute_, item.tables, item.hidden, item.output_rows);
+  item.outputs.Enqueue(device_, *transformer_, compute_, item.tables, item.buffers.hidden,
+                       item.buffers.output_rows);
   device_.Record(item.finished, compute_);
   while (item.visits_collected < item.visits_done()) {
     SPILLWAY_RETURN_IF_ERROR(Collect(item, item.visits_collected));
@@ -542,21 +370,19 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   SPILLWAY_CHECK(item.held_chunks() == 0);
   in_timer_.Collect();
   wait_timer_.Collect();
-  out_timer_.Collect();
-  AddStores(item);
+  writer_->Complete(item.stores);
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
   item.Stop();
 
   StepStats& stats = item.stats;
   LaneStats& compute = LaneOf(stats, Lane::kCompute);
   const auto& last_visit =
-      item.visit_events[static_cast<size_t>((item.visits_total() - 1) % kVisitsInFlight)];
+      item.visit_events[static_cast<size_t>((item.visits_total() - 1) % Item::kVisitsInFlight)];
   stats.visits = item.visits_total();
   stats.stored_tokens = static_cast<int64_t>(item.stores.size()) * pool_.geometry().block_tokens;
   stats.head_ns = device_.ElapsedNs(last_visit.second, item.finished);
   compute.busy_ns += stats.head_ns - compute.stall_ns;
-  LaneOf(stats, Lane::kKvStore).busy_ns = std::exchange(kv_store_busy_ns_, 0);
-  LaneOf(stats, Lane::kXStore).busy_ns = std::exchange(x_store_busy_ns_, 0);
+  writer_->TakeStats(stats);
   const MonotonicNs end_ns = clock_.NowNs();
   stats.active_ns += end_ns - begin_ns;
   stats.wall_ns = end_ns - stats.begin_ns;
@@ -568,7 +394,7 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
   SPILLWAY_CHECK(item.running());
   // Until nothing enqueued touches the item's memory and blocks, on any stream. A lost device touches nothing
   // any more, so its error is not one here.
-  for (const device::StreamId stream : {compute_, copies_in_, copies_out_}) {
+  for (const device::StreamId stream : {compute_, copies_in_, writer_->copies()}) {
     device_.Record(item.finished, stream);
     (void)device_.Synchronize(item.finished);
   }
@@ -584,43 +410,6 @@ absl::Span<const float> LinkExecutor::LogitsOf(const WorkItem& work_item, int32_
   const Item& item = static_cast<const Item&>(work_item);
   SPILLWAY_CHECK(&item.owner == this && !item.running());
   return item.outputs.Logits(item.tables, segment, row);
-}
-
-// ---------------------------------------------------------------------------------------------- Stores
-
-void LinkExecutor::AddStores(Item& item) {
-  if (item.stores.empty()) return;
-  if (n_stores_ == kStoresInFlight) WaitForFirstStores();
-  Stores& stores = stores_[static_cast<size_t>((first_stores_ + n_stores_) % kStoresInFlight)];
-  stores.blocks = item.stores;
-  for (const kv::BlockId block : stores.blocks) cache_->Pin(block);
-  device_.Record(stores.done, copies_out_);
-  ++n_stores_;
-}
-
-void LinkExecutor::CollectStores() {
-  while (n_stores_ > 0 && device_.IsComplete(stores_[static_cast<size_t>(first_stores_)].done))
-    SealFirstStores();
-}
-
-void LinkExecutor::WaitForStores() {
-  while (n_stores_ > 0) WaitForFirstStores();
-}
-
-void LinkExecutor::WaitForFirstStores() {
-  // After a device's error nothing is under way any more.
-  (void)device_.Synchronize(stores_[static_cast<size_t>(first_stores_)].done);
-  SealFirstStores();
-}
-
-void LinkExecutor::SealFirstStores() {
-  for (const kv::BlockId block : stores_[static_cast<size_t>(first_stores_)].blocks) {
-    // Gone, if its content was lost meanwhile.
-    cache_->Unpin(block);
-    if (cache_->StateOf(block) == State::kOpen) cache_->Seal(block);
-  }
-  first_stores_ = (first_stores_ + 1) % kStoresInFlight;
-  --n_stores_;
 }
 
 }  // namespace spillway::exec

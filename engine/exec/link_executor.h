@@ -27,6 +27,7 @@
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "engine/device/device.h"
+#include "engine/exec/block_writer.h"
 #include "engine/exec/carry_tables.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/span_timer.h"
@@ -80,7 +81,7 @@ class LinkExecutor final : public Executor {
   absl::Span<const float> LogitsOf(const WorkItem& item, int32_t segment, int32_t row) const override;
 
   // Until every block that became full so far is stored.
-  void WaitForStores();
+  void WaitForStores() { writer_->WaitForAll(); }
 
   kv::BlockListener& block_listener() { return *cache_; }
   const kv::DeviceCache& cache() const { return *cache_; }
@@ -89,11 +90,6 @@ class LinkExecutor final : public Executor {
 
  private:
   class Item;
-  // Blocks on their way to the host.
-  struct Stores {
-    device::EventId done;
-    std::vector<kv::BlockId> blocks;
-  };
 
   LinkExecutor(device::Device& device, kv::HostPool& pool, const LinkExecutorOptions& options,
                const Clock& clock);
@@ -101,16 +97,13 @@ class LinkExecutor final : public Executor {
   absl::Status Allocate(const model::ModelConfig& config, const model::ModelWeights& weights);
   Item& ItemOf(WorkItem& item) const;
   bool StoresX() const { return pool_.form() != kv::Form::kKv; }
-  // Slots that an open block takes.
-  int64_t OpenSlots() const;
+  int64_t OpenSlots() const { return BlockWriter::OpenSlots(pool_); }
   // Blocks that an item may have open at once.
   int64_t MaxOpenBlocks(const ItemLimits& limits) const;
 
   // --- Begin.
   void OpenBlocks(Item& item, absl::Span<const Segment> segments);
-  void OpenBlock(kv::BlockId block);
   void PinReads(Item& item, absl::Span<const Segment> segments);
-  void CopyTables(Item& item);
   void StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns);
 
   // --- Visit.
@@ -120,15 +113,7 @@ class LinkExecutor final : public Executor {
   // Makes room in the ring for an item that must go on: what others fetched ahead is given up.
   void TakeFromOthers(const Item& item);
   void AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk);
-  void StoreLayer(Item& item, int32_t layer);
   absl::Status Collect(Item& item, int32_t visit);
-
-  // --- Stores.
-  void AddStores(Item& item);
-  // Seals the blocks whose stores are done.
-  void CollectStores();
-  void WaitForFirstStores();
-  void SealFirstStores();
 
   device::Device& device_;
   kv::HostPool& pool_;
@@ -136,22 +121,15 @@ class LinkExecutor final : public Executor {
   const Clock& clock_;
   const device::StreamId compute_;
   const device::StreamId copies_in_;
-  const device::StreamId copies_out_;
   std::unique_ptr<model::Transformer> transformer_;
   std::unique_ptr<StagingRing> ring_;
   std::unique_ptr<kv::DeviceCache> cache_;
+  std::unique_ptr<BlockWriter> writer_;
   device::DevicePtr rebuilt_;  // K and V of one chunk's X: slots 2b, 2b + 1
   DistinctTokens distinct_;
 
   SpanTimer in_timer_;
-  SpanTimer out_timer_;
-  SpanTimer wait_timer_;          // compute's waits for chunks
-  int64_t kv_store_busy_ns_ = 0;  // not yet in any step's stats
-  int64_t x_store_busy_ns_ = 0;
-  device::EventId projected_;   // a layer's rows are appended: they may be stored
-  std::vector<Stores> stores_;  // in a circle
-  int32_t first_stores_ = 0;
-  int32_t n_stores_ = 0;
+  SpanTimer wait_timer_;  // compute's waits for chunks
   std::vector<Item*> items_;
   int64_t open_blocks_max_ = 0;        // of all items
   std::vector<device::CopyRun> runs_;  // of one batched copy

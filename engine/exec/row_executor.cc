@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "engine/exec/item_buffers.h"
 #include "engine/exec/item_outputs.h"
 
 namespace spillway::exec {
@@ -15,12 +16,6 @@ using device::DevicePtr;
 
 // Visits of an item that may be enqueued and not yet complete: one computes while the host prepares the next.
 constexpr int32_t kVisitsInFlight = 2;
-constexpr int64_t kAlignmentBytes = 256;
-
-template <typename T>
-int64_t BytesOf(absl::Span<const T> values) {
-  return static_cast<int64_t>(values.size() * sizeof(T));
-}
 
 }  // namespace
 
@@ -38,31 +33,11 @@ class RowExecutor::Item final : public WorkItem {
   }
   ~Item() override {
     WaitForVisits();  // running still: the engine is lost, or going down
-    if (memory) device.Free(memory);
   }
 
   absl::Status Allocate() {
-    const model::ModelConfig& config = owner->transformer_->config();
-    const int64_t rows = limits_.max_rows;
-    const std::pair<DevicePtr*, int64_t> buffers[] = {
-        {&hidden, rows * config.d_model * 4},
-        {&ids, rows * static_cast<int64_t>(sizeof(int32_t))},
-        {&append, rows * static_cast<int64_t>(sizeof(device::AppendRow))},
-        {&sequences, tables.max_sequences() * static_cast<int64_t>(sizeof(device::AttentionSequence))},
-        {&blocks, limits_.max_blocks * static_cast<int64_t>(sizeof(device::AttentionBlock))},
-        {&output_rows,
-         int64_t{limits_.max_outputs + limits_.max_kept_logits} * static_cast<int64_t>(sizeof(int32_t))},
-    };
-    int64_t total_bytes = 0;
-    for (const auto& [buffer, size_bytes] : buffers) {
-      total_bytes += (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
-    }
-    SPILLWAY_ASSIGN_OR_RETURN(memory, device.Allocate(total_bytes, "work item"));
-    DevicePtr next = memory;
-    for (const auto& [buffer, size_bytes] : buffers) {
-      *buffer = next;
-      next = next + (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
-    }
+    SPILLWAY_ASSIGN_OR_RETURN(
+        buffers, ItemBuffers::Create(device, owner->transformer_->config(), limits_, tables, nullptr));
     return absl::OkStatus();
   }
 
@@ -90,13 +65,7 @@ class RowExecutor::Item final : public WorkItem {
   StepStats stats;
   int32_t visits_collected = 0;
 
-  DevicePtr memory;
-  DevicePtr hidden;  // f32 [max_rows, d]
-  DevicePtr ids;     // the tables' arrays
-  DevicePtr append;
-  DevicePtr sequences;
-  DevicePtr blocks;
-  DevicePtr output_rows;
+  ItemBuffers buffers;
   std::array<std::pair<device::EventId, device::EventId>, kVisitsInFlight> visit_events;  // begin, end
   device::EventId finished;
 };
@@ -156,7 +125,7 @@ void RowExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segme
   const MonotonicNs begin_ns = clock_.NowNs();
   const auto planes_of = [this](kv::BlockId block) { return pool_.PlanesOf(block); };
   item.tables.Build(segments, pool_.n_blocks(), vocab_size(), planes_of, distinct_);
-  CopyTables(item);
+  item.buffers.CopyIn(compute_, item.tables, nullptr);
   item.Start(n_layers() * static_cast<int32_t>(item.tables.chunks().size()));
 
   StepStats& stats = item.stats;
@@ -172,17 +141,6 @@ void RowExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segme
   stats.corrected_step_s = plan.corrected_step_s;
   stats.begin_ns = begin_ns;
   stats.active_ns = clock_.NowNs() - begin_ns;
-}
-
-void RowExecutor::CopyTables(Item& item) {
-  const StepTables& tables = item.tables;
-  device_.CopyIn(compute_, item.ids, tables.ids().data(), BytesOf(tables.ids()));
-  device_.CopyIn(compute_, item.append, tables.append().data(), BytesOf(tables.append()));
-  device_.CopyIn(compute_, item.sequences, tables.sequences().data(), BytesOf(tables.sequences()));
-  device_.CopyIn(compute_, item.blocks, tables.blocks().data(), BytesOf(tables.blocks()));
-  if (!tables.output_rows().empty()) {
-    device_.CopyIn(compute_, item.output_rows, tables.output_rows().data(), BytesOf(tables.output_rows()));
-  }
 }
 
 absl::Status RowExecutor::Visit(WorkItem& work_item) {
@@ -201,11 +159,11 @@ absl::Status RowExecutor::Visit(WorkItem& work_item) {
   model::RowBatch batch;
   batch.rows = chunk.n_rows;
   batch.n_sequences = chunk.n_sequences;
-  batch.ids = at(item.ids, chunk.first_row, sizeof(int32_t));
-  batch.hidden = at(item.hidden, chunk.first_row, int64_t{transformer_->config().d_model} * 4);
-  batch.append = at(item.append, chunk.first_row, sizeof(device::AppendRow));
-  batch.sequences = at(item.sequences, chunk.first_sequence, sizeof(device::AttentionSequence));
-  batch.blocks = item.blocks;
+  batch.ids = at(item.buffers.ids, chunk.first_row, sizeof(int32_t));
+  batch.hidden = at(item.buffers.hidden, chunk.first_row, int64_t{transformer_->config().d_model} * 4);
+  batch.append = at(item.buffers.append, chunk.first_row, sizeof(device::AppendRow));
+  batch.sequences = at(item.buffers.sequences, chunk.first_sequence, sizeof(device::AttentionSequence));
+  batch.blocks = item.buffers.blocks;
   batch.block_tokens = pool_.geometry().block_tokens;
 
   const auto& [begin_event, end_event] = item.visit_events[static_cast<size_t>(visit % kVisitsInFlight)];
@@ -232,7 +190,8 @@ absl::StatusOr<StepResult> RowExecutor::Finish(WorkItem& work_item) {
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(item.done());
   const MonotonicNs begin_ns = clock_.NowNs();
-  item.outputs.Enqueue(device_, *transformer_, compute_, item.tables, item.hidden, item.output_rows);
+  item.outputs.Enqueue(device_, *transformer_, compute_, item.tables, item.buffers.hidden,
+                       item.buffers.output_rows);
   device_.Record(item.finished, compute_);
   while (item.visits_collected < item.visits_done()) {
     SPILLWAY_RETURN_IF_ERROR(Collect(item, item.visits_collected));

@@ -64,7 +64,6 @@ class RowExecutor final : public Executor {
               const Clock& clock);
 
   Item& ItemOf(WorkItem& item) const;
-  void CopyTables(Item& item);
   // Waits for the item's visit that used this pair of events and takes its time.
   absl::Status Collect(Item& item, int32_t visit);
 

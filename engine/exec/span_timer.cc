@@ -24,12 +24,25 @@ void SpanTimer::End(int64_t* ns) {
   Span& span = At(first_ + n_ended_);
   device_.Record(span.end, stream_);
   span.ns = ns;
+  span.lane = nullptr;
   ++n_ended_;
+}
+
+void SpanTimer::EndCopies(LaneStats* lane, int64_t bytes, int64_t copies) {
+  Span& span = At(first_ + n_ended_);
+  End(&lane->busy_ns);
+  span.lane = lane;
+  span.bytes = bytes;
+  span.copies = copies;
 }
 
 void SpanTimer::CollectFirst() {
   Span& span = At(first_);
   *span.ns += device_.ElapsedNs(span.begin, span.end);
+  if (span.lane != nullptr) {
+    span.lane->bytes += span.bytes;
+    span.lane->copies += span.copies;
+  }
   first_ = (first_ + 1) % static_cast<int32_t>(spans_.size());
   --n_ended_;
 }

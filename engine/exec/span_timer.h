@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "engine/device/device.h"
+#include "engine/exec/step_stats.h"
 
 namespace spillway::exec {
 
@@ -23,6 +24,8 @@ class SpanTimer {
   void Begin();
   // Collect adds the stretch's nanoseconds to *ns, which must live until then.
   void End(int64_t* ns);
+  // The same of copies: Collect adds bytes and copies to the lane as well, when they are over.
+  void EndCopies(LaneStats* lane, int64_t bytes, int64_t copies);
 
   // Adds up the stretches that are over, oldest first.
   void Collect();
@@ -34,6 +37,9 @@ class SpanTimer {
     device::EventId begin;
     device::EventId end;
     int64_t* ns = nullptr;
+    LaneStats* lane = nullptr;  // of copies
+    int64_t bytes = 0;
+    int64_t copies = 0;
   };
 
   Span& At(int32_t index) { return spans_[static_cast<size_t>(index) % spans_.size()]; }

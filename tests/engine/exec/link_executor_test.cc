@@ -299,6 +299,34 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
   }
 }
 
+// On a link so slow that a step is over before its stores are.
+TEST(LinkExecutorStoresTest, BytesOfStoresAreCountedWithTheirTime) {
+  TinyEngineOptions options;
+  options.max_item_rows = 32;
+  options.max_item_segments = 2;
+  options.link.emplace();
+  options.link->stream.link_bytes_per_s = 1e6;
+  TinyEngine engine(ModelPath(Heads::kGrouped), options);
+  Sequence sequence;
+  sequence.tokens = RandomTokens(9, 34, kVocab);
+  const std::unique_ptr<WorkItem> item = engine.NewItem(32);
+  const auto step = [&](int32_t n) {
+    const Segment segment = engine.Next(sequence, n);
+    return engine.Run(*item, {&segment, 1}).stats.lanes[static_cast<size_t>(Lane::kKvStore)];
+  };
+  int64_t bytes = 0;
+  const auto check = [&bytes](const LaneStats& lane) {
+    EXPECT_EQ(lane.bytes > 0, lane.busy_ns > 0);
+    EXPECT_EQ(lane.bytes > 0, lane.copies > 0);
+    bytes += lane.bytes;
+  };
+  check(step(32));
+  check(step(1));
+  engine.link().WaitForStores();
+  check(step(1));
+  EXPECT_EQ(bytes, 32 * engine.pool().geometry().beta_bytes() * kLayers);
+}
+
 TEST(LinkExecutorLimitsTest, CacheTooSmallForOpenBlocksIsRefusedWithTheSizeThatWorks) {
   TinyEngineOptions options;
   options.max_item_segments = 2;

@@ -1,0 +1,84 @@
+// BlockWriter: blocks from the time when rows are written to them until they are stored. A block is opened in
+// the device cache; when an item's rows have filled it, it goes to the host layer by layer, once; when all of
+// it is there it is sealed, and may stay resident or go.
+//
+// What was copied is counted, bytes and time alike, once the copies are over: that is some steps after the
+// one that enqueued them.
+//
+// Step thread only. Nothing is allocated after the last MakeRoom.
+#ifndef SPILLWAY_ENGINE_EXEC_BLOCK_WRITER_H_
+#define SPILLWAY_ENGINE_EXEC_BLOCK_WRITER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "engine/device/device.h"
+#include "engine/exec/span_timer.h"
+#include "engine/exec/step_stats.h"
+#include "engine/kv/device_cache.h"
+#include "engine/kv/host_pool.h"
+
+namespace spillway::exec {
+
+class BlockWriter {
+ public:
+  // All references must outlive the writer.
+  BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache, device::StreamId compute);
+  ~BlockWriter();  // WaitForAll
+  BlockWriter(const BlockWriter&) = delete;
+  BlockWriter& operator=(const BlockWriter&) = delete;
+
+  // Steps fill at most so many blocks.
+  void MakeRoom(size_t n_blocks);
+
+  // Slots that an open block of the pool's form takes.
+  static int64_t OpenSlots(const kv::HostPool& pool);
+  // Opens an absent block, or one whose former content lingers; waits for earlier stores where it must.
+  void Open(kv::BlockId block);
+
+  // Copies one layer of blocks out, once what is enqueued on the compute stream so far has filled them.
+  void StoreLayer(absl::Span<const kv::BlockId> blocks, int32_t layer);
+  // Every layer of the blocks was given to StoreLayer: they are sealed when it is done.
+  void Complete(absl::Span<const kv::BlockId> blocks);
+
+  // Seals the blocks whose stores are done.
+  void Collect();
+  void WaitForAll();
+  // Work enqueued on `stream` after this finds the host's copy of every completed block.
+  void HoldBack(device::StreamId stream);
+  // The stream of the copies, for those who wait for everything that is enqueued.
+  device::StreamId copies() const { return copies_; }
+
+  // Adds what was stored since the last call to the lanes.
+  void TakeStats(StepStats& stats);
+
+ private:
+  // Blocks on their way to the host.
+  struct Stores {
+    device::EventId done;
+    std::vector<kv::BlockId> blocks;
+  };
+
+  void StorePlanes(absl::Span<const kv::BlockId> blocks, int32_t layer, bool is_x, LaneStats& lane);
+  void WaitForFirst();
+  void SealFirst();
+
+  device::Device& device_;
+  kv::HostPool& pool_;
+  kv::DeviceCache& cache_;
+  const device::StreamId compute_;
+  const device::StreamId copies_;
+  SpanTimer timer_;
+  LaneStats kv_;  // not yet in any step's stats
+  LaneStats x_;
+  device::EventId projected_;   // a layer's rows are appended: they may be stored
+  std::vector<Stores> stores_;  // in a circle
+  int32_t first_ = 0;
+  int32_t n_stores_ = 0;
+  std::vector<device::CopyRun> runs_;  // of one batched copy
+};
+
+}  // namespace spillway::exec
+
+#endif  // SPILLWAY_ENGINE_EXEC_BLOCK_WRITER_H_
