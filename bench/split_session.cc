@@ -150,7 +150,8 @@ std::vector<kv::BlockId> SplitSession::BlocksOf(const SplitBatch& batch, int32_t
   return blocks;
 }
 
-absl::StatusOr<exec::StepStats> SplitSession::Step(const SplitBatch& batch, double x_share) {
+absl::StatusOr<exec::StepStats> SplitSession::Step(const SplitBatch& batch, double x_share,
+                                                   exec::SplitMode mode) {
   SPILLWAY_CHECK(batch.context % kBlockTokens == 0 && batch.shared % kBlockTokens == 0);
   const text::TokenId token = 100;
   std::vector<std::vector<kv::BlockId>> tables;
@@ -168,6 +169,7 @@ absl::StatusOr<exec::StepStats> SplitSession::Step(const SplitBatch& batch, doub
     segment.sample.position = batch.context + 1;
   }
   exec::SplitPlan plan;
+  plan.mode = mode;
   plan.tokens.carried_x_tokens = static_cast<int64_t>(x_share * 1e6);
   plan.tokens.carried_kv_tokens = 1'000'000 - plan.tokens.carried_x_tokens;
   executor_->Begin(*item_, exec::Phase::kDecode, segments, plan);

@@ -49,9 +49,10 @@ class SplitSession {
   static absl::StatusOr<std::unique_ptr<SplitSession>> Create(const SplitOptions& options);
   ~SplitSession();
 
-  // One decode step, of whose carried tokens `x_share` are carried as X. Tokens that may be resident are,
-  // after the first step of a batch.
-  absl::StatusOr<exec::StepStats> Step(const SplitBatch& batch, double x_share);
+  // One decode step, of whose carried tokens `x_share` are carried as X; pipelined, or in the serial form.
+  // Tokens that may be resident are, after the first step of a batch.
+  absl::StatusOr<exec::StepStats> Step(const SplitBatch& batch, double x_share,
+                                       exec::SplitMode mode = exec::SplitMode::kAuto);
   // Makes `n_tokens` of the batch's cached tokens resident, by computing them again; the rest is carried.
   absl::Status MakeResident(const SplitBatch& batch, int64_t n_tokens);
 

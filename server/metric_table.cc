@@ -309,7 +309,9 @@ std::vector<MetricInfo> MakeTable() {
        kCounter,
        "waits",
        {},
-       "Times that the staging ring had no free slot.",
+       "Carried chunks for which the staging ring had no free slot when they came next: the copies run as "
+       "far ahead "
+       "as they can. Whether they then waited is in the stall time of the lanes.",
        {}},
 
       {kPlans,

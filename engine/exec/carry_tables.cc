@@ -9,12 +9,19 @@ namespace spillway::exec {
 namespace {
 
 // Pieces of `total` of at most `most`, as equal as can be.
-int64_t PiecesOf(int64_t total, int64_t most) { return (total + most - 1) / most; }
+int64_t PiecesOf(int64_t total, int64_t most) { return total == 0 ? 0 : (total + most - 1) / most; }
+// Where piece `i` of `pieces` begins.
+int64_t Cut(int64_t total, int64_t pieces, int64_t i) { return total * i / pieces; }
 
 }  // namespace
 
-CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes)
-    : pool_(pool), limits_(limits), marks_(static_cast<size_t>(pool.n_blocks())) {
+CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes,
+                         int32_t round_chunks)
+    : pool_(pool),
+      limits_(limits),
+      round_chunks_(round_chunks),
+      marks_(static_cast<size_t>(pool.n_blocks())) {
+  SPILLWAY_CHECK(round_chunks > 1);
   const kv::Geometry& geometry = pool.geometry();
   x_plane_bytes_ = geometry.block_tokens * geometry.chi_bytes();
   chunk_kv_blocks_ = static_cast<int32_t>(chunk_bytes / (2 * geometry.slot_bytes()));
@@ -32,18 +39,25 @@ CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int
   blocks_.reserve(max_blocks);
   sequences_.reserve(max_blocks);
   chunks_.reserve(max_blocks);
+  rounds_.reserve(max_blocks);
   chunk_reads_.reserve(max_blocks + 1);
 }
 
 void CarryTables::Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache,
                         const SplitPlan& plan) {
   chunks_.clear();
+  rounds_.clear();
   runs_.clear();
   positions_.clear();
   sequences_.clear();
   blocks_.clear();
   CollectBlocks(segments, cache);
-  AssignChunks(plan);
+  CountForms(plan);
+  if (plan.mode == SplitMode::kSerial) {
+    AssignInRounds();
+  } else {
+    AssignInTurns();
+  }
   ListReaders(segments);
 }
 
@@ -70,7 +84,7 @@ void CarryTables::CollectBlocks(absl::Span<const Segment> segments, const kv::De
   }
 }
 
-void CarryTables::AssignChunks(const SplitPlan& plan) {
+void CarryTables::CountForms(const SplitPlan& plan) {
   const int64_t n = static_cast<int64_t>(carried_.size());
   const double planned = static_cast<double>(plan.tokens.carried_kv_tokens + plan.tokens.carried_x_tokens);
   const double x_share = planned > 0 ? static_cast<double>(plan.tokens.carried_x_tokens) / planned : 0.0;
@@ -78,26 +92,59 @@ void CarryTables::AssignChunks(const SplitPlan& plan) {
   if (pool_.form() == kv::Form::kKv) x_blocks_ = 0;
   if (pool_.form() == kv::Form::kX) x_blocks_ = n;
   kv_blocks_ = n - x_blocks_;
+}
 
-  // Chunks of the two forms take turns in proportion, so that the link and the rebuilding compute are busy
-  // side by side however small the ring is.
+void CarryTables::AssignInTurns() {
+  // In proportion, so that the link and the rebuilding compute are busy side by side however small the ring
+  // is.
   const int64_t x_chunks = PiecesOf(x_blocks_, chunk_x_blocks_);
   const int64_t kv_chunks = PiecesOf(kv_blocks_, chunk_kv_blocks_);
   for (int64_t x = 0, kv = 0; x < x_chunks || kv < kv_chunks;) {
     const bool take_x =
         kv == kv_chunks || (x < x_chunks && (2 * x + 1) * kv_chunks <= (2 * kv + 1) * x_chunks);
-    const auto cut = [](int64_t total, int64_t pieces, int64_t i) { return total * i / pieces; };
     if (take_x) {
-      const int64_t first = cut(x_blocks_, x_chunks, x);
+      const int64_t first = Cut(x_blocks_, x_chunks, x);
       AddChunk(kv::Form::kX, static_cast<size_t>(first),
-               static_cast<int32_t>(cut(x_blocks_, x_chunks, x + 1) - first));
+               static_cast<int32_t>(Cut(x_blocks_, x_chunks, x + 1) - first));
       ++x;
     } else {
-      const int64_t first = cut(kv_blocks_, kv_chunks, kv);
+      const int64_t first = Cut(kv_blocks_, kv_chunks, kv);
       AddChunk(kv::Form::kKv, static_cast<size_t>(x_blocks_ + first),
-               static_cast<int32_t>(cut(kv_blocks_, kv_chunks, kv + 1) - first));
+               static_cast<int32_t>(Cut(kv_blocks_, kv_chunks, kv + 1) - first));
       ++kv;
     }
+  }
+}
+
+void CarryTables::AssignInRounds() {
+  const int64_t most = std::max(x_blocks_, kv_blocks_);
+  // What the largest of n rounds takes of the ring. With a round for each block it is one chunk of each form.
+  const auto chunks_of = [&](int64_t n) {
+    return PiecesOf(PiecesOf(x_blocks_, n), chunk_x_blocks_) +
+           PiecesOf(PiecesOf(kv_blocks_, n), chunk_kv_blocks_);
+  };
+  int64_t n = 1;
+  while (n < most && chunks_of(n) > round_chunks_) ++n;
+  for (int64_t i = 0; i < n && most > 0; ++i) {
+    const int64_t x = Cut(x_blocks_, n, i), kv = Cut(kv_blocks_, n, i);
+    const int64_t n_x = Cut(x_blocks_, n, i + 1) - x, n_kv = Cut(kv_blocks_, n, i + 1) - kv;
+    CarryRound round;
+    round.first_chunk = static_cast<int32_t>(chunks_.size());
+    round.n_x = static_cast<int32_t>(PiecesOf(n_x, chunk_x_blocks_));
+    round.n_kv = static_cast<int32_t>(PiecesOf(n_kv, chunk_kv_blocks_));
+    AddPieces(kv::Form::kX, x, n_x, round.n_x);
+    AddPieces(kv::Form::kKv, x_blocks_ + kv, n_kv, round.n_kv);
+    const size_t first = static_cast<size_t>(round.first_chunk);
+    if (round.n_x > 0) chunks_[first].gate = CarryGate::kRebuilt;
+    if (round.n_kv > 0) chunks_[first + static_cast<size_t>(round.n_x)].gate = CarryGate::kExposed;
+    rounds_.push_back(round);
+  }
+}
+
+void CarryTables::AddPieces(kv::Form form, int64_t first, int64_t n, int64_t pieces) {
+  for (int64_t i = 0; i < pieces; ++i) {
+    const int64_t begin = Cut(n, pieces, i);
+    AddChunk(form, static_cast<size_t>(first + begin), static_cast<int32_t>(Cut(n, pieces, i + 1) - begin));
   }
 }
 

@@ -5,6 +5,9 @@
 // A block that several sequences read is carried once. In a chunk, block b's K and V are slots 2b and 2b + 1,
 // whether they were carried or rebuilt from its X.
 //
+// Chunks of the two forms take turns. For a serial plan they come in rounds instead, each no more than the
+// ring holds at once: the X of a round, then its K and V, in the layer's proportion.
+//
 // Sized at construction; Build allocates nothing. Step thread only.
 #ifndef SPILLWAY_ENGINE_EXEC_CARRY_TABLES_H_
 #define SPILLWAY_ENGINE_EXEC_CARRY_TABLES_H_
@@ -28,8 +31,16 @@ struct CarryRun {
   int64_t offset_bytes = 0;  // in the chunk
 };
 
+// What the copy of a chunk has to wait for in a serial plan, beside room.
+enum class CarryGate : uint8_t {
+  kNone,
+  kExposed,  // compute has come to where it needs the round's X
+  kRebuilt,  // the last round's X is rebuilt
+};
+
 struct CarryChunk {
   kv::Form form = kv::Form::kKv;  // kKv or kX
+  CarryGate gate = CarryGate::kNone;
   int32_t n_blocks = 0;
   int64_t size_bytes = 0;
   int32_t first_run = 0;
@@ -39,16 +50,26 @@ struct CarryChunk {
   int32_t n_sequences = 0;
 };
 
+// Chunks of a serial plan that lie in the ring together.
+struct CarryRound {
+  int32_t first_chunk = 0;  // n_x of kX, then n_kv of kKv
+  int32_t n_x = 0;
+  int32_t n_kv = 0;
+};
+
 class CarryTables {
  public:
-  // Chunks hold at most `chunk_bytes` of planes. REQUIRES: a block fits in a chunk in every form of the pool.
-  CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes);
+  // Chunks hold at most `chunk_bytes` of planes, and a round at most `round_chunks` (2 or more). REQUIRES: a
+  // block fits in a chunk in every form of the pool.
+  CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes, int32_t round_chunks);
 
   // Takes every cached block of `segments` that is not in `cache`: of them the plan's share of carried X
   // tokens as X, where the pool stores it, the others as K and V.
   void Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache, const SplitPlan& plan);
 
   absl::Span<const CarryChunk> chunks() const { return chunks_; }
+  // Of a serial plan; empty of others.
+  absl::Span<const CarryRound> rounds() const { return rounds_; }
   absl::Span<const CarryRun> runs(const CarryChunk& chunk) const {
     return absl::MakeConstSpan(runs_).subspan(static_cast<size_t>(chunk.first_run),
                                               static_cast<size_t>(chunk.n_runs));
@@ -88,7 +109,11 @@ class CarryTables {
   };
 
   void CollectBlocks(absl::Span<const Segment> segments, const kv::DeviceCache& cache);
-  void AssignChunks(const SplitPlan& plan);
+  void CountForms(const SplitPlan& plan);
+  void AssignInTurns();
+  void AssignInRounds();
+  // Blocks [first, first + n) of a form, as `pieces` chunks that are as equal as can be.
+  void AddPieces(kv::Form form, int64_t first, int64_t n, int64_t pieces);
   void AddChunk(kv::Form form, size_t first, int32_t n);
   void AddRuns(CarryChunk& chunk, size_t first);
   void ListReaders(absl::Span<const Segment> segments);
@@ -100,6 +125,7 @@ class CarryTables {
   int32_t chunk_kv_blocks_;
   int32_t chunk_x_blocks_;
   int32_t max_chunk_runs_;
+  const int32_t round_chunks_;
 
   struct Mark {
     uint32_t epoch = 0;
@@ -113,6 +139,7 @@ class CarryTables {
   std::vector<int32_t> chunk_reads_;  // of each chunk; then where its reads begin
 
   std::vector<CarryChunk> chunks_;
+  std::vector<CarryRound> rounds_;
   std::vector<CarryRun> runs_;
   std::vector<int32_t> positions_;
   std::vector<device::AttentionSequence> sequences_;

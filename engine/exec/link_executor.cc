@@ -46,6 +46,7 @@ LinkExecutor::LinkExecutor(device::Device& device, kv::HostPool& pool, const Lin
       copies_in_(device.CreateStream("copies in")),
       distinct_(pool.n_blocks()),
       in_timer_(device, copies_in_, kTimedCopies),
+      in_wait_timer_(device, copies_in_, kTimedCopies),
       wait_timer_(device, compute_, kTimedCopies) {}
 
 LinkExecutor::~LinkExecutor() {
@@ -241,7 +242,21 @@ void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, Mo
 // ---------------------------------------------------------------------------------------------- Visit
 
 void LinkExecutor::FetchAhead(Item& item) {
-  while (item.fetched < item.carried_chunks() && !ring_->empty()) Fetch(item);
+  while (item.fetched < item.fetch_end && !ring_->empty()) Fetch(item);
+  // Once for each chunk, however often it is tried.
+  if (item.fetched < item.fetch_end && item.waited_for != item.fetched) {
+    item.waited_for = item.fetched;
+    ++item.stats.ring_waits;
+  }
+}
+
+void LinkExecutor::FetchThrough(Item& item, int64_t index) {
+  if (item.fetched > index) return;
+  FetchAhead(item);
+  if (item.fetched > index) return;
+  TakeFromOthers(item);
+  FetchAhead(item);
+  SPILLWAY_CHECK(item.fetched > index);
 }
 
 void LinkExecutor::Fetch(Item& item) {
@@ -257,7 +272,11 @@ void LinkExecutor::Fetch(Item& item) {
     runs_.push_back({to + run.offset_bytes, pool_.Slot(layer, run.host_slot), run.size_bytes});
   }
   LaneStats& lane = LaneOf(item.stats, chunk.form == kv::Form::kX ? Lane::kXLoad : Lane::kKvLoad);
+  in_wait_timer_.Begin();
   ring_->BeginCopy(copies_in_, ring_chunk);
+  if (chunk.gate == CarryGate::kExposed) device_.Wait(copies_in_, item.exposed);
+  if (chunk.gate == CarryGate::kRebuilt && item.fetched > 1) device_.Wait(copies_in_, item.rebuilt);
+  in_wait_timer_.End(&lane.stall_ns);
   in_timer_.Begin();
   device_.CopyInBatch(copies_in_, runs_);
   in_timer_.End(&lane.busy_ns);
@@ -273,7 +292,6 @@ void LinkExecutor::TakeFromOthers(const Item& item) {
     // after theirs on the same stream.
     for (int64_t index = other->read; index < other->fetched; ++index) ring_->Give(other->RingChunk(index));
     other->fetched = other->read;
-    ++other->stats.ring_waits;
   }
 }
 
@@ -295,7 +313,10 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
   const model::KeyTable on_device{item.batch.n_sequences, item.buffers.sequences, item.buffers.blocks, arena,
                                   item.batch.block_tokens};
   transformer_->Attend(compute_, item.batch, on_device, /*first=*/true);
-  for (const CarryChunk& chunk : item.carry.chunks()) AttendToChunk(item, layer, chunk);
+  if (item.carry.rounds().empty()) {
+    for (const CarryChunk& chunk : item.carry.chunks()) AttendToChunk(item, layer, chunk);
+  }
+  for (size_t i = 0; i < item.carry.rounds().size(); ++i) AttendToRound(item, layer, i);
   transformer_->Complete(compute_, layer, item.batch);
   device_.Record(end_event, compute_);
   item.CountVisit();
@@ -303,11 +324,31 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
   return device_.status();
 }
 
-void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk) {
-  if (item.fetched == item.read) {
-    if (ring_->empty()) TakeFromOthers(item);
-    FetchAhead(item);
+void LinkExecutor::AttendToRound(Item& item, int32_t layer, size_t index) {
+  const absl::Span<const CarryRound> rounds = item.carry.rounds();
+  const CarryRound& round = rounds[index];
+  const absl::Span<const CarryChunk> chunks =
+      item.carry.chunks().subspan(static_cast<size_t>(round.first_chunk));
+  const int64_t end_x = item.read + round.n_x, end = end_x + round.n_kv;
+  if (round.n_x > 0) {
+    FetchThrough(item, end_x - 1);
+    wait_timer_.Begin();
+    ring_->BeginRead(compute_, item.RingChunk(end_x - 1));
+    wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns);
   }
+  device_.Record(item.exposed, compute_);
+  item.fetch_end = end;
+  FetchAhead(item);
+  for (int32_t i = 0; i < round.n_x; ++i) AttendToChunk(item, layer, chunks[static_cast<size_t>(i)]);
+  device_.Record(item.rebuilt, compute_);
+  item.fetch_end = std::min(end + rounds[(index + 1) % rounds.size()].n_x, item.carried_chunks());
+  FetchAhead(item);
+  for (int32_t i = 0; i < round.n_kv; ++i)
+    AttendToChunk(item, layer, chunks[static_cast<size_t>(round.n_x + i)]);
+}
+
+void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk) {
+  FetchThrough(item, item.read);
   const int32_t ring_chunk = item.RingChunk(item.read);
   wait_timer_.Begin();
   ring_->BeginRead(compute_, ring_chunk);
@@ -350,6 +391,7 @@ absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
   LaneOf(item.stats, Lane::kCompute).busy_ns += device_.ElapsedNs(begin, end);
   ++item.visits_collected;
   in_timer_.Collect();
+  in_wait_timer_.Collect();
   wait_timer_.Collect();
   return absl::OkStatus();
 }
@@ -369,6 +411,7 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(item.finished));
   SPILLWAY_CHECK(item.held_chunks() == 0);
   in_timer_.Collect();
+  in_wait_timer_.Collect();
   wait_timer_.Collect();
   writer_->Complete(item.stores);
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
@@ -399,6 +442,7 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
     (void)device_.Synchronize(item.finished);
   }
   (void)in_timer_.CollectAll();
+  (void)in_wait_timer_.CollectAll();
   (void)wait_timer_.CollectAll();
   for (; item.read < item.fetched; ++item.read) ring_->Give(item.RingChunk(item.read));
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);

@@ -8,6 +8,10 @@
 // link and the compute is all that a step costs. Blocks that become full are stored on the host layer by
 // layer, once.
 //
+// A serial plan (the KVPR paper's form, a baseline) runs otherwise: a layer's X comes while the layers' other
+// compute runs and is waited for; then K and V come while the X is rebuilt; the next layer's X comes after
+// both. What of a layer does not fit in the ring at once goes through it in rounds of the same form.
+//
 // The host enqueues in one order: what frees a chunk before the copy that reuses it. Blocks that work under
 // way reads or stores are pinned in the device cache.
 //
@@ -113,6 +117,9 @@ class LinkExecutor final : public Executor {
   // Makes room in the ring for an item that must go on: what others fetched ahead is given up.
   void TakeFromOthers(const Item& item);
   void AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk);
+  void AttendToRound(Item& item, int32_t layer, size_t index);
+  // Until carried chunk `index` (all layers' counted through) is fetched.
+  void FetchThrough(Item& item, int64_t index);
   absl::Status Collect(Item& item, int32_t visit);
 
   device::Device& device_;
@@ -129,7 +136,8 @@ class LinkExecutor final : public Executor {
   DistinctTokens distinct_;
 
   SpanTimer in_timer_;
-  SpanTimer wait_timer_;  // compute's waits for chunks
+  SpanTimer in_wait_timer_;  // copies' waits, for room in the ring and for a serial plan's compute
+  SpanTimer wait_timer_;     // compute's waits for chunks
   std::vector<Item*> items_;
   int64_t open_blocks_max_ = 0;        // of all items
   std::vector<device::CopyRun> runs_;  // of one batched copy

@@ -26,11 +26,13 @@ class LinkExecutor::Item final : public WorkItem {
       : WorkItem(limits),
         owner(executor),
         tables(limits, executor.options_.chunk_rows, executor.pool_.geometry().block_tokens),
-        carry(limits, executor.pool_, executor.ring_->chunk_bytes()),
+        carry(limits, executor.pool_, executor.ring_->chunk_bytes(), executor.ring_->n_chunks()),
         outputs(limits, executor.vocab_size()),
         ring_chunks(static_cast<size_t>(executor.ring_->n_chunks())) {
     for (auto& pair : visit_events) pair = {device().CreateEvent(), device().CreateEvent()};
     finished = device().CreateEvent();
+    exposed = device().CreateEvent();
+    rebuilt = device().CreateEvent();
     const size_t max_blocks = static_cast<size_t>(limits.max_blocks);
     pinned.reserve(max_blocks);
     stores.reserve(static_cast<size_t>(executor.MaxOpenBlocks(limits)));
@@ -53,6 +55,9 @@ class LinkExecutor::Item final : public WorkItem {
     visits_total_ = n_visits;
     visits_collected = 0;
     fetched = read = 0;
+    waited_for = -1;
+    fetch_end = carried_chunks();
+    if (!carry.rounds().empty()) fetch_end = carry.rounds().front().n_x;
   }
   void CountVisit() { ++visits_done_; }
   void Stop() { running_ = false; }
@@ -75,7 +80,9 @@ class LinkExecutor::Item final : public WorkItem {
   model::RowBatch batch;
   int32_t visits_collected = 0;
   std::vector<int32_t> ring_chunks;  // [ring chunks]
+  int64_t fetch_end = 0;             // carried chunks that may be fetched by now, of all layers
   int64_t fetched = 0;               // carried chunks whose copies are enqueued, of all layers
+  int64_t waited_for = -1;           // the last carried chunk that found no room in the ring
   int64_t read = 0;                  // carried chunks whose reading is enqueued
   std::vector<kv::BlockId> pinned;   // device blocks that the item reads or writes
   std::vector<kv::BlockId> stores;   // blocks that its rows fill
@@ -83,6 +90,9 @@ class LinkExecutor::Item final : public WorkItem {
   ItemBuffers buffers;
   std::array<std::pair<device::EventId, device::EventId>, kVisitsInFlight> visit_events;  // begin, end
   device::EventId finished;
+  // Of a serial plan's round: its X arrived and compute came so far; its X is rebuilt.
+  device::EventId exposed;
+  device::EventId rebuilt;
 };
 
 }  // namespace spillway::exec

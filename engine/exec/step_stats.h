@@ -33,13 +33,8 @@ struct StepStats {
   TokenClasses tokens;        // tokens cached before the step, per layer, distinct
   int64_t reads_tokens = 0;   // per layer, as BatchShape counts them
   int64_t stored_tokens = 0;  // rows whose K and V were appended
-  // Attention that the CPU did where the cached tokens lie (class h): its time, beside the lanes, and the
-  // bytes of host memory that it read. With the lanes' bytes that is what feedback needs to correct these two
-  // resources.
-  int64_t host_attention_ns = 0;
-  int64_t host_bytes = 0;
   std::array<LaneStats, kLanes> lanes{};
-  int64_t ring_waits = 0;  // times that the staging ring had no free slot
+  int64_t ring_waits = 0;  // carried chunks for which the staging ring had no free slot when they came next
 
   double predicted_step_s = 0;  // copied from the plan
   double corrected_step_s = 0;

@@ -1,6 +1,7 @@
 #include "engine/exec/carry_tables.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <random>
@@ -39,7 +40,8 @@ class CarryTablesTest : public ::testing::Test {
     ItemLimits limits;
     limits.max_rows = limits.max_segments = 8;
     limits.max_blocks = 64;
-    tables_ = std::make_unique<CarryTables>(limits, *pool_, chunk_blocks * 2 * geometry.slot_bytes());
+    tables_ =
+        std::make_unique<CarryTables>(limits, *pool_, chunk_blocks * 2 * geometry.slot_bytes(), kRingChunks);
   }
   // A segment of one row after `n_cached` tokens.
   Segment Reader(const std::vector<kv::BlockId>& blocks, int32_t n_cached) {
@@ -51,13 +53,16 @@ class CarryTablesTest : public ::testing::Test {
   }
   void Build(const std::vector<Segment>& segments, double x_share = 0) {
     SplitPlan plan;
+    plan.mode = mode_;
     plan.tokens.carried_x_tokens = static_cast<int64_t>(1000 * x_share);
     plan.tokens.carried_kv_tokens = 1000 - plan.tokens.carried_x_tokens;
     tables_->Build(segments, *cache_, plan);
   }
 
   static constexpr int64_t kBlocks = 30;
+  static constexpr int32_t kRingChunks = 3;
   const text::TokenId token_ = 1;
+  SplitMode mode_ = SplitMode::kAuto;
   std::unique_ptr<device::Device> device_ = device::CreateCpuDevice({}).value();
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::DeviceCache> cache_;
@@ -146,10 +151,44 @@ TEST_F(CarryTablesTest, APlanOfOneFormIsObeyedAndAPoolOfOneFormDecides) {
   }
 }
 
+TEST_F(CarryTablesTest, SerialRoundsFitTheRingAndHoldXBeforeKv) {
+  Make(kv::Form::kBoth, /*chunk_blocks=*/2);  // 2 blocks of K and V, or 4 of X
+  std::vector<kv::BlockId> blocks(21);
+  for (int32_t i = 0; i < 21; ++i) blocks[static_cast<size_t>(i)] = i;
+  for (const double share : {0.0, 0.1, 0.3, 0.5, 0.9, 1.0}) {
+    mode_ = SplitMode::kSerial;
+    Build({Reader(blocks, 20 * kBlockTokens)}, share);
+    EXPECT_EQ(tables_->x_blocks(), std::llround(20 * share));
+    size_t next = 0;
+    int64_t n_x = 0, n_kv = 0;
+    for (const CarryRound& round : tables_->rounds()) {
+      EXPECT_EQ(static_cast<size_t>(round.first_chunk), next);
+      EXPECT_LE(round.n_x + round.n_kv, kRingChunks);
+      int64_t round_x = 0;
+      for (int32_t i = 0; i < round.n_x + round.n_kv; ++i, ++next) {
+        const CarryChunk& chunk = tables_->chunks()[next];
+        EXPECT_EQ(chunk.form, i < round.n_x ? kv::Form::kX : kv::Form::kKv);
+        EXPECT_GT(chunk.n_blocks, 0);
+        (i < round.n_x ? round_x : n_kv) += chunk.n_blocks;
+      }
+      n_x += round_x;
+      // Each round as the whole layer, but for the rounding of blocks.
+      EXPECT_NEAR(static_cast<double>(n_x), share * static_cast<double>(n_x + n_kv), 1.0) << share;
+    }
+    EXPECT_EQ(next, tables_->chunks().size());
+    EXPECT_EQ(n_x, tables_->x_blocks());
+    EXPECT_EQ(n_kv, tables_->kv_blocks());
+  }
+  mode_ = SplitMode::kAuto;
+  Build({Reader(blocks, 20 * kBlockTokens)}, 0.5);
+  EXPECT_TRUE(tables_->rounds().empty());
+}
+
 // Every cached block of every reader is found exactly once in the chunks, with its reader's rows.
 TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
   for (uint32_t seed = 1; seed <= 200; ++seed) {
     std::mt19937 random(seed);
+    mode_ = seed % 2 == 0 ? SplitMode::kAuto : SplitMode::kSerial;
     Make(kv::Form::kBoth, 1 + static_cast<int32_t>(random() % 4));
     std::set<kv::BlockId> resident;
     for (int i = 0; i < 5; ++i) {

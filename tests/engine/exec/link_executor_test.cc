@@ -65,7 +65,7 @@ std::vector<Case> Cases() {
   for (const auto dtype : {device::DType::kF32, device::DType::kBF16}) {
     for (const auto heads : {Heads::kMany, Heads::kGrouped}) {
       const auto add = [&](const std::string& name, kv::Form form, double x_share,
-                           int64_t resident_blocks_max) {
+                           int64_t resident_blocks_max, SplitMode mode = SplitMode::kAuto) {
         Case c;
         c.name = absl::StrCat(name, heads == Heads::kMany ? "_mha_" : "_gqa_", device::NameOf(dtype));
         c.heads = heads;
@@ -73,6 +73,7 @@ std::vector<Case> Cases() {
         c.link.form = form;
         c.link.x_share = x_share;
         c.link.resident_blocks_max = resident_blocks_max;
+        c.link.mode = mode;
         cases.push_back(c);
       };
       add("resident", kv::Form::kKv, 0, 64);
@@ -81,6 +82,8 @@ std::vector<Case> Cases() {
       add("mixed", kv::Form::kBoth, 0.5, 0);
       add("both_as_x", kv::Form::kBoth, 1, 0);
       add("mixed_half_resident", kv::Form::kBoth, 0.4, 4);
+      add("serial", kv::Form::kBoth, 0.6, 0, SplitMode::kSerial);
+      add("serial_kv", kv::Form::kKv, 0, 2, SplitMode::kSerial);
     }
   }
   return cases;
@@ -205,6 +208,7 @@ TEST_P(LinkExecutorTest, ItemsVisitedInTurnGiveTheSameLogits) {
     items.push_back(engine.NewItem(2));
   }
   SplitPlan plan;
+  plan.mode = GetParam().link.mode;
   plan.tokens.carried_x_tokens = static_cast<int64_t>(GetParam().link.x_share * 100);
   plan.tokens.carried_kv_tokens = 100 - plan.tokens.carried_x_tokens;
   for (uint32_t i = 0; i < 2; ++i) {

@@ -39,7 +39,10 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
   cpu.dtype = options.dtype;
   cpu.threads = options.threads;
   device_ = ValueOrDie(device::CreateCpuDevice(cpu));
-  if (options.link.has_value()) {
+  if (options.link.has_value() && options.link->timed.has_value()) {
+    target_ = std::move(device_);
+    device_ = std::make_unique<fakes::TimedDevice>(*target_, *options.link->timed, *options.clock);
+  } else if (options.link.has_value()) {
     device_ = ValueOrDie(device::CreateEmulatedLinkDevice(std::move(device_), options.link->stream));
   }
   model_ = ValueOrDie(model::LoadModel(model_path, *device_, {}));
@@ -67,6 +70,7 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
         LinkExecutor::Create(*device_, model_.config, *model_.weights, *pool_, link_options, *options.clock));
     store_->SetListener(&executor->block_listener());
     executor_ = std::move(executor);
+    plan_.mode = link.mode;
     CarryAsX(link.x_share);
   } else {
     RowExecutorOptions executor_options;
@@ -82,7 +86,6 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
 TinyEngine::~TinyEngine() { store_->SetListener(nullptr); }
 
 void TinyEngine::CarryAsX(double share) {
-  plan_ = SplitPlan{};
   plan_.tokens.carried_x_tokens = static_cast<int64_t>(share * 1000);
   plan_.tokens.carried_kv_tokens = 1000 - plan_.tokens.carried_x_tokens;
 }

@@ -19,6 +19,7 @@
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
+#include "tests/fakes/timed_device.h"
 
 namespace spillway::exec {
 
@@ -40,6 +41,9 @@ struct TinyLink {
   int32_t ring_chunks = 3;
   int32_t chunk_blocks = 2;  // blocks that a chunk of the ring holds as K and V
   double x_share = 0;        // of the carried tokens, carried as X
+  SplitMode mode = SplitMode::kAuto;
+  // Instead of an emulated link a device of simulated time, which computes nothing.
+  std::optional<fakes::TimedRates> timed;
 };
 
 struct TinyEngineOptions {
@@ -79,6 +83,7 @@ class TinyEngine {
 
   // What Run begins steps with: of what is carried, this share as X.
   void CarryAsX(double share);
+  void SetMode(SplitMode mode) { plan_.mode = mode; }
   // Begin to Finish.
   StepResult Run(WorkItem& item, absl::Span<const Segment> segments, Phase phase = Phase::kPrefill);
   // Logits of the sequence's next `n_tokens` tokens, run alone: [n_tokens][vocab].
@@ -89,6 +94,7 @@ class TinyEngine {
   std::vector<std::vector<float>> KeptLogits(const WorkItem& item, int32_t segment, int32_t n_rows) const;
 
  private:
+  std::unique_ptr<device::Device> target_;  // of a device of simulated time
   std::unique_ptr<device::Device> device_;
   model::Model model_;
   std::unique_ptr<kv::HostPool> pool_;
