@@ -69,7 +69,12 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
     SPILLWAY_ASSIGN_OR_RETURN(rebuilt_,
                               device_.Allocate(rebuilt_blocks * kv_bytes, "rebuilt keys and values"));
   }
-  SPILLWAY_ASSIGN_OR_RETURN(transformer_, model::Transformer::Create(device_, config, weights, limits));
+  if (weights.layers_on_host()) {
+    SPILLWAY_ASSIGN_OR_RETURN(weights_,
+                              WeightStream::Create(device_, weights, compute_, copies_in_, in_timer_));
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(transformer_,
+                            model::Transformer::Create(device_, config, weights, limits, weights_.get()));
   SPILLWAY_RETURN_IF_ERROR(WarmUpOutputs(device_, *transformer_, compute_));
 
   const int64_t left_bytes =
@@ -131,6 +136,7 @@ LinkExecutor::Item& LinkExecutor::ItemOf(WorkItem& item) const {
 
 BatchShape LinkExecutor::ShapeOf(Phase phase, absl::Span<const Segment> segments) {
   BatchShape shape = ShapeWithoutCache(phase, segments);
+  if (weights_ != nullptr) shape.weight_load_bytes = weights_->pass_bytes();
   int64_t& on_host = pool_.form() == kv::Form::kKv  ? shape.host_kv_tokens
                      : pool_.form() == kv::Form::kX ? shape.host_x_tokens
                                                     : shape.host_both_tokens;
@@ -165,6 +171,8 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   SPILLWAY_CHECK(item.tables.chunks().size() == 1);
   item.buffers.CopyIn(compute_, item.tables, &item.carry);
   item.Start(n_layers());
+  item.is_column = plan.schedule == Schedule::kColumn;
+  item.turn = next_turn_++;
   StartStats(item, phase, plan, begin_ns);
   item.stats.sequences = static_cast<int32_t>(segments.size());
 
@@ -226,7 +234,7 @@ void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, Mo
   StepStats& stats = item.stats;
   stats = StepStats{};
   stats.phase = phase;
-  stats.schedule = Schedule::kRow;
+  stats.schedule = plan.schedule;
   stats.rows = item.tables.n_rows();
   stats.sampled_rows = static_cast<int32_t>(item.tables.samples().size());
   stats.tokens.carried_kv_tokens = item.carry.kv_blocks() * block_tokens;
@@ -241,27 +249,58 @@ void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, Mo
 
 // ---------------------------------------------------------------------------------------------- Visit
 
+LinkExecutor::Item* LinkExecutor::NextToFetch(Item& item) {
+  if (!item.is_column) return item.fetched < item.carried_chunks() ? &item : nullptr;
+  Item* next = nullptr;
+  for (Item* other : items_) {
+    if (!other->running() || !other->is_column || other->fetched == other->carried_chunks()) continue;
+    if (next == nullptr ||
+        std::pair(other->fetch_layer(), other->turn) < std::pair(next->fetch_layer(), next->turn)) {
+      next = other;
+    }
+  }
+  return next;
+}
+
 void LinkExecutor::FetchAhead(Item& item) {
-  while (item.fetched < item.fetch_end && !ring_->empty()) Fetch(item);
-  // Once for each chunk, however often it is tried.
-  if (item.fetched < item.fetch_end && item.waited_for != item.fetched) {
-    item.waited_for = item.fetched;
-    ++item.stats.ring_waits;
+  for (;;) {
+    Item* const next = NextToFetch(item);
+    const int32_t layer = next != nullptr ? next->fetch_layer() : n_layers();
+    if (weights_ != nullptr && layer > item.layer_begun) {
+      // What the layer that is computed carries is on its way: now the next one's weights, then what that
+      // carries.
+      weights_->Prefetch((item.layer_begun + 1) % n_layers());
+      if (layer > item.layer_begun + 1) return;
+    }
+    if (next == nullptr || next->fetched >= next->fetch_end) return;
+    if (ring_->empty()) {
+      // Once for each chunk, however often it is tried.
+      if (next->waited_for != next->fetched) ++next->stats.ring_waits;
+      next->waited_for = next->fetched;
+      return;
+    }
+    Fetch(*next);
   }
 }
 
 void LinkExecutor::FetchThrough(Item& item, int64_t index) {
-  if (item.fetched > index) return;
+  if (item.fetched <= index) FetchAhead(item);
+  if (item.fetched <= index) TakeFromOthers(item);
+  // Whoever else's turn it were.
+  while (item.fetched <= index) Fetch(item);
   FetchAhead(item);
-  if (item.fetched > index) return;
-  TakeFromOthers(item);
-  FetchAhead(item);
-  SPILLWAY_CHECK(item.fetched > index);
+}
+
+void LinkExecutor::UseWeights(Item& item, int32_t layer) {
+  if (weights_ == nullptr) return;
+  wait_timer_.Begin();
+  if (!weights_->Use(layer)) ++item.stats.weight_waits;
+  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns);
 }
 
 void LinkExecutor::Fetch(Item& item) {
   const CarryChunk& chunk = item.CarriedChunk(item.fetched);
-  const int32_t layer = static_cast<int32_t>(item.fetched / static_cast<int64_t>(item.carry.chunks().size()));
+  const int32_t layer = item.fetch_layer();
   const int32_t ring_chunk = ring_->Take();
   item.RingChunk(item.fetched) = ring_chunk;
   ++item.fetched;
@@ -301,12 +340,14 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
   const MonotonicNs begin_ns = clock_.NowNs();
   const int32_t layer = item.visits_done();
   if (layer >= Item::kVisitsInFlight) SPILLWAY_RETURN_IF_ERROR(Collect(item, layer - Item::kVisitsInFlight));
-  FetchAhead(item);
 
   const auto& [begin_event, end_event] =
       item.visit_events[static_cast<size_t>(layer % Item::kVisitsInFlight)];
   device_.Record(begin_event, compute_);
   if (layer == 0) transformer_->Embed(compute_, item.batch);
+  item.layer_begun = layer;
+  UseWeights(item, layer);
+  FetchAhead(item);
   const device::SlotArena arena = cache_->Arena(layer);
   transformer_->Project(compute_, layer, item.batch, arena);
   writer_->StoreLayer(item.stores, layer);
@@ -318,6 +359,7 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
   }
   for (size_t i = 0; i < item.carry.rounds().size(); ++i) AttendToRound(item, layer, i);
   transformer_->Complete(compute_, layer, item.batch);
+  if (weights_ != nullptr) weights_->Release();
   device_.Record(end_event, compute_);
   item.CountVisit();
   item.stats.active_ns += clock_.NowNs() - begin_ns;
@@ -396,6 +438,13 @@ absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
   return absl::OkStatus();
 }
 
+void LinkExecutor::CollectTimers() {
+  // After a device's error nothing is timed any more.
+  (void)in_timer_.CollectAll();
+  (void)in_wait_timer_.CollectAll();
+  (void)wait_timer_.CollectAll();
+}
+
 // ---------------------------------------------------------------------------------------------- Finish
 
 absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
@@ -426,6 +475,7 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   stats.head_ns = device_.ElapsedNs(last_visit.second, item.finished);
   compute.busy_ns += stats.head_ns - compute.stall_ns;
   writer_->TakeStats(stats);
+  if (weights_ != nullptr) weights_->TakeStats(stats);
   const MonotonicNs end_ns = clock_.NowNs();
   stats.active_ns += end_ns - begin_ns;
   stats.wall_ns = end_ns - stats.begin_ns;
@@ -441,9 +491,7 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
     device_.Record(item.finished, stream);
     (void)device_.Synchronize(item.finished);
   }
-  (void)in_timer_.CollectAll();
-  (void)in_wait_timer_.CollectAll();
-  (void)wait_timer_.CollectAll();
+  CollectTimers();
   for (; item.read < item.fetched; ++item.read) ring_->Give(item.RingChunk(item.read));
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
   item.Stop();

@@ -37,6 +37,7 @@
 #include "engine/exec/span_timer.h"
 #include "engine/exec/staging_ring.h"
 #include "engine/exec/step_tables.h"
+#include "engine/exec/weight_stream.h"
 #include "engine/kv/device_cache.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model_config.h"
@@ -111,8 +112,12 @@ class LinkExecutor final : public Executor {
   void StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns);
 
   // --- Visit.
-  // Copies of the item's next chunks, as many as the ring takes.
+  // Copies of what comes next, in order of need and as many as the ring takes: the chunks of the item, or of
+  // all items of a column; before a layer's chunks its weights, where they are streamed.
   void FetchAhead(Item& item);
+  // Whose chunk that is; null: no more in this pass.
+  Item* NextToFetch(Item& item);
+  void UseWeights(Item& item, int32_t layer);
   void Fetch(Item& item);
   // Makes room in the ring for an item that must go on: what others fetched ahead is given up.
   void TakeFromOthers(const Item& item);
@@ -121,6 +126,8 @@ class LinkExecutor final : public Executor {
   // Until carried chunk `index` (all layers' counted through) is fetched.
   void FetchThrough(Item& item, int64_t index);
   absl::Status Collect(Item& item, int32_t visit);
+  // Waits for what is timed.
+  void CollectTimers();
 
   device::Device& device_;
   kv::HostPool& pool_;
@@ -128,7 +135,7 @@ class LinkExecutor final : public Executor {
   const Clock& clock_;
   const device::StreamId compute_;
   const device::StreamId copies_in_;
-  std::unique_ptr<model::Transformer> transformer_;
+  std::unique_ptr<model::Transformer> transformer_;  // uses weights_
   std::unique_ptr<StagingRing> ring_;
   std::unique_ptr<kv::DeviceCache> cache_;
   std::unique_ptr<BlockWriter> writer_;
@@ -137,8 +144,10 @@ class LinkExecutor final : public Executor {
 
   SpanTimer in_timer_;
   SpanTimer in_wait_timer_;  // copies' waits, for room in the ring and for a serial plan's compute
-  SpanTimer wait_timer_;     // compute's waits for chunks
+  SpanTimer wait_timer_;     // compute's waits for chunks and weights
+  std::unique_ptr<WeightStream> weights_;  // where layers lie on the host; uses in_timer_
   std::vector<Item*> items_;
+  uint64_t next_turn_ = 0;
   int64_t open_blocks_max_ = 0;        // of all items
   std::vector<device::CopyRun> runs_;  // of one batched copy
 };

@@ -40,6 +40,7 @@ class LinkExecutor::Item final : public WorkItem {
   }
   ~Item() override {
     if (running_) owner.Abandon(*this);  // the engine is lost, or going down
+    owner.CollectTimers();               // they add to `stats`
     owner.items_.erase(std::find(owner.items_.begin(), owner.items_.end(), this));
   }
 
@@ -55,6 +56,7 @@ class LinkExecutor::Item final : public WorkItem {
     visits_total_ = n_visits;
     visits_collected = 0;
     fetched = read = 0;
+    layer_begun = -1;
     waited_for = -1;
     fetch_end = carried_chunks();
     if (!carry.rounds().empty()) fetch_end = carry.rounds().front().n_x;
@@ -64,6 +66,10 @@ class LinkExecutor::Item final : public WorkItem {
 
   device::Device& device() const { return owner.device_; }
   int64_t carried_chunks() const { return static_cast<int64_t>(carry.chunks().size()) * visits_total_; }
+  // Of the next chunk to fetch. REQUIRES: there is one.
+  int32_t fetch_layer() const {
+    return static_cast<int32_t>(fetched / static_cast<int64_t>(carry.chunks().size()));
+  }
   int32_t held_chunks() const { return static_cast<int32_t>(fetched - read); }
   // The ring's chunk that holds carried chunk `index` (all layers' counted through) from its fetch to its
   // reading.
@@ -78,6 +84,9 @@ class LinkExecutor::Item final : public WorkItem {
   ItemOutputs outputs;
   StepStats stats;
   model::RowBatch batch;
+  bool is_column = false;    // visited in turn with the others that are, a layer at a time
+  uint64_t turn = 0;         // among them: in the order in which they began
+  int32_t layer_begun = -1;  // the last one that was visited
   int32_t visits_collected = 0;
   std::vector<int32_t> ring_chunks;  // [ring chunks]
   int64_t fetch_end = 0;             // carried chunks that may be fetched by now, of all layers

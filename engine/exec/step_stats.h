@@ -36,6 +36,9 @@ struct StepStats {
   std::array<LaneStats, kLanes> lanes{};
   int64_t ring_waits = 0;  // carried chunks for which the staging ring had no free slot when they came next
 
+  // Visits whose layer's weights were not even on their way to the device.
+  int32_t weight_waits = 0;
+
   double predicted_step_s = 0;  // copied from the plan
   double corrected_step_s = 0;
 };

@@ -33,9 +33,11 @@ bool IsGated(const ModelConfig& config) { return config.activation == Activation
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(device::Device& device,
                                                                  const ModelConfig& config,
                                                                  const ModelWeights& weights,
-                                                                 const TransformerLimits& limits) {
+                                                                 const TransformerLimits& limits,
+                                                                 const LayerSource* layers) {
   SPILLWAY_CHECK(limits.max_rows > 0 && limits.max_head_rows > 0);
-  std::unique_ptr<Transformer> transformer(new Transformer(device, config, weights, limits));
+  std::unique_ptr<Transformer> transformer(
+      new Transformer(device, config, weights, limits, layers != nullptr ? *layers : weights));
   if (limits.max_rebuild_rows > 0) SPILLWAY_RETURN_IF_ERROR(transformer->SliceRebuildMatrices());
   SPILLWAY_RETURN_IF_ERROR(transformer->AllocateScratch());
   SPILLWAY_RETURN_IF_ERROR(transformer->WarmUp());
@@ -43,8 +45,8 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(device::Device&
 }
 
 Transformer::Transformer(device::Device& device, const ModelConfig& config, const ModelWeights& weights,
-                         const TransformerLimits& limits)
-    : device_(device), config_(config), weights_(weights), limits_(limits) {}
+                         const TransformerLimits& limits, const LayerSource& layers)
+    : device_(device), config_(config), weights_(weights), layers_(layers), limits_(limits) {}
 
 Transformer::~Transformer() {
   if (scratch_) device_.Free(scratch_);
@@ -80,9 +82,16 @@ absl::Status Transformer::SliceRebuildMatrices() {
   for (const LayerWeights& layer : weights_.layers()) {
     SPILLWAY_ASSIGN_OR_RETURN(const device::PackedMatrix kv,
                               device_.SliceMatrix(layer.qkv, config_.d_q(), 2 * config_.d_kv()));
-    rebuild_.push_back(kv);
+    rebuild_.push_back({kv, static_cast<int64_t>(kv.data.address - layer.qkv.data.address)});
   }
   return absl::OkStatus();
+}
+
+const LayerWeights& Transformer::WeightsOf(int32_t layer) const {
+  SPILLWAY_DCHECK(layer >= 0 && layer < config_.n_layers);
+  const LayerWeights* const weights = layers_.Find(layer);
+  SPILLWAY_CHECK_MSG(weights != nullptr, "a layer is computed whose weights are not on the device");
+  return *weights;
 }
 
 absl::Status Transformer::WarmUp() {
@@ -93,11 +102,13 @@ absl::Status Transformer::WarmUp() {
     return rows;
   };
   // Layers are alike: the first one's shapes are all there are.
-  const LayerWeights& layer = weights_.layers().front();
+  const LayerWeights& layer = WeightsOf(0);
   const device::PackedMatrix matrices[] = {layer.qkv, layer.attention_output, layer.up, layer.down};
   SPILLWAY_RETURN_IF_ERROR(device_.WarmUp(matrices, rows_up_to(limits_.max_rows)));
   if (!rebuild_.empty()) {
-    SPILLWAY_RETURN_IF_ERROR(device_.WarmUp({&rebuild_.front(), 1}, rows_up_to(limits_.max_rebuild_rows)));
+    device::PackedMatrix kv = rebuild_.front().matrix;
+    kv.data = layer.qkv.data + rebuild_.front().offset_bytes;
+    SPILLWAY_RETURN_IF_ERROR(device_.WarmUp({&kv, 1}, rows_up_to(limits_.max_rebuild_rows)));
   }
   return device_.WarmUp({&weights_.head(), 1}, rows_up_to(limits_.max_head_rows));
 }
@@ -154,8 +165,7 @@ device::RopeAppendArgs Transformer::RopeArgs(int32_t n_heads, int32_t block_toke
 void Transformer::Project(StreamId stream, int32_t layer, const RowBatch& batch,
                           const device::SlotArena& arena) {
   SPILLWAY_DCHECK(batch.rows > 0 && batch.rows <= limits_.max_rows);
-  SPILLWAY_DCHECK(layer >= 0 && layer < config_.n_layers);
-  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
+  const LayerWeights& weights = WeightsOf(layer);
   Norm(stream, batch, weights.attention_norm, weights.attention_norm_bias);
 
   device::GemmArgs project;
@@ -197,7 +207,7 @@ void Transformer::Attend(StreamId stream, const RowBatch& batch, const KeyTable&
 }
 
 void Transformer::Complete(StreamId stream, int32_t layer, const RowBatch& batch) {
-  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
+  const LayerWeights& weights = WeightsOf(layer);
   device::MergeAttentionArgs merge;
   merge.rows = batch.rows;
   merge.n_heads = config_.n_heads;
@@ -221,21 +231,27 @@ void Transformer::Complete(StreamId stream, int32_t layer, const RowBatch& batch
   device_.Gemm(stream, weights.attention_output, output);
 
   Norm(stream, batch, weights.feed_forward_norm, weights.feed_forward_norm_bias);
-  const bool last = layer + 1 == config_.n_layers;
-  FeedForward(stream, weights, last ? weights_.head() : weights_.layers()[static_cast<size_t>(layer) + 1].qkv,
-              batch);
+  const device::PackedMatrix* next = &weights_.head();
+  if (layer + 1 < config_.n_layers) {
+    const LayerWeights* const next_layer = layers_.Find(layer + 1);
+    next = next_layer != nullptr ? &next_layer->qkv : nullptr;
+  }
+  FeedForward(stream, weights, next, batch);
 }
 
 void Transformer::Rebuild(StreamId stream, int32_t layer, const RebuildBatch& batch) {
   SPILLWAY_DCHECK(batch.rows > 0 && batch.rows <= limits_.max_rebuild_rows);
-  const LayerWeights& weights = weights_.layers()[static_cast<size_t>(layer)];
+  const LayerWeights& weights = WeightsOf(layer);
+  const RebuildMatrix& rebuild = rebuild_[static_cast<size_t>(layer)];
+  device::PackedMatrix kv = rebuild.matrix;
+  kv.data = weights.qkv.data + rebuild.offset_bytes;
   device::GemmArgs project;
   project.rows = batch.rows;
   project.in = batch.x;
   project.out = rebuilt_;
   project.out_dtype = device_.info().compute_dtype;
   if (weights.qkv_bias) project.bias = weights.qkv_bias + config_.d_q() * 4;
-  device_.Gemm(stream, rebuild_[static_cast<size_t>(layer)], project);
+  device_.Gemm(stream, kv, project);
 
   device::RopeAppendArgs append = RopeArgs(/*n_heads=*/0, batch.block_tokens, batch.arena);
   append.rows = batch.rows;
@@ -244,7 +260,7 @@ void Transformer::Rebuild(StreamId stream, int32_t layer, const RebuildBatch& ba
   device_.RopeAppend(stream, append);
 }
 
-void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, const device::PackedMatrix& next,
+void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, const device::PackedMatrix* next,
                               const RowBatch& batch) {
   const device::DType dtype = device_.info().compute_dtype;
   const bool gated = IsGated(config_);
@@ -276,7 +292,7 @@ void Transformer::FeedForward(StreamId stream, const LayerWeights& weights, cons
   down.out_dtype = device::DType::kF32;
   down.bias = weights.down_bias;
   down.accumulate = true;
-  down.next = &next;
+  down.next = next;
   device_.Gemm(stream, weights.down, down);
 }
 
@@ -299,7 +315,8 @@ DevicePtr Transformer::Head(StreamId stream, int32_t rows, DevicePtr hidden, Dev
   head.in = normed_;
   head.out = logits_;
   head.out_dtype = device::DType::kF32;
-  head.next = &weights_.layers().front().qkv;
+  const LayerWeights* const first_layer = layers_.Find(0);
+  if (first_layer != nullptr) head.next = &first_layer->qkv;
   device_.Gemm(stream, weights_.head(), head);
   return logits_;
 }

@@ -58,11 +58,13 @@ struct TransformerLimits {
 class Transformer {
  public:
   // Allocates the scratch and builds the device's products for up to these limits. InvalidArgument where K
-  // and V cannot be rebuilt from X on this device. `device` and `weights` must outlive the transformer.
+  // and V cannot be rebuilt from X on this device. `layers`: where they lie, null: in `weights`; it must find
+  // a layer whenever that layer is computed, and layer 0 now. All references must outlive the transformer.
   static absl::StatusOr<std::unique_ptr<Transformer>> Create(device::Device& device,
                                                              const ModelConfig& config,
                                                              const ModelWeights& weights,
-                                                             const TransformerLimits& limits);
+                                                             const TransformerLimits& limits,
+                                                             const LayerSource* layers = nullptr);
   ~Transformer();
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
@@ -97,21 +99,23 @@ class Transformer {
 
  private:
   Transformer(device::Device& device, const ModelConfig& config, const ModelWeights& weights,
-              const TransformerLimits& limits);
+              const TransformerLimits& limits, const LayerSource& layers);
 
   absl::Status AllocateScratch();
   absl::Status WarmUp();
   absl::Status SliceRebuildMatrices();
   device::RopeAppendArgs RopeArgs(int32_t n_heads, int32_t block_tokens,
                                   const device::SlotArena& arena) const;
-  // `next`: what is multiplied after it.
-  void FeedForward(device::StreamId stream, const LayerWeights& weights, const device::PackedMatrix& next,
+  // `next`: what is multiplied after it; null: not known.
+  void FeedForward(device::StreamId stream, const LayerWeights& weights, const device::PackedMatrix* next,
                    const RowBatch& batch);
+  const LayerWeights& WeightsOf(int32_t layer) const;
   void Norm(device::StreamId stream, const RowBatch& batch, device::DevicePtr gain, device::DevicePtr bias);
 
   device::Device& device_;
   const ModelConfig config_;
   const ModelWeights& weights_;
+  const LayerSource& layers_;
   const TransformerLimits limits_;
 
   // One allocation; m = max_rows. Buffers whose lives do not overlap are still apart: they are small.
@@ -128,8 +132,12 @@ class Transformer {
   device::DevicePtr logits_;     // f32 [max_head_rows, vocab]
   device::DevicePtr rebuilt_;    // T [max_rebuild_rows, 2 * d_kv]
 
-  std::vector<device::PackedMatrix>
-      rebuild_;  // [n_layers] of max_rebuild_rows > 0: [2 * d_kv, d], K | V of qkv
+  // K | V of qkv, [2 * d_kv, d], where max_rebuild_rows > 0: at so many bytes from where qkv lies.
+  struct RebuildMatrix {
+    device::PackedMatrix matrix;
+    int64_t offset_bytes = 0;
+  };
+  std::vector<RebuildMatrix> rebuild_;  // [n_layers]
 };
 
 }  // namespace spillway::model

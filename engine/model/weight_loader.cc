@@ -1,13 +1,19 @@
 #include "engine/model/weight_loader.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/model/narrowing.h"
 
@@ -34,11 +40,23 @@ absl::StatusOr<const device::TensorView*> WeightLoader::Tensor(const std::string
 }
 
 int64_t WeightLoader::Reserve(int64_t size_bytes, Use use) {
-  const int64_t offset = reserved_bytes_;
-  reserved_bytes_ += RoundUp(size_bytes);
-  use_bytes_[static_cast<size_t>(use)] += RoundUp(size_bytes);
+  int64_t& reserved_bytes = host_layers_.empty() ? reserved_bytes_ : host_reserved_bytes_;
+  const int64_t offset = reserved_bytes;
+  reserved_bytes += RoundUp(size_bytes);
+  // Norms of a layer that is copied are a part of the copy.
+  use_bytes_[static_cast<size_t>(host_layers_.empty() ? use : Use::kLayers)] += RoundUp(size_bytes);
   return offset;
 }
+
+void WeightLoader::SetLater(device::DevicePtr* ptr, int64_t offset_bytes) {
+  if (host_layers_.empty()) {
+    addresses_.emplace_back(ptr, offset_bytes);
+  } else {
+    ptr->address = kLayerOrigin + static_cast<uint64_t>(offset_bytes - host_layers_.back());
+  }
+}
+
+void WeightLoader::BeginHostLayer() { host_layers_.push_back(host_reserved_bytes_); }
 
 absl::Status WeightLoader::PlaceMatrix(const std::vector<std::string>& names, Use use,
                                        device::PackedMatrix* matrix) {
@@ -49,16 +67,16 @@ absl::Status WeightLoader::PlaceMatrix(const std::vector<std::string>& names, Us
   }
   SPILLWAY_ASSIGN_OR_RETURN(*matrix, device_.PlanMatrix(parts, options_.mode));
   const int64_t offset = Reserve(matrix->size_bytes, use);
-  addresses_.emplace_back(&matrix->data, offset);
-  jobs_.push_back(
-      {offset, matrix->size_bytes, [this, parts = std::move(parts), plan = *matrix](uint8_t* out) {
-         std::vector<std::vector<uint8_t>> rooms(parts.size());
-         std::vector<device::TensorView> read;
-         for (size_t i = 0; i < parts.size(); ++i) {
-           read.push_back(source_.Rows(parts[i], 0, parts[i].shape[0], &rooms[i]));
-         }
-         return device_.PackMatrix(read, plan, out);
-       }});
+  SetLater(&matrix->data, offset);
+  jobs_.push_back({!host_layers_.empty(), offset, matrix->size_bytes,
+                   [this, parts = std::move(parts), plan = *matrix](uint8_t* out) {
+                     std::vector<std::vector<uint8_t>> rooms(parts.size());
+                     std::vector<device::TensorView> read;
+                     for (size_t i = 0; i < parts.size(); ++i) {
+                       read.push_back(source_.Rows(parts[i], 0, parts[i].shape[0], &rooms[i]));
+                     }
+                     return device_.PackMatrix(read, plan, out);
+                   }});
   return absl::OkStatus();
 }
 
@@ -79,8 +97,8 @@ absl::Status WeightLoader::PlaceF32(const std::vector<std::string>& names, devic
 void WeightLoader::PlaceF32(std::vector<float> values, device::DevicePtr* ptr) {
   const int64_t size_bytes = static_cast<int64_t>(values.size() * sizeof(float));
   const int64_t offset = Reserve(size_bytes, Use::kSmall);
-  addresses_.emplace_back(ptr, offset);
-  jobs_.push_back({offset, size_bytes, [values = std::move(values)](uint8_t* out) {
+  SetLater(ptr, offset);
+  jobs_.push_back({!host_layers_.empty(), offset, size_bytes, [values = std::move(values)](uint8_t* out) {
                      NarrowFromF32(device::DType::kF32, values.data(), static_cast<int64_t>(values.size()),
                                    out);
                      return absl::OkStatus();
@@ -96,21 +114,21 @@ absl::Status WeightLoader::PlaceRows(const std::string& name, int64_t first, Use
   const device::DType dtype = device_.info().compute_dtype;
   const int64_t row_bytes = columns * device::SizeOf(dtype);
   const int64_t offset = Reserve(rows * row_bytes, use);
-  addresses_.emplace_back(ptr, offset);
+  SetLater(ptr, offset);
   for (int64_t done = 0; done < rows; done += kRowsPerJob) {
     const int64_t count = std::min(kRowsPerJob, rows - done);
-    jobs_.push_back({offset + done * row_bytes, count * row_bytes, [=, this](uint8_t* out) {
-                       std::vector<uint8_t> room;
-                       const device::TensorView read = source_.Rows(*tensor, first + done, count, &room);
-                       const int64_t encoded_bytes = device::EncodedBytes(read.encoding, columns);
-                       std::vector<float> row(static_cast<size_t>(columns));
-                       for (int64_t i = 0; i < count; ++i) {
-                         device::DecodeToF32(read.encoding, read.data + i * encoded_bytes, columns,
-                                             row.data());
-                         NarrowFromF32(dtype, row.data(), columns, out + i * row_bytes);
-                       }
-                       return absl::OkStatus();
-                     }});
+    jobs_.push_back(
+        {!host_layers_.empty(), offset + done * row_bytes, count * row_bytes, [=, this](uint8_t* out) {
+           std::vector<uint8_t> room;
+           const device::TensorView read = source_.Rows(*tensor, first + done, count, &room);
+           const int64_t encoded_bytes = device::EncodedBytes(read.encoding, columns);
+           std::vector<float> row(static_cast<size_t>(columns));
+           for (int64_t i = 0; i < count; ++i) {
+             device::DecodeToF32(read.encoding, read.data + i * encoded_bytes, columns, row.data());
+             NarrowFromF32(dtype, row.data(), columns, out + i * row_bytes);
+           }
+           return absl::OkStatus();
+         }});
   }
   return absl::OkStatus();
 }
@@ -122,13 +140,41 @@ absl::Status WeightLoader::Fill(ModelWeights& weights) {
   for (size_t use = 0; use < use_bytes_.size(); ++use) {
     if (use_bytes_[use] > 0) weights.memory_.push_back({kUseNames[use], use_bytes_[use]});
   }
-  weights.read_bytes_per_step_ = reserved_bytes_ - use_bytes_[static_cast<size_t>(Use::kEmbedding)];
-  return RunJobs(weights.arena_);
+  weights.read_bytes_per_step_ =
+      reserved_bytes_ + host_reserved_bytes_ - use_bytes_[static_cast<size_t>(Use::kEmbedding)];
+  if (!host_layers_.empty()) SPILLWAY_RETURN_IF_ERROR(MapHost(weights));
+  return RunJobs(weights);
 }
 
-absl::Status WeightLoader::RunJob(const Job& job, device::DevicePtr arena, device::StreamId stream,
+absl::Status WeightLoader::MapHost(ModelWeights& weights) {
+  void* const base = mmap(nullptr, static_cast<size_t>(host_reserved_bytes_), PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("mapping ", FormatBytes(host_reserved_bytes_),
+                     " for the layers' weights failed: ", std::strerror(errno)));
+  }
+  // Advice only: where huge pages are off, small ones serve.
+  (void)madvise(base, static_cast<size_t>(host_reserved_bytes_), MADV_HUGEPAGE);
+  weights.host_ = static_cast<uint8_t*>(base);
+  weights.host_bytes_ = host_reserved_bytes_;
+  for (size_t i = 0; i < host_layers_.size(); ++i) {
+    const int64_t end = i + 1 < host_layers_.size() ? host_layers_[i + 1] : host_reserved_bytes_;
+    weights.runs_.push_back({host_layers_[i], end - host_layers_[i]});
+  }
+  const absl::Status registered = device_.RegisterHost(base, weights.host_bytes_);
+  weights.registered_ = registered.ok();
+  if (!registered.ok()) {
+    Log(LogLevel::kWarning, "weights are not page-locked: copies to the device will be slower",
+        {{"bytes", weights.host_bytes_}, {"cause", registered.message()}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightLoader::RunJob(const Job& job, const ModelWeights& weights, device::StreamId stream,
                                   device::EventId copied) {
-  const device::DevicePtr destination = arena + job.offset_bytes;
+  if (job.on_host) return job.make(weights.host_ + job.offset_bytes);
+  const device::DevicePtr destination = weights.arena_ + job.offset_bytes;
   if (device_.info().host_addressable) {
     return job.make(reinterpret_cast<uint8_t*>(destination.address));
   }
@@ -140,7 +186,7 @@ absl::Status WeightLoader::RunJob(const Job& job, device::DevicePtr arena, devic
   return device_.Synchronize(copied);
 }
 
-absl::Status WeightLoader::RunJobs(device::DevicePtr arena) {
+absl::Status WeightLoader::RunJobs(const ModelWeights& weights) {
   std::stable_sort(jobs_.begin(), jobs_.end(),
                    [](const Job& a, const Job& b) { return a.size_bytes > b.size_bytes; });
   int64_t total_bytes = 0;
@@ -151,7 +197,7 @@ absl::Status WeightLoader::RunJobs(device::DevicePtr arena) {
   std::atomic<size_t> next{0};
   const auto work = [&] {
     for (size_t i = next.fetch_add(1); i < jobs_.size(); i = next.fetch_add(1)) {
-      absl::Status status = RunJob(jobs_[i], arena, stream, copied);
+      absl::Status status = RunJob(jobs_[i], weights, stream, copied);
       MutexLock lock(mutex_);
       if (!status.ok() && error_.ok()) error_ = std::move(status);
       if (!error_.ok()) return;

@@ -1,4 +1,5 @@
-// WeightLoader: places a model's weights in one device allocation, then fills it in parallel.
+// WeightLoader: places a model's weights in one device allocation, and layers that are to lie on the host in
+// one there, then fills both in parallel.
 //
 // Two passes: Place* decide sizes and offsets and note how each piece is made; Fill allocates and makes them,
 // the largest first. Used by ModelWeights::Load alone, once.
@@ -34,12 +35,19 @@ class WeightLoader {
   // A matrix from its row `first` on, as rows of the compute dtype, [n - first, k].
   absl::Status PlaceRows(const std::string& name, int64_t first, Use use, device::DevicePtr* ptr);
 
+  // What is placed from here on, until the next call, is one layer: a run of its own in host memory. Its
+  // addresses count from kLayerOrigin, the layer's beginning; that is not 0, which would say that there is
+  // nothing.
+  static constexpr uint64_t kLayerOrigin = 256;
+  void BeginHostLayer();
+
   // Allocates, fills and sets every address; then `weights` owns the memory.
   absl::Status Fill(ModelWeights& weights);
 
  private:
   // One unit of work of one thread: writes `size_bytes` at `offset_bytes` of the allocation.
   struct Job {
+    bool on_host = false;
     int64_t offset_bytes = 0;
     int64_t size_bytes = 0;
     std::function<absl::Status(uint8_t* out)> make;
@@ -48,18 +56,23 @@ class WeightLoader {
   absl::StatusOr<const device::TensorView*> Tensor(const std::string& name) const;
   // Reserves room and returns its offset.
   int64_t Reserve(int64_t size_bytes, Use use);
-  absl::Status RunJobs(device::DevicePtr arena);
-  absl::Status RunJob(const Job& job, device::DevicePtr arena, device::StreamId stream,
+  // `ptr` lies at `offset_bytes` of what is being placed.
+  void SetLater(device::DevicePtr* ptr, int64_t offset_bytes);
+  absl::Status MapHost(ModelWeights& weights);
+  absl::Status RunJobs(const ModelWeights& weights);
+  absl::Status RunJob(const Job& job, const ModelWeights& weights, device::StreamId stream,
                       device::EventId copied);
 
   device::Device& device_;
   const TensorSource& source_;
   const WeightOptions& options_;
 
-  int64_t reserved_bytes_ = 0;
+  int64_t reserved_bytes_ = 0;                                   // on the device
+  int64_t host_reserved_bytes_ = 0;                              // on the host
+  std::vector<int64_t> host_layers_;                             // where they begin
   std::vector<int64_t> use_bytes_ = std::vector<int64_t>(5, 0);  // by Use
   std::vector<Job> jobs_;
-  std::vector<std::pair<device::DevicePtr*, int64_t>> addresses_;  // to set, and offsets
+  std::vector<std::pair<device::DevicePtr*, int64_t>> addresses_;  // on the device: to set, and offsets
 
   Mutex mutex_;  // of the device's copies, progress and the first error while jobs run
   int64_t done_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,5 +1,8 @@
 #include "engine/model/weights.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <utility>
@@ -82,6 +85,7 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(device::Device&
     loader.PlaceF32(InverseFrequencies(config.rope), &weights->inverse_frequency_);
   }
   for (int32_t i = 0; i < config.n_layers; ++i) {
+    if (options.layers_on == WeightPlace::kHost) loader.BeginHostLayer();
     SPILLWAY_RETURN_IF_ERROR(PlaceLayer(config, i, weights->layers_[static_cast<size_t>(i)], loader));
   }
   SPILLWAY_RETURN_IF_ERROR(loader.Fill(*weights));
@@ -90,6 +94,30 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(device::Device&
 
 ModelWeights::~ModelWeights() {
   if (arena_) device_.Free(arena_);
+  if (registered_) device_.UnregisterHost(host_);
+  if (host_ != nullptr) munmap(host_, static_cast<size_t>(host_bytes_));
+}
+
+int64_t ModelWeights::largest_layer_bytes() const {
+  int64_t largest = 0;
+  for (const Run& run : runs_) largest = std::max(largest, run.size_bytes);
+  return largest;
+}
+
+LayerWeights ModelWeights::LayerAt(int32_t layer, DevicePtr base) const {
+  LayerWeights here = layers_[static_cast<size_t>(layer)];
+  const auto move = [base](DevicePtr& ptr) {
+    if (ptr) ptr = base + static_cast<int64_t>(ptr.address - WeightLoader::kLayerOrigin);
+  };
+  for (device::PackedMatrix* matrix : {&here.qkv, &here.attention_output, &here.up, &here.down}) {
+    move(matrix->data);
+  }
+  for (DevicePtr* ptr :
+       {&here.attention_norm, &here.attention_norm_bias, &here.qkv_bias, &here.attention_output_bias,
+        &here.feed_forward_norm, &here.feed_forward_norm_bias, &here.up_bias, &here.down_bias}) {
+    move(*ptr);
+  }
+  return here;
 }
 
 }  // namespace spillway::model

@@ -1,7 +1,10 @@
-// ModelWeights: a model's weights in device memory, in the layout that the device's products read.
+// ModelWeights: a model's weights in the layout that the device's products read: in device memory, or with
+// its layers in host memory, from where each comes to the device whenever it is needed
+// (exec/weight_stream.h).
 //
 // Loaded once, by several threads, straight from the source's encoded tensors; immutable and thread-safe
-// afterwards. Owns its device memory: one allocation. The device must outlive it; the source need not.
+// afterwards. Owns its memory: one allocation on the device, and one on the host where layers lie there. The
+// device must outlive it; the source need not.
 #ifndef SPILLWAY_ENGINE_MODEL_WEIGHTS_H_
 #define SPILLWAY_ENGINE_MODEL_WEIGHTS_H_
 
@@ -36,6 +39,16 @@ struct LayerWeights {
   device::DevicePtr down_bias;
 };
 
+// Where a layer's weights lie now.
+class LayerSource {
+ public:
+  virtual ~LayerSource() = default;
+  // Null where they are not on the device. Valid until the layer goes.
+  virtual const LayerWeights* Find(int32_t layer) const = 0;
+};
+
+enum class WeightPlace : uint8_t { kDevice, kHost };
+
 // Bytes of one purpose, for the memory table and metrics.
 struct MemoryUse {
   std::string use;  // "weights: layers"
@@ -43,6 +56,8 @@ struct MemoryUse {
 };
 
 struct WeightOptions {
+  // Of the layers; embedding, head and the output's norm are always on the device.
+  WeightPlace layers_on = WeightPlace::kDevice;
   device::WeightMode mode = device::WeightMode::kExpanded;
   int32_t threads = 0;  // of loading; 0: as many as the device computes with
   // Told bytes of the device's layout that are done, of how many; called from the loading threads, one at a
@@ -50,19 +65,34 @@ struct WeightOptions {
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
 
-class ModelWeights {
+class ModelWeights final : public LayerSource {
  public:
   // Packs the tensors of `source` that `config` implies. InvalidArgument for a tensor that the device cannot
-  // hold or multiply, ResourceExhausted where device memory is too small.
+  // hold or multiply, ResourceExhausted where memory is too small.
   static absl::StatusOr<std::unique_ptr<ModelWeights>> Load(device::Device& device,
                                                             const TensorSource& source,
                                                             const ModelConfig& config,
                                                             const WeightOptions& options);
-  ~ModelWeights();
+  ~ModelWeights() override;
   ModelWeights(const ModelWeights&) = delete;
   ModelWeights& operator=(const ModelWeights&) = delete;
 
+  // What the layers are; where they lie only without layers_on_host().
   const std::vector<LayerWeights>& layers() const { return layers_; }
+  // Null with layers_on_host().
+  const LayerWeights* Find(int32_t layer) const override {
+    return layers_on_host() ? nullptr : &layers_[static_cast<size_t>(layer)];
+  }
+
+  // --- Layers on the host: each is one run of bytes there, and works wherever the same bytes are copied to.
+  bool layers_on_host() const { return host_ != nullptr; }
+  const uint8_t* HostLayer(int32_t layer) const { return host_ + RunOf(layer).offset_bytes; }
+  int64_t LayerBytes(int32_t layer) const { return RunOf(layer).size_bytes; }
+  int64_t largest_layer_bytes() const;
+  int64_t host_bytes() const { return host_bytes_; }
+  // The layer whose bytes begin at `base`, which is aligned as Device::Allocate aligns.
+  LayerWeights LayerAt(int32_t layer, device::DevicePtr base) const;
+
   device::DevicePtr embedding() const { return embedding_; }                    // T [vocab, d]
   device::DevicePtr position_embedding() const { return position_embedding_; }  // T [context, d] or null
   device::DevicePtr inverse_frequency() const { return inverse_frequency_; }    // f32 [rope.dims / 2]
@@ -70,19 +100,29 @@ class ModelWeights {
   device::DevicePtr output_norm_bias() const { return output_norm_bias_; }      // f32 [d] or null
   const device::PackedMatrix& head() const { return head_; }                    // [vocab, d]
 
-  int64_t allocated_bytes() const { return allocated_bytes_; }
+  int64_t allocated_bytes() const { return allocated_bytes_; }  // on the device
   // Bytes that every decode step reads: all matrices and norms, the head included, the embedding not.
   int64_t read_bytes_per_step() const { return read_bytes_per_step_; }
-  // By use; adds up to allocated_bytes().
+  // By use; adds up to allocated_bytes() + host_bytes().
   const std::vector<MemoryUse>& memory() const { return memory_; }
 
  private:
   friend class WeightLoader;
 
+  struct Run {
+    int64_t offset_bytes = 0;  // of host_
+    int64_t size_bytes = 0;
+  };
+
   explicit ModelWeights(device::Device& device) : device_(device) {}
+  const Run& RunOf(int32_t layer) const { return runs_[static_cast<size_t>(layer)]; }
 
   device::Device& device_;
   device::DevicePtr arena_;
+  uint8_t* host_ = nullptr;  // mapped
+  int64_t host_bytes_ = 0;
+  bool registered_ = false;
+  std::vector<Run> runs_;  // [n_layers] of layers on the host
   int64_t allocated_bytes_ = 0;
   int64_t read_bytes_per_step_ = 0;
   std::vector<MemoryUse> memory_;

@@ -186,5 +186,66 @@ TEST_P(AllocationTest, BlocksComeAndGoWithoutAllocating) {
   EXPECT_EQ(count.own(), 0);
 }
 
+// Behind a link: blocks are stored, evicted, carried in both forms and resident; weights are on the device,
+// or come layer by layer.
+class LinkAllocationTest : public ::testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(Weights, LinkAllocationTest, ::testing::Bool(),
+                         [](const ::testing::TestParamInfo<bool>& test) {
+                           return test.param ? "streamed" : "resident";
+                         });
+
+TEST_P(LinkAllocationTest, StepsAllocateNothing) {
+  constexpr size_t kSequences = 4;
+  constexpr int32_t kPrompt = 60;
+  constexpr int32_t kSteps = 20;
+  const std::string path = ::testing::TempDir() + std::to_string(getpid()) + "_link_allocation_test.gguf";
+  fakes::TinyLlamaOptions model;
+  model.n_kv_heads = model.n_heads;
+  model.n_layers = 3;  // two would stay in the slots
+  ASSERT_TRUE(fakes::WriteTinyLlama(path, model).ok());
+  TinyEngineOptions options;
+  options.chunk_rows = 64;
+  options.max_item_rows = 64;
+  options.max_item_segments = 8;
+  options.link.emplace();
+  options.link->form = kv::Form::kBoth;
+  options.link->resident_blocks_max = 3;
+  options.link->stream_weights = GetParam();
+  TinyEngine engine(path, options);
+  const std::unique_ptr<WorkItem> prefill = engine.NewItem(64);
+  const std::unique_ptr<WorkItem> decode = engine.NewItem(8);
+  std::vector<Sequence> sequences(kSequences);
+  for (size_t i = 0; i < kSequences; ++i) {
+    sequences[i].tokens = RandomTokens(static_cast<uint32_t>(i), kPrompt + kSteps, 320);
+    engine.Cover(sequences[i]);
+  }
+  std::vector<Segment> segments;
+  segments.reserve(kSequences);
+  int64_t carried_tokens = 0;
+  int64_t weight_bytes = 0;
+
+  AllocationCount count;
+  for (Sequence& sequence : sequences) {
+    segments.assign(1, engine.Next(sequence, kPrompt, Output::kNone));
+    engine.Run(*prefill, segments);
+  }
+  for (int32_t step = 0; step < kSteps; ++step) {
+    engine.CarryAsX(step % 3 * 0.5);
+    segments.clear();
+    for (size_t i = 0; i < 1 + static_cast<size_t>(step) % kSequences; ++i) {
+      segments.push_back(engine.Next(sequences[i], 1, Output::kSample));
+      segments.back().sample = GreedyRow(sequences[i].n_cached);
+    }
+    const StepStats stats = engine.Run(*decode, segments, Phase::kDecode).stats;
+    carried_tokens += stats.tokens.carried_kv_tokens + stats.tokens.carried_x_tokens;
+    weight_bytes += stats.lanes[static_cast<size_t>(Lane::kWeightLoad)].bytes;
+  }
+  count.Stop();
+  EXPECT_GT(carried_tokens, 0);
+  EXPECT_EQ(weight_bytes > 0, GetParam());
+  EXPECT_EQ(count.own(), 0) << "largest: " << count.largest() << " bytes";
+}
+
 }  // namespace
 }  // namespace spillway::exec

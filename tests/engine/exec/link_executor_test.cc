@@ -65,7 +65,8 @@ std::vector<Case> Cases() {
   for (const auto dtype : {device::DType::kF32, device::DType::kBF16}) {
     for (const auto heads : {Heads::kMany, Heads::kGrouped}) {
       const auto add = [&](const std::string& name, kv::Form form, double x_share,
-                           int64_t resident_blocks_max, SplitMode mode = SplitMode::kAuto) {
+                           int64_t resident_blocks_max, SplitMode mode = SplitMode::kAuto,
+                           bool stream_weights = false) {
         Case c;
         c.name = absl::StrCat(name, heads == Heads::kMany ? "_mha_" : "_gqa_", device::NameOf(dtype));
         c.heads = heads;
@@ -74,6 +75,7 @@ std::vector<Case> Cases() {
         c.link.x_share = x_share;
         c.link.resident_blocks_max = resident_blocks_max;
         c.link.mode = mode;
+        c.link.stream_weights = stream_weights;
         cases.push_back(c);
       };
       add("resident", kv::Form::kKv, 0, 64);
@@ -82,6 +84,8 @@ std::vector<Case> Cases() {
       add("mixed", kv::Form::kBoth, 0.5, 0);
       add("both_as_x", kv::Form::kBoth, 1, 0);
       add("mixed_half_resident", kv::Form::kBoth, 0.4, 4);
+      add("streamed_resident", kv::Form::kKv, 0, 64, SplitMode::kAuto, /*stream_weights=*/true);
+      add("streamed_mixed", kv::Form::kBoth, 0.5, 0, SplitMode::kAuto, /*stream_weights=*/true);
       add("serial", kv::Form::kBoth, 0.6, 0, SplitMode::kSerial);
       add("serial_kv", kv::Form::kKv, 0, 2, SplitMode::kSerial);
     }
@@ -227,6 +231,45 @@ TEST_P(LinkExecutorTest, ItemsVisitedInTurnGiveTheSameLogits) {
   }
 }
 
+// A column: each layer is visited by all items before any goes to the next. A pass of an item that is none of
+// them comes in between, as one that must be quick does.
+TEST_P(LinkExecutorTest, ColumnWithARowPassInBetweenGivesTheSameLogits) {
+  TinyEngine& engine = Linked();
+  constexpr size_t kItems = 3;  // the last is the row
+  Sequence sequences[kItems];
+  std::vector<std::unique_ptr<WorkItem>> items;
+  std::vector<Segment> segments;
+  for (uint32_t i = 0; i < kItems; ++i) {
+    sequences[i].tokens = RandomTokens(40 + i, 66, kVocab);
+    for (int32_t piece = 0; piece < 2; ++piece) engine.Logits(sequences[i], 32);
+    items.push_back(engine.NewItem(2));
+    segments.push_back(engine.Next(sequences[i], 2));
+  }
+  SplitPlan plan;
+  plan.tokens.carried_x_tokens = static_cast<int64_t>(GetParam().link.x_share * 100);
+  plan.tokens.carried_kv_tokens = 100 - plan.tokens.carried_x_tokens;
+  plan.schedule = Schedule::kColumn;
+  for (uint32_t i = 0; i + 1 < kItems; ++i) {
+    engine.executor().Begin(*items[i], Phase::kPrefill, {&segments[i], 1}, plan);
+  }
+  for (int32_t layer = 0; layer < kLayers; ++layer) {
+    for (uint32_t i = 0; i + 1 < kItems; ++i) {
+      ASSERT_TRUE(engine.executor().Visit(*items[i]).ok());
+      if (layer != 1 || i != 0) continue;
+      plan.schedule = Schedule::kRow;
+      engine.executor().Begin(*items[kItems - 1], Phase::kPrefill, {&segments[kItems - 1], 1}, plan);
+      while (!items[kItems - 1]->done()) ASSERT_TRUE(engine.executor().Visit(*items[kItems - 1]).ok());
+      ASSERT_TRUE(engine.executor().Finish(*items[kItems - 1]).ok());
+    }
+  }
+  for (uint32_t i = 0; i < kItems; ++i) {
+    if (i + 1 < kItems) {
+      ASSERT_TRUE(engine.executor().Finish(*items[i]).ok());
+    }
+    ExpectAlike(engine.KeptLogits(*items[i], 0, 2), sequences[i], 64);
+  }
+}
+
 TEST_P(LinkExecutorTest, AbandonedItemsLeaveTheRestAlone) {
   TinyEngine& engine = Linked();
   Sequence sequence;
@@ -246,7 +289,8 @@ TEST_P(LinkExecutorTest, AbandonedItemsLeaveTheRestAlone) {
 // Sequences come, go and share, while every stream is delayed at random: what is not waited for is NaN or
 // somebody else's.
 TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
-  for (uint32_t seed = 1; seed <= 3; ++seed) {
+  for (const auto& [seed, stream_weights] :
+       {std::pair(1U, false), std::pair(2U, true), std::pair(3U, false), std::pair(3U, true)}) {
     TinyEngineOptions options;
     options.n_blocks = 40;
     options.max_item_segments = 4;
@@ -259,6 +303,7 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     link.resident_blocks_max = 5;
     link.stream.jitter_us = 200;
     link.stream.jitter_seed = seed;
+    link.stream_weights = stream_weights;
     options.link = link;
     TinyEngine engine(ModelPath(Heads::kMany), options);
     std::mt19937 random(seed);
@@ -301,6 +346,102 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     engine.link().WaitForStores();
     EXPECT_EQ(engine.link().cache().open_blocks(), 0);
   }
+}
+
+// --- Streamed weights.
+
+class WeightStreamTest : public ::testing::Test {
+ protected:
+  static TinyEngineOptions Options() {
+    TinyEngineOptions options;
+    options.max_item_rows = 32;
+    options.max_item_segments = 2;
+    options.link.emplace();
+    options.link->stream_weights = true;
+    options.link->stream.jitter_us = 300;
+    return options;
+  }
+  // Items of one row each that are begun together; what they copied of weights, all together.
+  static LaneStats RunColumn(TinyEngine& engine, std::vector<Sequence>& sequences,
+                             std::vector<std::unique_ptr<WorkItem>>& items, Schedule schedule) {
+    SplitPlan plan;
+    plan.schedule = schedule;
+    plan.tokens.carried_kv_tokens = 100;
+    std::vector<Segment> segments;
+    for (Sequence& sequence : sequences) segments.push_back(engine.Next(sequence, 1));
+    LaneStats sum;
+    const auto finish = [&](WorkItem& item) {
+      const auto result = engine.executor().Finish(item);
+      EXPECT_TRUE(result.ok());
+      const LaneStats& lane = result->stats.lanes[static_cast<size_t>(Lane::kWeightLoad)];
+      EXPECT_EQ(lane.bytes > 0, lane.busy_ns > 0);
+      sum.bytes += lane.bytes;
+      sum.copies += lane.copies;
+      weight_waits_ += result->stats.weight_waits;
+    };
+    if (schedule == Schedule::kRow) {
+      for (size_t i = 0; i < items.size(); ++i) {
+        engine.executor().Begin(*items[i], Phase::kDecode, {&segments[i], 1}, plan);
+        while (!items[i]->done()) EXPECT_TRUE(engine.executor().Visit(*items[i]).ok());
+        finish(*items[i]);
+      }
+      return sum;
+    }
+    for (size_t i = 0; i < items.size(); ++i) {
+      engine.executor().Begin(*items[i], Phase::kDecode, {&segments[i], 1}, plan);
+    }
+    for (int32_t layer = 0; layer < kLayers; ++layer) {
+      for (auto& item : items) EXPECT_TRUE(engine.executor().Visit(*item).ok());
+    }
+    for (auto& item : items) finish(*item);
+    return sum;
+  }
+  static inline int64_t weight_waits_ = 0;
+};
+
+TEST_F(WeightStreamTest, ColumnLoadsALayerOnceForAllItsItemsAndRowOnceForEach) {
+  constexpr size_t kItems = 3;
+  for (const Schedule schedule : {Schedule::kRow, Schedule::kColumn}) {
+    TinyEngine engine(ModelPath(Heads::kMany), Options());
+    std::vector<Sequence> sequences(kItems);
+    std::vector<std::unique_ptr<WorkItem>> items;
+    for (uint32_t i = 0; i < kItems; ++i) {
+      sequences[i].tokens = RandomTokens(60 + i, 70, kVocab);
+      for (int32_t piece = 0; piece < 2; ++piece) engine.Logits(sequences[i], 32);
+      items.push_back(engine.NewItem(1));
+    }
+    weight_waits_ = 0;
+    LaneStats sum;
+    constexpr int32_t kRounds = 3;
+    for (int32_t round = 0; round < kRounds; ++round) {
+      sum.copies += RunColumn(engine, sequences, items, schedule).copies;
+    }
+    const int64_t passes = kRounds * (schedule == Schedule::kRow ? int64_t{kItems} : 1);
+    // The prefetch of the next pass's first layer is counted when it is over, so one may be counted before
+    // the first round or after the last.
+    EXPECT_NEAR(static_cast<double>(sum.copies), static_cast<double>(passes * kLayers), 1);
+    EXPECT_EQ(weight_waits_, 0) << "in order, each layer is on its way before it is used";
+  }
+}
+
+TEST_F(WeightStreamTest, DeviceHoldsTwoLayersHoweverManyThereAre) {
+  TinyEngineOptions options = Options();
+  TinyEngine streamed(ModelPath(Heads::kMany), options);
+  options.link->stream_weights = false;
+  TinyEngine resident(ModelPath(Heads::kMany), options);
+  const model::ModelWeights& weights = *streamed.model().weights;
+  EXPECT_EQ(resident.device().allocated_bytes() - streamed.device().allocated_bytes(),
+            weights.host_bytes() - 2 * weights.largest_layer_bytes());
+  EXPECT_GE(weights.host_bytes(), kLayers * weights.LayerBytes(0));
+}
+
+TEST_F(WeightStreamTest, ShapeSaysWhatAPassLoads) {
+  TinyEngine engine(ModelPath(Heads::kMany), Options());
+  Sequence sequence;
+  sequence.tokens = RandomTokens(1, 20, kVocab);
+  const Segment segment = engine.Next(sequence, 20);
+  EXPECT_EQ(engine.executor().ShapeOf(Phase::kPrefill, {&segment, 1}).weight_load_bytes,
+            engine.model().weights->host_bytes());
 }
 
 // On a link so slow that a step is over before its stores are.

@@ -45,7 +45,9 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
   } else if (options.link.has_value()) {
     device_ = ValueOrDie(device::CreateEmulatedLinkDevice(std::move(device_), options.link->stream));
   }
-  model_ = ValueOrDie(model::LoadModel(model_path, *device_, {}));
+  model::WeightOptions weights;
+  if (options.link.has_value() && options.link->stream_weights) weights.layers_on = model::WeightPlace::kHost;
+  model_ = ValueOrDie(model::LoadModel(model_path, *device_, weights));
   const kv::Geometry geometry = GeometryOf(model_.config, options.dtype, options.block_tokens);
   const kv::Form form = options.link.has_value() ? options.link->form : kv::Form::kKv;
   pool_ = ValueOrDie(

@@ -40,7 +40,8 @@ struct TinyLink {
   int64_t resident_blocks_max = 64;
   int32_t ring_chunks = 3;
   int32_t chunk_blocks = 2;  // blocks that a chunk of the ring holds as K and V
-  double x_share = 0;        // of the carried tokens, carried as X
+  bool stream_weights = false;
+  double x_share = 0;  // of the carried tokens, carried as X
   SplitMode mode = SplitMode::kAuto;
   // Instead of an emulated link a device of simulated time, which computes nothing.
   std::optional<fakes::TimedRates> timed;

@@ -137,6 +137,42 @@ TEST(ModelWeightsTest, ProgressRisesToTheWhole) {
   EXPECT_EQ(done.back(), total);
 }
 
+// A layer's bytes work wherever they are copied to, as a whole.
+TEST(ModelWeightsTest, LayersOnTheHostAreTheBytesOfTheDevice) {
+  const TinyFile tiny({});
+  const auto device = MakeDevice(device::DType::kBF16);
+  WeightOptions options;
+  const auto resident = ModelWeights::Load(*device, tiny.file, tiny.config, options);
+  options.layers_on = WeightPlace::kHost;
+  const auto on_host = ModelWeights::Load(*device, tiny.file, tiny.config, options);
+  ASSERT_TRUE(resident.ok() && on_host.ok());
+  const ModelWeights& streamed = **on_host;
+  EXPECT_EQ((*resident)->allocated_bytes(), streamed.allocated_bytes() + streamed.host_bytes());
+  EXPECT_EQ((*resident)->read_bytes_per_step(), streamed.read_bytes_per_step());
+  EXPECT_NE((*resident)->Find(1), nullptr);
+  EXPECT_EQ(streamed.Find(1), nullptr);
+
+  const int64_t layer_bytes = streamed.LayerBytes(1);
+  EXPECT_EQ(layer_bytes * tiny.config.n_layers, streamed.host_bytes());
+  const auto memory = device->Allocate(layer_bytes, "a slot");
+  ASSERT_TRUE(memory.ok());
+  std::memcpy(reinterpret_cast<void*>(memory->address), streamed.HostLayer(1),
+              static_cast<size_t>(layer_bytes));
+  const LayerWeights here = streamed.LayerAt(1, *memory);
+  const LayerWeights& want = (*resident)->layers()[1];
+  const auto expect_same = [](device::DevicePtr a, device::DevicePtr b, int64_t size_bytes) {
+    EXPECT_EQ(std::memcmp(HostOf(a), HostOf(b), static_cast<size_t>(size_bytes)), 0);
+  };
+  expect_same(here.qkv.data, want.qkv.data, want.qkv.size_bytes);
+  expect_same(here.attention_output.data, want.attention_output.data, want.attention_output.size_bytes);
+  expect_same(here.up.data, want.up.data, want.up.size_bytes);
+  expect_same(here.down.data, want.down.data, want.down.size_bytes);
+  expect_same(here.attention_norm, want.attention_norm, int64_t{tiny.config.d_model} * 4);
+  expect_same(here.feed_forward_norm, want.feed_forward_norm, int64_t{tiny.config.d_model} * 4);
+  EXPECT_FALSE(here.qkv_bias);
+  device->Free(*memory);
+}
+
 // Says that the host cannot reach its memory, so that weights have to be copied to it.
 class RemoteDevice : public device::ForwardingDevice {
  public:
