@@ -104,8 +104,20 @@ std::unique_ptr<Product> MakeProduct(const dnnl::engine& engine, DType type, con
   return product;
 }
 
+// As many as OpenMP really gives (OMP_THREAD_LIMIT): oneDNN cuts a product for the team that it asks for, and
+// leaves out the parts of threads that do not come.
+int32_t ThreadsToBeHad(int32_t threads) {
+  omp_set_dynamic(0);
+  int32_t team = 1;
+#pragma omp parallel num_threads(threads)
+#pragma omp single
+  team = omp_get_num_threads();
+  return team;
+}
+
 // oneDNN takes the team's size from the calling thread's setting.
 void SetTeam(int32_t threads) {
+  if (omp_get_dynamic() != 0) omp_set_dynamic(0);
   if (omp_get_max_threads() != threads) omp_set_num_threads(threads);
 }
 
@@ -117,7 +129,8 @@ struct OneDnnProducts::Table {
   absl::flat_hash_map<Key, std::unique_ptr<Product>> products;
 };
 
-OneDnnProducts::OneDnnProducts(DType type, int32_t threads) : type_(type), threads_(threads) {}
+OneDnnProducts::OneDnnProducts(DType type, int32_t threads)
+    : type_(type), threads_(ThreadsToBeHad(threads)) {}
 OneDnnProducts::~OneDnnProducts() = default;
 
 absl::Status OneDnnProducts::Prepare(int64_t n, int64_t k, int64_t rows) {

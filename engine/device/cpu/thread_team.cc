@@ -36,8 +36,12 @@ ThreadTeam::~ThreadTeam() {
 
 void ThreadTeam::RunJob(Job job, const void* context, const PanelRun& ahead) {
   if (openmp_) {
+    // OpenMP may give fewer threads than are asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC): those do the others'
+    // part.
 #pragma omp parallel num_threads(threads_)
-    job(context, omp_get_thread_num());
+    for (int32_t thread = omp_get_thread_num(); thread < threads_; thread += omp_get_num_threads()) {
+      job(context, thread);
+    }
     return;
   }
   if (threads_ > 1) {

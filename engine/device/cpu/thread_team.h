@@ -33,8 +33,9 @@ class ThreadTeam {
 
   int32_t threads() const { return threads_; }
 
-  // body(thread) once on each thread, the caller being thread 0; returns when all are done. Workers then
-  // fetch their share of `ahead`, which must stay in place.
+  // body(thread) once for each thread, the caller being thread 0; returns when all are done. Bodies do not
+  // wait for each other: OpenMP may run several of them on one thread. Workers then fetch their share of
+  // `ahead`, which must stay in place.
   template <typename Body>
   void Run(const Body& body, const PanelRun& ahead = {}) {
     RunJob([](const void* context, int32_t thread) { (*static_cast<const Body*>(context))(thread); }, &body,

@@ -1,6 +1,7 @@
 #include "engine/device/cpu/thread_team.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <atomic>
@@ -23,6 +24,16 @@ TEST(ThreadTeamTest, EveryThreadDoesEveryJobOnce) {
       for (int count : counts) ASSERT_EQ(count, job + 1) << threads << " threads";
     }
   }
+}
+
+TEST(ThreadTeamTest, ATeamThatOpenMpMakesSmallerDoesEveryPart) {
+  const int levels = omp_get_max_active_levels();
+  omp_set_max_active_levels(0);  // a team is one thread, as with OMP_THREAD_LIMIT=1
+  ThreadTeam team(3, /*openmp=*/true);
+  std::vector<int> counts(3, 0);
+  team.Run([&](int32_t thread) { ++counts[static_cast<size_t>(thread)]; });
+  omp_set_max_active_levels(levels);
+  EXPECT_EQ(counts, std::vector<int>(3, 1));
 }
 
 TEST(ThreadTeamTest, RangesAndTasksCoverAllIndicesOnce) {
