@@ -112,11 +112,11 @@ void CopyMeter::CopyBatch(CopyDirection direction, absl::Span<const device::Copy
 }
 
 std::vector<double> CopyMeter::SmallSizes() const {
-  std::vector<double> sizes = {16.0 * kKiB, 64.0 * kKiB, 256.0 * kKiB, 1.0 * kMiB,
-                               static_cast<double>(run_bytes_)};
-  sizes.erase(std::remove_if(sizes.begin(), sizes.end(),
-                             [this](double size) { return size > static_cast<double>(buffer_bytes_) / 2; }),
-              sizes.end());
+  std::vector<double> sizes;
+  for (const double size :
+       {16.0 * kKiB, 64.0 * kKiB, 256.0 * kKiB, 1.0 * kMiB, static_cast<double>(run_bytes_)}) {
+    if (size <= static_cast<double>(buffer_bytes_) / 2) sizes.push_back(size);
+  }
   std::sort(sizes.begin(), sizes.end());
   sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
   return sizes;
