@@ -241,7 +241,9 @@ TEST_P(CpuDeviceTest, OperationsDoNotAllocate) {
   rope.rope_dims = 64;
   rope.inverse_frequency = UploadF32(Random(32));
   rope.qkv = UploadT(Random(300 * 384));
-  rope.append = UploadArray(std::vector<AppendRow>(300, AppendRow{0, 1, -1, 5, 9}));
+  std::vector<AppendRow> append;  // a place for each row: threads write side by side
+  for (int32_t r = 0; r < 300; ++r) append.push_back({r / 32 * 2, r / 32 * 2 + 1, -1, r % 32, 9});
+  rope.append = UploadArray(append);
   rope.arena = batch.args.arena;
   MergeAttentionArgs merge;
   merge.rows = batch.args.rows;
