@@ -104,12 +104,6 @@ void BlockWriter::WaitForAll() {
   while (n_stores_ > 0) WaitForFirst();
 }
 
-void BlockWriter::HoldBack(device::StreamId stream) {
-  if (n_stores_ == 0) return;
-  const int32_t last = (first_ + n_stores_ - 1) % kStoresInFlight;
-  device_.Wait(stream, stores_[static_cast<size_t>(last)].done);
-}
-
 void BlockWriter::TakeStats(StepStats& stats) {
   timer_.Collect();
   Move(kv_, stats.lanes[static_cast<size_t>(Lane::kKvStore)]);

@@ -45,8 +45,6 @@ class BlockWriter {
   // Seals the blocks whose stores are done.
   void Collect();
   void WaitForAll();
-  // Work enqueued on `stream` after this finds the host's copy of every completed block.
-  void HoldBack(device::StreamId stream);
   // The stream of the copies, for those who wait for everything that is enqueued.
   device::StreamId copies() const { return copies_; }
 

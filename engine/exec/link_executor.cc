@@ -185,9 +185,8 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   batch.sequences = item.buffers.sequences;
   batch.blocks = item.buffers.blocks;
   batch.block_tokens = pool_.geometry().block_tokens;
-  // Carried blocks may be on their way to the host still: a copy out and a copy in know nothing of each
-  // other.
-  if (!item.carry.chunks().empty()) writer_->HoldBack(copies_in_);
+  // Copies in need not wait for stores under way: what is carried is absent from the device, and a block is
+  // open there until its store is done.
   FetchAhead(item);
   item.stats.active_ns = clock_.NowNs() - begin_ns;
 }

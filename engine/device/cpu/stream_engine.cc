@@ -100,6 +100,7 @@ void StreamEngine::Push(StreamId id, Op op) {
   stream.ring[static_cast<size_t>((stream.head + stream.size) % kQueueOps)] = op;
   ++stream.size;
   if (stream.size == 1) {
+    stream.link_done_ns = 0;
     Settle();
     changed_.NotifyAll();
   }
@@ -118,11 +119,14 @@ void StreamEngine::Settle() {
       while (stream.size > 0 && !stream.running) {
         Op& op = stream.front();
         if (op.kind == OpKind::kWork) {
-          if (op.ready_ns == 0) op.ready_ns = Now();
+          if (op.ready_ns == 0) op.ready_ns = stream.link_done_ns > 0 ? stream.link_done_ns : Now();
           break;
         }
         Event& event = events_[static_cast<size_t>(op.event)];
-        if (op.kind == OpKind::kWait && event.completed < op.generation) break;
+        if (op.kind == OpKind::kWait && event.completed < op.generation) {
+          stream.link_done_ns = 0;
+          break;
+        }
         // An earlier record on a slower stream says nothing new.
         if (op.kind == OpKind::kRecord && op.generation > event.completed) {
           event.completed = op.generation;
@@ -170,6 +174,7 @@ void StreamEngine::Run(StreamWorker worker) {
     }
     mutex_.Lock();
     stream->running = false;
+    stream->link_done_ns = op.size_bytes > 0 ? link_free_ns : 0;
     Pop(*stream);
     Settle();
     changed_.NotifyAll();

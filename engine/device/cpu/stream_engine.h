@@ -5,7 +5,8 @@
 // Three workers: one computes, one is the link in, one the link out. Each takes, among the streams whose next
 // work is its own, the one enqueued first, so all lanes of a direction share one first-in first-out link. A
 // link worker is paced by deadline credit: a copy starts when it is ready or when the link is free, whichever
-// is later, and ends after bytes / rate, so that a late wake-up costs the next copy nothing.
+// is later, and ends after bytes / rate. What follows a copy on its stream is ready when that copy's time was
+// over, not when its worker woke up, so that a late wake-up costs the next copy nothing.
 //
 // One thread enqueues; any thread may wait. Nothing is allocated after construction.
 #ifndef SPILLWAY_ENGINE_DEVICE_CPU_STREAM_ENGINE_H_
@@ -113,6 +114,8 @@ class StreamEngine {
     int32_t head = 0;
     int32_t size = 0;
     bool running = false;  // a worker runs the head
+    // When the link was done with what was at the head before; 0: it was no copy, or the head waited since.
+    int64_t link_done_ns = 0;
     Op& front() { return ring[static_cast<size_t>(head)]; }
   };
   struct Event {
