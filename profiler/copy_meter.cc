@@ -20,6 +20,7 @@ constexpr int64_t kGroupCopiesMax = 16;
 constexpr int64_t kSizeMin = 16 * kKiB;
 constexpr double kBothSeconds = 0.02;
 constexpr int64_t kBothRunsMax = 128;
+constexpr double kInFlightSeconds = 0.02;
 constexpr double kLoadSeconds = 0.002;
 constexpr int64_t kLoadRunsMax = 32;
 constexpr int kFillByte = 0x3c;
@@ -141,12 +142,12 @@ absl::StatusOr<CostCurve> CopyMeter::SampleGroups(CopyDirection direction, Monot
 absl::StatusOr<CopyRates> CopyMeter::Measure(CopyDirection direction, MonotonicNs from_ns,
                                              MonotonicNs until_ns) {
   CopyRates rates;
-  const MonotonicNs third_ns = (until_ns - from_ns) / 3;
+  const MonotonicNs quarter_ns = (until_ns - from_ns) / 4;
   std::vector<double> sizes;
   for (int64_t size = kSizeMin; size <= buffer_bytes_; size *= 4) sizes.push_back(static_cast<double>(size));
   SPILLWAY_ASSIGN_OR_RETURN(
       const std::vector<CostSample> single,
-      sampler_.Sample(sizes, from_ns + third_ns, [&](double units, int n) -> absl::StatusOr<double> {
+      sampler_.Sample(sizes, from_ns + quarter_ns, [&](double units, int n) -> absl::StatusOr<double> {
         // Alone: the next one is asked for when the last has arrived.
         double seconds = 0;
         for (int i = 0; i < n; ++i) {
@@ -159,18 +160,37 @@ absl::StatusOr<CopyRates> CopyMeter::Measure(CopyDirection direction, MonotonicN
       }));
   SPILLWAY_ASSIGN_OR_RETURN(rates.single, FitConvex(single));
   SPILLWAY_ASSIGN_OR_RETURN(
-      rates.merged, SampleGroups(direction, from_ns + 2 * third_ns, [&](int64_t size_bytes, int64_t n) {
+      rates.merged, SampleGroups(direction, from_ns + 2 * quarter_ns, [&](int64_t size_bytes, int64_t n) {
         for (int64_t i = 0; i < n; ++i) CopyOne(direction, RunAt(direction, size_bytes, i));
       }));
-  SPILLWAY_ASSIGN_OR_RETURN(rates.batched,
-                            SampleGroups(direction, until_ns, [&](int64_t size_bytes, int64_t n) {
-                              CopyBatch(direction, Runs(direction, size_bytes, n));
-                            }));
+  SPILLWAY_ASSIGN_OR_RETURN(
+      rates.batched, SampleGroups(direction, from_ns + 3 * quarter_ns, [&](int64_t size_bytes, int64_t n) {
+        CopyBatch(direction, Runs(direction, size_bytes, n));
+      }));
   const auto run = static_cast<double>(run_bytes_);
-  rates.bytes_per_s = run / std::min(SecondsAt(rates.merged, run), SecondsAt(rates.batched, run));
+  const double found = run / std::min(SecondsAt(rates.merged, run), SecondsAt(rates.batched, run));
+  SPILLWAY_ASSIGN_OR_RETURN(rates.bytes_per_s, MeasureInFlight(direction, found, until_ns));
   const CostSample& least = rates.merged.samples.front();
   rates.overhead_s = std::max(0.0, least.seconds - rates.merged.pieces.back().per_unit_s * least.units);
   return rates;
+}
+
+absl::StatusOr<double> CopyMeter::MeasureInFlight(CopyDirection direction, double bytes_per_s,
+                                                  MonotonicNs until_ns) {
+  const std::vector<device::CopyRun> ahead =
+      Runs(direction, run_bytes_, CopiesWithin(kLoadSeconds, bytes_per_s, run_bytes_, kLoadRunsMax));
+  const std::vector<device::CopyRun> runs =
+      Runs(direction, run_bytes_, CopiesWithin(kInFlightSeconds, bytes_per_s, run_bytes_, kBothRunsMax));
+  const auto bytes = static_cast<double>(static_cast<int64_t>(runs.size()) * run_bytes_);
+  SPILLWAY_ASSIGN_OR_RETURN(const double seconds,
+                            sampler_.SampleOne(bytes, until_ns, [&](double, int n) -> absl::StatusOr<double> {
+                              return timer_.TimeBehind(
+                                  StreamOf(direction), [&] { CopyBatch(direction, ahead); },
+                                  [&] {
+                                    for (int i = 0; i < n; ++i) CopyBatch(direction, runs);
+                                  });
+                            }));
+  return bytes / seconds;
 }
 
 absl::StatusOr<double> CopyMeter::MeasureBoth(const CopyRates& in, const CopyRates& out,

@@ -57,6 +57,9 @@ class CopyMeter {
   void CopyOne(CopyDirection direction, const device::CopyRun& run);
   void CopyBatch(CopyDirection direction, absl::Span<const device::CopyRun> runs);
   std::vector<double> SmallSizes() const;
+  // Bytes per second of batches of the run that executors carry, one enqueued behind the other as they do, so
+  // that the link never waits; about `bytes_per_s`.
+  absl::StatusOr<double> MeasureInFlight(CopyDirection direction, double bytes_per_s, MonotonicNs until_ns);
   // Seconds of one copy against its size, when `group` makes n of them.
   absl::StatusOr<CostCurve> SampleGroups(CopyDirection direction, MonotonicNs until_ns, CopyGroup group);
 

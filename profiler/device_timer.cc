@@ -53,7 +53,14 @@ absl::Status DeviceTimer::Wait(device::EventId event) {
 }
 
 absl::StatusOr<double> DeviceTimer::Time(device::StreamId stream, absl::FunctionRef<void()> enqueue) {
+  return TimeBehind(
+      stream, [] {}, enqueue);
+}
+
+absl::StatusOr<double> DeviceTimer::TimeBehind(device::StreamId stream, absl::FunctionRef<void()> ahead,
+                                               absl::FunctionRef<void()> enqueue) {
   TopUpLoad();
+  ahead();
   device_.Record(begin_in_, stream);
   enqueue();
   device_.Record(end_in_, stream);

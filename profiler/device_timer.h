@@ -39,6 +39,10 @@ class DeviceTimer {
   // Seconds that what `enqueue` puts on `stream` takes. DeadlineExceeded, naming the phase, where it is not
   // done by the deadline: then stalled(), and memory that the device may still use must not be freed.
   absl::StatusOr<double> Time(device::StreamId stream, absl::FunctionRef<void()> enqueue);
+  // The same with what `ahead` enqueues before it, not timed: the stream is never found idle, as executors,
+  // who enqueue ahead, do not find it.
+  absl::StatusOr<double> TimeBehind(device::StreamId stream, absl::FunctionRef<void()> ahead,
+                                    absl::FunctionRef<void()> enqueue);
   // The same for copies in and out at once: from the first's beginning to the last's end.
   absl::StatusOr<double> TimeBoth(absl::FunctionRef<void()> enqueue_in,
                                   absl::FunctionRef<void()> enqueue_out);

@@ -13,7 +13,8 @@ constexpr int64_t kAlignmentBytes = 256;
 constexpr int32_t kSequencesMax = 16;
 constexpr int32_t kKeysMax = 4096;  // of one sequence
 constexpr int32_t kLinearProbeRows = 16;
-constexpr uint8_t kFillByte = 0x3c;  // 0.0115 in f32 and bf16, 1.06 in f16
+constexpr int32_t kChunksTogether = 4;  // whose rebuilding says what each more costs
+constexpr uint8_t kFillByte = 0x3c;     // 0.0115 in f32 and bf16, 1.06 in f16
 
 // 1, 2, 4 ... and `most`.
 std::vector<double> Doubling(int32_t first, int32_t most) {
@@ -25,13 +26,12 @@ std::vector<double> Doubling(int32_t first, int32_t most) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LayerMeter>> LayerMeter::Create(device::Device& device, DeviceTimer& timer,
-                                                               const CurveSampler& sampler,
-                                                               const model::ModelConfig& config,
-                                                               const model::ModelWeights& weights,
-                                                               const kv::Geometry& geometry,
-                                                               const model::TransformerLimits& limits) {
-  std::unique_ptr<LayerMeter> meter(new LayerMeter(device, timer, sampler, config, geometry));
+absl::StatusOr<std::unique_ptr<LayerMeter>> LayerMeter::Create(
+    device::Device& device, DeviceTimer& timer, const CurveSampler& sampler, const model::ModelConfig& config,
+    const model::ModelWeights& weights, const kv::Geometry& geometry, const model::TransformerLimits& limits,
+    int32_t kv_chunk_tokens) {
+  std::unique_ptr<LayerMeter> meter(
+      new LayerMeter(device, timer, sampler, config, geometry, kv_chunk_tokens));
   SPILLWAY_ASSIGN_OR_RETURN(meter->transformer_, model::Transformer::Create(device, config, weights, limits));
   SPILLWAY_RETURN_IF_ERROR(meter->Allocate());
   SPILLWAY_RETURN_IF_ERROR(meter->Prepare());
@@ -39,8 +39,19 @@ absl::StatusOr<std::unique_ptr<LayerMeter>> LayerMeter::Create(device::Device& d
 }
 
 LayerMeter::LayerMeter(device::Device& device, DeviceTimer& timer, const CurveSampler& sampler,
-                       const model::ModelConfig& config, const kv::Geometry& geometry)
-    : device_(device), timer_(timer), sampler_(sampler), config_(config), geometry_(geometry) {}
+                       const model::ModelConfig& config, const kv::Geometry& geometry,
+                       int32_t kv_chunk_tokens)
+    : device_(device),
+      timer_(timer),
+      sampler_(sampler),
+      config_(config),
+      geometry_(geometry),
+      kv_chunk_tokens_(kv_chunk_tokens) {}
+
+int32_t LayerMeter::ChunkBlocks() const {
+  if (kv_chunk_tokens_ <= 0) return kSequencesMax * kKeysMax;  // more than there are
+  return std::max(1, kv_chunk_tokens_ / geometry_.block_tokens);
+}
 
 LayerMeter::~LayerMeter() {
   if (timer_.stalled()) {
@@ -58,6 +69,7 @@ absl::Status LayerMeter::Allocate() {
   arena_blocks_ = std::max(geometry_.blocks_for(rows), arena_bytes / (2 * geometry_.slot_bytes()));
   // Tables fit any of our calls: every sequence with all the keys that a single one may have.
   const int64_t table_blocks = kSequencesMax * geometry_.blocks_for(kKeysMax);
+  const int64_t table_sequences = kSequencesMax + table_blocks / ChunkBlocks() + 1;
   arena_.slot_bytes = geometry_.slot_bytes();
   const std::pair<device::DevicePtr*, int64_t> parts[] = {
       {&hidden_, int64_t{std::max(limits.max_rows, limits.max_head_rows)} * config_.d_model * 4},
@@ -65,7 +77,7 @@ absl::Status LayerMeter::Allocate() {
       {&append_, limits.max_rows * static_cast<int64_t>(sizeof(device::AppendRow))},
       {&positions_, rows * static_cast<int64_t>(sizeof(int32_t))},
       {&row_index_, int64_t{limits.max_head_rows} * 4},
-      {&sequences_, kSequencesMax * static_cast<int64_t>(sizeof(device::AttentionSequence))},
+      {&sequences_, table_sequences * static_cast<int64_t>(sizeof(device::AttentionSequence))},
       {&blocks_, table_blocks * static_cast<int64_t>(sizeof(device::AttentionBlock))},
       {&arena_.base, 2 * arena_blocks_ * geometry_.slot_bytes()},
   };
@@ -126,14 +138,27 @@ model::RowBatch LayerMeter::Batch(int32_t rows) const {
 absl::Status LayerMeter::TabulateReads(const Reads& reads) {
   sequence_rows_.clear();
   block_rows_.clear();
+  calls_.clear();
   const auto per_sequence = static_cast<int32_t>(geometry_.blocks_for(reads.keys));
-  for (int32_t s = 0; s < reads.sequences; ++s) {
-    sequence_rows_.push_back(
-        {s * reads.rows, reads.rows, reads.keys, s * per_sequence, per_sequence, 0, reads.keys});
-    for (int32_t b = 0; b < per_sequence; ++b) {
-      const auto block = static_cast<int32_t>((int64_t{s} * per_sequence + b) % arena_blocks_);
-      block_rows_.push_back({2 * block, 2 * block + 1});
+  const int32_t total = reads.sequences * per_sequence;
+  const int32_t block_tokens = geometry_.block_tokens;
+  for (int32_t first = 0; first < total; first += ChunkBlocks()) {
+    // A chunk's blocks, of one sequence or of several.
+    const int32_t end = std::min(total, first + ChunkBlocks());
+    Call call{static_cast<int32_t>(sequence_rows_.size()), 0};
+    for (int32_t b = first; b < end;) {
+      const int32_t s = b / per_sequence;
+      const int32_t n = std::min(end, (s + 1) * per_sequence) - b;
+      const int32_t keys = std::min(n * block_tokens, reads.keys - b % per_sequence * block_tokens);
+      sequence_rows_.push_back({s * reads.rows, reads.rows, reads.keys, b, n, 0, keys});
+      ++call.n_sequences;
+      b += n;
     }
+    calls_.push_back(call);
+  }
+  for (int32_t b = 0; b < total; ++b) {
+    const auto block = static_cast<int32_t>(b % arena_blocks_);
+    block_rows_.push_back({2 * block, 2 * block + 1});
   }
   device_.CopyIn(timer_.compute(), sequences_, sequence_rows_.data(),
                  static_cast<int64_t>(sequence_rows_.size() * sizeof(device::AttentionSequence)));
@@ -172,11 +197,14 @@ absl::StatusOr<double> LayerMeter::MeasureLinearOnce(MonotonicNs until_ns) {
 
 absl::StatusOr<CostCurve> LayerMeter::MeasureRebuild(MonotonicNs until_ns) {
   const int32_t block_tokens = geometry_.block_tokens;
-  std::vector<double> units = Doubling(1, transformer_->limits().max_rebuild_rows / block_tokens);
+  const int32_t chunk_tokens = transformer_->limits().max_rebuild_rows;
+  std::vector<double> units = Doubling(1, chunk_tokens / block_tokens);
   for (double& blocks : units) blocks *= block_tokens;
+  units.push_back(kChunksTogether * chunk_tokens);
   return Fit(units, until_ns, [&](double tokens, int n) {
     model::RebuildBatch batch;
-    batch.rows = static_cast<int32_t>(tokens);
+    batch.rows = std::min(static_cast<int32_t>(tokens), chunk_tokens);
+    n *= static_cast<int32_t>(tokens) / batch.rows;
     batch.x = x_;
     batch.block_positions = positions_;
     batch.arena = arena_;
@@ -197,9 +225,17 @@ absl::StatusOr<CostCurve> LayerMeter::MeasureAttention(std::vector<Reads> points
     if (tabulated != &*reads) SPILLWAY_RETURN_IF_ERROR(TabulateReads(*reads));
     tabulated = &*reads;
     const model::RowBatch batch = Batch(reads->sequences * reads->rows);
-    const model::KeyTable keys{reads->sequences, sequences_, blocks_, arena_, geometry_.block_tokens};
     return timer_.Time(timer_.compute(), [&] {
-      for (int i = 0; i < n; ++i) transformer_->Attend(timer_.compute(), batch, keys, /*first=*/true);
+      for (int i = 0; i < n; ++i) {
+        for (const Call& call : calls_) {
+          const model::KeyTable keys{
+              call.n_sequences,
+              sequences_ + call.first * static_cast<int64_t>(sizeof(device::AttentionSequence)), blocks_,
+              arena_, geometry_.block_tokens};
+          // What comes in chunks is merged into what was attended to before.
+          transformer_->Attend(timer_.compute(), batch, keys, /*first=*/calls_.size() == 1);
+        }
+      }
     });
   });
 }

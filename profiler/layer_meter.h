@@ -29,13 +29,13 @@ class LayerMeter {
  public:
   static constexpr int64_t kArenaBytes = int64_t{32} << 20;
 
-  // REQUIRES: limits.max_rebuild_rows is two blocks or more, whole ones.
-  static absl::StatusOr<std::unique_ptr<LayerMeter>> Create(device::Device& device, DeviceTimer& timer,
-                                                            const CurveSampler& sampler,
-                                                            const model::ModelConfig& config,
-                                                            const model::ModelWeights& weights,
-                                                            const kv::Geometry& geometry,
-                                                            const model::TransformerLimits& limits);
+  // `kv_chunk_tokens`: attention takes so many keys in a call, the next ones in another, as executors attend
+  // to what arrives in chunks; 0: all in one. REQUIRES: limits.max_rebuild_rows is two blocks or more, whole
+  // ones.
+  static absl::StatusOr<std::unique_ptr<LayerMeter>> Create(
+      device::Device& device, DeviceTimer& timer, const CurveSampler& sampler,
+      const model::ModelConfig& config, const model::ModelWeights& weights, const kv::Geometry& geometry,
+      const model::TransformerLimits& limits, int32_t kv_chunk_tokens);
   ~LayerMeter();
   LayerMeter(const LayerMeter&) = delete;
   LayerMeter& operator=(const LayerMeter&) = delete;
@@ -44,7 +44,7 @@ class LayerMeter {
   absl::StatusOr<CostCurve> MeasureLinear(MonotonicNs until_ns);
   // The same for a few rows: seconds.
   absl::StatusOr<double> MeasureLinearOnce(MonotonicNs until_ns);
-  // K and V of a layer from X, against tokens: a block, and on by doubling to a chunk.
+  // K and V of a layer from X, against tokens: a block, and on by doubling to a chunk; then chunk by chunk.
   absl::StatusOr<CostCurve> MeasureRebuild(MonotonicNs until_ns);
   // Attention of a layer against reads: single rows of many sequences, each with keys of its own.
   absl::StatusOr<CostCurve> MeasureDecodeAttention(MonotonicNs until_ns);
@@ -54,7 +54,7 @@ class LayerMeter {
   absl::StatusOr<CostCurve> MeasureHead(MonotonicNs until_ns);
 
  private:
-  // An attention call: `sequences` with `rows` query rows each, which all read `keys` cached tokens.
+  // `sequences` with `rows` query rows each, which all read `keys` cached tokens.
   struct Reads {
     int32_t sequences;
     int32_t rows;
@@ -62,12 +62,20 @@ class LayerMeter {
     double total() const { return 1.0 * sequences * rows * keys; }
   };
 
+  // One attention call: entries of sequence_rows_.
+  struct Call {
+    int32_t first = 0;
+    int32_t n_sequences = 0;
+  };
+
   LayerMeter(device::Device& device, DeviceTimer& timer, const CurveSampler& sampler,
-             const model::ModelConfig& config, const kv::Geometry& geometry);
+             const model::ModelConfig& config, const kv::Geometry& geometry, int32_t kv_chunk_tokens);
 
   absl::Status Allocate();
   absl::Status Prepare();
+  // Fills the tables, and calls_ with how they are attended to.
   absl::Status TabulateReads(const Reads& reads);
+  int32_t ChunkBlocks() const;
   absl::StatusOr<double> TimeLinear(int32_t rows, int n);
   absl::StatusOr<CostCurve> MeasureAttention(std::vector<Reads> points, MonotonicNs until_ns);
   absl::StatusOr<CostCurve> Fit(const std::vector<double>& units, MonotonicNs until_ns,
@@ -81,6 +89,7 @@ class LayerMeter {
   const CurveSampler& sampler_;
   const model::ModelConfig& config_;
   const kv::Geometry geometry_;
+  const int32_t kv_chunk_tokens_;
   std::unique_ptr<model::Transformer> transformer_;
   int64_t arena_blocks_ = 0;
   int32_t next_layer_ = 0;
@@ -91,7 +100,7 @@ class LayerMeter {
   device::DevicePtr append_;     // AppendRow [max_rows]
   device::DevicePtr positions_;  // int32 [max_rebuild_rows / block_tokens]
   device::DevicePtr row_index_;  // int32 [max_head_rows]
-  device::DevicePtr sequences_;  // AttentionSequence [kSequencesMax]
+  device::DevicePtr sequences_;  // AttentionSequence [kSequencesMax, and one more a chunk]
   device::DevicePtr blocks_;     // AttentionBlock [kTableBlocks]
   device::SlotArena arena_;
 
@@ -101,6 +110,7 @@ class LayerMeter {
   std::vector<int32_t> head_rows_;
   std::vector<device::AttentionSequence> sequence_rows_;
   std::vector<device::AttentionBlock> block_rows_;
+  std::vector<Call> calls_;
   std::vector<device::SampleRow> sample_rows_;
   std::vector<device::SampleResult> sample_results_;
 };

@@ -75,6 +75,7 @@ void ValidateModel(const ProfiledModel& model, Validator& v) {
   v.InRange(model.vocab_size, 1, 1 << 24, "model.vocab_size");
   v.InRange(model.element_bytes, 1, 4, "model.element_bytes");
   v.InRange(model.block_tokens, 1, 1024, "model.block_tokens");
+  v.InRange(model.chunk_tokens, 0, 1e6, "model.chunk_tokens");
   v.InRange(model.layer_weight_bytes, 0, kBytesMax, "model.layer_weight_bytes");
   v.InRange(model.weight_bytes, 0, kBytesMax, "model.weight_bytes");
 }

@@ -13,7 +13,8 @@
 
 namespace spillway::profiler {
 
-constexpr int kProfileSchemaVersion = 1;
+// 2: chunk_tokens; bytes_per_s of copies behind others; attention chunk by chunk.
+constexpr int kProfileSchemaVersion = 2;
 
 // Where the numbers come from.
 enum class ProfileSource : uint8_t {
@@ -43,6 +44,7 @@ struct ProfiledModel {
   int32_t block_tokens = 16;
   double layer_weight_bytes = 0;  // encoded, one layer
   double weight_bytes = 0;        // all, embedding and head included
+  int32_t chunk_tokens = 0;       // tokens that are rebuilt at once, when they have arrived together
 
   double beta_bytes() const { return 2.0 * n_kv_heads * d_head * element_bytes; }
   double chi_bytes() const { return 1.0 * d_model * element_bytes; }
@@ -50,7 +52,7 @@ struct ProfiledModel {
 
 // Copies in one direction. Rates are of the whole copy, overhead included.
 struct CopyRates {
-  double bytes_per_s = 0;  // at the size that executors use
+  double bytes_per_s = 0;  // of batches of the size that executors use, one behind the other
   double overhead_s = 0;   // of one more copy
   CostCurve single;        // seconds against bytes: one copy at a time
   CostCurve merged;        // bytes a copy, many in flight

@@ -101,6 +101,9 @@ absl::Status MeasureLink(CopyMeter& copies, const MeasureOptions& options, Sched
   until_ns = schedule.Begin();
   SPILLWAY_ASSIGN_OR_RETURN(profile.copy_both_bytes_per_s,
                             copies.MeasureBoth(profile.copy_in, profile.copy_out, until_ns));
+  // One way alone is not faster than both together: where it seems so, something else kept the machine busy.
+  profile.copy_both_bytes_per_s =
+      std::max({profile.copy_both_bytes_per_s, profile.copy_in.bytes_per_s, profile.copy_out.bytes_per_s});
   return absl::OkStatus();
 }
 
@@ -148,8 +151,10 @@ absl::StatusOr<MachineProfile> MeasureProfile(device::Device& device, const mode
     const int32_t chunk_blocks = std::max(2, options.chunk_tokens / geometry.block_tokens);
     const model::TransformerLimits limits{options.visit_rows, options.head_rows,
                                           chunk_blocks * geometry.block_tokens};
+    profile.model.chunk_tokens = limits.max_rebuild_rows;
     SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<LayerMeter> layers,
-                              LayerMeter::Create(device, timer, sampler, config, weights, geometry, limits));
+                              LayerMeter::Create(device, timer, sampler, config, weights, geometry, limits,
+                                                 info.host_addressable ? 0 : options.kv_chunk_tokens));
     absl::Status measured = MeasureLayers(*layers, *copies, !info.host_addressable, timer, schedule, profile);
     // Copies end before their memory goes, whatever happened.
     absl::Status drained = timer.StopLoad();

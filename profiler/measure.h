@@ -38,6 +38,8 @@ namespace spillway::profiler {
 struct MeasureOptions {
   int32_t visit_rows = 256;    // rows of a visit at most
   int32_t chunk_tokens = 512;  // tokens that are rebuilt at once at most; in whole blocks, two at least
+  // Tokens whose K and V arrive together, and are attended to when they do. 0: all keys lie on the device.
+  int32_t kv_chunk_tokens = 0;
   int32_t head_rows = 32;
   double budget_s = 8;
   double bound_s = 20;

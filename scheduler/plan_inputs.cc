@@ -46,6 +46,15 @@ void FillSplitInputs(const MachineProfile& profile, const BatchShape& shape, con
   const profiler::CostCurve& attention = many_rows ? profile.prefill_attention : profile.attention;
   group.attention_s =
       shape.reads_tokens > 0 ? factors.compute * attention.At(static_cast<double>(shape.reads_tokens)) : 0;
+  // The last layer's last chunk is rebuilt or attended to, then the layer and the step are completed.
+  const double movable = group.host_kv_tokens + group.host_x_tokens + group.host_both_tokens;
+  const double chunk = std::min<double>(model.chunk_tokens, movable);
+  in.link_tail_s = 0;
+  if (chunk > 0) {
+    const bool rebuilds = policy.mode != exec::SplitMode::kTransfer && group.host_kv_tokens < movable;
+    in.link_tail_s = in.head_s + group.linear_s + group.attention_s * chunk / movable +
+                     (rebuilds ? std::max(0.0, in.rates.rebuild.At(chunk)) : 0);
+  }
   group.weight_bytes = static_cast<double>(shape.weight_load_bytes) / model.n_layers;
   group.store_bytes = shape.new_tokens * (in.beta_bytes + (policy.store_x ? in.chi_bytes : 0));
 }

@@ -80,6 +80,7 @@ absl::Status ValidateSplitInputs(const SplitInputs& in) {
   v.InRange(in.beta_bytes, 1, 1e9, "beta_bytes");
   v.InRange(in.chi_bytes, 1, 1e9, "chi_bytes");
   v.InRange(in.head_s, 0, kSecondsMax, "head_s");
+  v.InRange(in.link_tail_s, 0, kSecondsMax, "link_tail_s");
   ValidateRates(in.rates, v);
   v.InRange(static_cast<double>(in.groups.size()), 1, kGroupsMax, "the number of layer groups");
   for (const LayerGroup& g : in.groups) {
@@ -141,8 +142,10 @@ StepTimes EvaluateTimes(const SplitInputs& in, absl::Span<const GroupSplit> grou
   set(Resource::kCompute, compute_s);
   set(Resource::kHostAttention, host_s);
   set(Resource::kHostMemory, dram_bytes / r.host_memory_bytes_per_s);
-  const auto longest = std::max_element(times.resource_s.begin(), times.resource_s.end());
-  times.binding = static_cast<Resource>(longest - times.resource_s.begin());
+  std::array<double, exec::kResources> ends_s = times.resource_s;
+  if (!in.placement.has_value()) ends_s[static_cast<size_t>(Resource::kLinkIn)] += in.link_tail_s;
+  const auto longest = std::max_element(ends_s.begin(), ends_s.end());
+  times.binding = static_cast<Resource>(longest - ends_s.begin());
   times.step_s = in.mode == SplitMode::kSerial ? SerialStep(in, groups) : *longest;
   return times;
 }

@@ -292,7 +292,8 @@ class SplitBuilder {
       lp_.AddToObjective(c.k, kTieWeight * Cost(g, in_.beta_bytes / r.link_in_bytes_per_s));
       lp_.AddToObjective(c.x, kTieWeight * Cost(g, in_.chi_bytes / r.link_in_bytes_per_s));
     }
-    AddResourceRow("link_in", weight_bytes / r.link_in_bytes_per_s, in);
+    const double tail_s = in_.placement.has_value() ? 0 : in_.link_tail_s;
+    AddResourceRow("link_in", weight_bytes / r.link_in_bytes_per_s + tail_s, in);
     AddResourceRow("link_out", store_bytes / r.link_out_bytes_per_s, {});
     AddResourceRow("link_both", (weight_bytes + store_bytes) / r.link_both_bytes_per_s, both);
     AddResourceRow("compute", compute_s, compute);

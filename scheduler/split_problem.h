@@ -82,6 +82,9 @@ struct SplitInputs {
   double beta_bytes = 0;
   double chi_bytes = 0;
   double head_s = 0;  // final norm, head, sampling
+  // Carry, pipelined: what compute has left to do when the step's last copy in is over. The next step's
+  // copies begin after it, so a step takes the link's time and this.
+  double link_tail_s = 0;
   SplitRates rates;
   std::vector<LayerGroup> groups;  // 1..16
   // Set: residency and forms are variables, and each group's five token counts only give their sum.
@@ -104,7 +107,8 @@ absl::string_view NameOf(exec::Resource resource);
 
 struct StepTimes {
   double step_s = 0;
-  std::array<double, exec::kResources> resource_s{};  // pipelined work of each resource
+  // Pipelined work of each resource; of the link in without the tail that follows it.
+  std::array<double, exec::kResources> resource_s{};
   exec::Resource binding = exec::Resource::kCompute;
 };
 

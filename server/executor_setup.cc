@@ -41,10 +41,8 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
   exec::LinkExecutorOptions options;
   options.head_rows = kHeadRows;
   options.ring_chunks = kRingChunks;
-  options.ring_chunk_bytes = std::min(kRingChunkBytesMax, device.info().memory_bytes / kDeviceParts);
-  // An item is one chunk of rows: a decode batch, or a quarter of the rows of prefill.
-  options.chunk_rows = static_cast<int32_t>(
-      std::max({settings.prefill_chunk_tokens, settings.max_sequences, settings.prefill_rows / 4}));
+  options.ring_chunk_bytes = RingChunkBytes(device.info(), pool.geometry());
+  options.chunk_rows = LinkItemRows(settings);
   SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
   if (modes.residency == scheduler::ResidencyMode::kOff) options.resident_blocks_max = 0;
   if (modes.residency == scheduler::ResidencyMode::kFixed) {
@@ -67,6 +65,16 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
 }
 
 }  // namespace
+
+int64_t RingChunkBytes(const device::DeviceInfo& info, const kv::Geometry& geometry) {
+  return std::max({std::min(kRingChunkBytesMax, info.memory_bytes / kDeviceParts), 2 * geometry.slot_bytes(),
+                   geometry.block_tokens * geometry.chi_bytes()});
+}
+
+int32_t LinkItemRows(const Settings& settings) {
+  return static_cast<int32_t>(
+      std::max({settings.prefill_chunk_tokens, settings.max_sequences, settings.prefill_rows / 4}));
+}
 
 int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry) {
   if (info.host_addressable) return kBlockTokensWithoutLink;

@@ -22,6 +22,12 @@ int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry
 // Sizes of this model's blocks on this device.
 kv::Geometry GeometryOf(const device::DeviceInfo& info, const model::ModelConfig& config);
 
+// A chunk of the staging ring behind a link: a block's planes at least.
+int64_t RingChunkBytes(const device::DeviceInfo& info, const kv::Geometry& geometry);
+
+// Rows of a work item behind a link at most: a decode batch, or a quarter of the rows of prefill.
+int32_t LinkItemRows(const Settings& settings);
+
 // Behind a link both forms where X is the smaller one and the device can rebuild from it, so that every step
 // may choose; else K and V alone.
 kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry);

@@ -22,10 +22,6 @@ namespace {
 
 using profiler::MachineProfile;
 
-// Tokens that executors rebuild at once: what a chunk of the staging ring holds of X.
-constexpr int64_t kChunkBytes = kMiB;
-constexpr int64_t kChunkTokensMax = 1024;
-
 bool IsWanted(const Settings& settings, const device::DeviceInfo& info) {
   return !info.host_addressable || !settings.profile.empty() || settings.reprofile || settings.profile_only;
 }
@@ -84,10 +80,15 @@ void Save(const MachineProfile& profile, const std::string& path) {
 absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device& device,
                                        const model::Model& model, const kv::Geometry& geometry) {
   profiler::MeasureOptions options;
-  options.visit_rows = static_cast<int32_t>(settings.prefill_chunk_tokens);
-  const int64_t chunk_blocks = kChunkBytes / (geometry.chi_bytes() * geometry.block_tokens);
-  options.chunk_tokens = static_cast<int32_t>(
-      std::clamp<int64_t>(chunk_blocks * geometry.block_tokens, geometry.block_tokens, kChunkTokensMax));
+  options.visit_rows = device.info().host_addressable ? static_cast<int32_t>(settings.prefill_chunk_tokens)
+                                                      : LinkItemRows(settings);
+  // What a chunk of the staging ring holds of X, and of K and V.
+  const int64_t chunk_bytes = RingChunkBytes(device.info(), geometry);
+  const auto whole_blocks = [&](int64_t token_bytes) {
+    return static_cast<int32_t>(chunk_bytes / (geometry.block_tokens * token_bytes) * geometry.block_tokens);
+  };
+  options.chunk_tokens = whole_blocks(geometry.chi_bytes());
+  options.kv_chunk_tokens = whole_blocks(geometry.beta_bytes());
   options.progress = [](absl::string_view phase, int done, int total) {
     Log(LogLevel::kInfo, "profiling", {{"phase", phase}, {"done", done}, {"total", total}});
   };

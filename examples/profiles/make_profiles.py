@@ -47,6 +47,7 @@ BOTH_WAYS = 1.8
 SINGLE_S, MERGED_S, BATCHED_S = 4e-6, 2e-6, 0.2e-6
 LAUNCH_S = 4e-6
 ELEMENT_BYTES = 2
+CHUNK_BYTES = 2 << 20  # of the staging ring
 DEVICE_BYTES, HOST_BYTES = 80e9, 1e12
 
 
@@ -94,7 +95,7 @@ def profile(gpu, model):
         "vocabulary": model["vocab"], "dtype": "bf16", "encodings": "BF16", "block tokens": model["block_tokens"]})
     link = copies(gpu["link_bytes_per_s"], beta * model["block_tokens"])
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "source": "public figures",
         "description": f"public figures, no measurement: {gpu['device']}, {gpu['link']}, {model['name']} in bf16",
         "identity": {"machine": machine, "machine_parts": machine_parts, "model": model_digest,
@@ -102,6 +103,7 @@ def profile(gpu, model):
         "model": {"name": model["name"], "n_layers": model["layers"], "d_model": d, "n_heads": model["heads"],
                   "n_kv_heads": model["kv_heads"], "d_head": model["d_head"], "vocab_size": model["vocab"],
                   "element_bytes": ELEMENT_BYTES, "block_tokens": model["block_tokens"],
+                  "chunk_tokens": CHUNK_BYTES // (d * ELEMENT_BYTES),
                   "layer_weight_bytes": float(layer * ELEMENT_BYTES),
                   "weight_bytes": float((model["layers"] * layer + model["embeddings"] * d) * ELEMENT_BYTES)},
         "copy_in": link,

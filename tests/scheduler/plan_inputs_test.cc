@@ -43,6 +43,31 @@ TEST(PlanInputs, PrefillReadsAtItsOwnRateWhereThatWasMeasured) {
   EXPECT_EQ(attention_s(), decode_s);
 }
 
+TEST(PlanInputs, WhatFollowsTheLastChunkIsAddedToTheLink) {
+  MachineProfile profile = MultiHeadProfile();
+  const exec::BatchShape shape = Decode(4, 8000);
+  SplitPolicy policy;
+  policy.mode = exec::SplitMode::kRebuild;
+  const auto step = [&] {
+    const auto solution = SolveSplit(MakeSplitInputs(profile, shape, policy));
+    EXPECT_TRUE(solution.ok()) << solution.status();
+    return *solution;
+  };
+  const SplitSolution without = step();
+  ASSERT_EQ(without.binding, exec::Resource::kLinkIn);
+  // A chunk of 256 tokens is rebuilt and attended to, the last layer is completed, a token is drawn.
+  profile.model.chunk_tokens = 256;
+  const double tail_s = profile.rebuild.At(256) + profile.attention.At(32'000) * 256 / 32'000 +
+                        profile.linear.At(4) + profile.head.At(4);
+  const SplitSolution with = step();
+  EXPECT_NEAR(with.step_s - without.step_s, tail_s, 1e-9);
+  EXPECT_EQ(with.resource_s, without.resource_s) << "it is no work of the link";
+  // Nothing is rebuilt where all is carried as keys and values.
+  policy.mode = exec::SplitMode::kTransfer;
+  EXPECT_NEAR(step().step_s - step().resource_s[static_cast<size_t>(exec::Resource::kLinkIn)],
+              tail_s - profile.rebuild.At(256), 1e-9);
+}
+
 TEST(SplitInputsOfAProfile, GroupedQueryModelsFindTransferUnaided) {
   for (const int sequences : {1, 16, 128}) {
     const auto solution = SolveSplit(MakeSplitInputs(GroupedQueryProfile(), Decode(sequences, 8000)));
