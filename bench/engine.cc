@@ -5,12 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "base/bytes.h"
 #include "base/status_macros.h"
+#include "bench/command_line.h"
 #include "bench/engine_session.h"
 #include "bench/machine_bounds.h"
 #include "bench/report.h"
@@ -62,33 +61,21 @@ struct Bounds {
   std::vector<double> matrix_samples;  // FLOP a second
 };
 
-absl::Status ParseList(absl::string_view text, std::vector<int32_t>* list) {
-  list->clear();
-  for (const absl::string_view part : absl::StrSplit(text, ',')) {
-    int32_t value = 0;
-    if (!absl::SimpleAtoi(part, &value) || value < 1 || value > 1'000'000) {
-      return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" is not a list such as 1,4,16"));
-    }
-    list->push_back(value);
-  }
-  return absl::OkStatus();
-}
-
 void AddFlags(FlagTable& flags, Options* options) {
   flags.Section("Flags");
   flags.Add("model", &options->engine.model_path, "FILE", "A GGUF file.");
   flags.Add("threads", &options->engine.threads, "N",
             "Threads that compute. Default: the cores of this process.");
-  flags.AddSetter("batches", "LIST", "Sequences of a decode step. Default: 1,2,4,8,16,32.",
-                  [options](absl::string_view text) { return ParseList(text, &options->batches); });
-  flags.AddSetter("contexts", "LIST", "Cached tokens of each sequence. Default: 64,1024.",
-                  [options](absl::string_view text) { return ParseList(text, &options->contexts); });
-  flags.AddSetter("prefills", "LIST", "Prompt lengths. Default: 128,512,2048,4096.",
-                  [options](absl::string_view text) { return ParseList(text, &options->prefills); });
+  AddNumbers(flags, "batches", &options->batches, 1, 1'000'000,
+             "Sequences of a decode step. Default: 1,2,4,8,16,32.");
+  AddNumbers(flags, "contexts", &options->contexts, 1, 1'000'000,
+             "Cached tokens of each sequence. Default: 64,1024.");
+  AddNumbers(flags, "prefills", &options->prefills, 1, 1'000'000,
+             "Prompt lengths. Default: 128,512,2048,4096.");
   flags.Add("steps", &options->steps, "N", "Measured decode steps; their median counts. Default: 32.");
   flags.Add("repeats", &options->repeats, "N", "Times that each row and its bound are measured. Default: 5.");
   flags.Add("chunk_tokens", &options->engine.chunk_rows, "N", "Rows of a prefill's visit. Default: 256.");
-  flags.Add("json", &options->json, "FILE", "The report as JSON; - is stdout, and the table goes to stderr.");
+  AddJson(flags, &options->json);
 }
 
 // The model's products, one entry for each distinct shape.
@@ -248,11 +235,6 @@ std::string Complaint(const Options& options) {
   return "";
 }
 
-ExitCode Fail(absl::string_view message, client::Console& console) {
-  console.err << "spillway-bench: " << message << "\n";
-  return client::kExitFailed;
-}
-
 }  // namespace
 
 ExitCode RunEngine(absl::Span<const std::string> args, client::Console& console,
@@ -260,20 +242,9 @@ ExitCode RunEngine(absl::Span<const std::string> args, client::Console& console,
   Options options;
   FlagTable flags;
   AddFlags(flags, &options);
-  const absl::StatusOr<client::ParsedArgs> parsed = flags.Parse(args);
-  std::string complaint;
-  if (!parsed.ok()) {
-    complaint = std::string(parsed.status().message());
-  } else if (parsed->help) {
-    console.out << kUsage << flags.Help();
-    return client::kExitOk;
-  } else {
-    complaint = parsed->positional.empty() ? Complaint(options) : "no arguments are expected";
-  }
-  if (!complaint.empty()) {
-    console.err << "spillway-bench: " << complaint << "\n  remedy: see `spillway-bench engine --help`\n";
-    return client::kExitUsage;
-  }
+  const auto ended =
+      ReadArgs("engine", kUsage, flags, args, console, [&options] { return Complaint(options); });
+  if (ended.has_value()) return *ended;
 
   options.engine.max_batch = *std::max_element(options.batches.begin(), options.batches.end());
   options.engine.max_tokens =
@@ -281,9 +252,9 @@ ExitCode RunEngine(absl::Span<const std::string> args, client::Console& console,
                *std::max_element(options.prefills.begin(), options.prefills.end()));
   const double busy = LoadAverage();  // before this process adds to it
   const absl::StatusOr<std::unique_ptr<EngineSession>> session = EngineSession::Create(options.engine);
-  if (!session.ok()) return Fail(session.status().message(), console);
+  if (!session.ok()) return BenchFailed(session.status().message(), console);
   absl::StatusOr<Bounds> bounds = MakeBounds((*session)->device().info());
-  if (!bounds.ok()) return Fail(bounds.status().message(), console);
+  if (!bounds.ok()) return BenchFailed(bounds.status().message(), console);
 
   const device::DeviceInfo& info = (*session)->device().info();
   const model::Model& model = (*session)->model();
@@ -319,7 +290,7 @@ ExitCode RunEngine(absl::Span<const std::string> args, client::Console& console,
         Median(bounds->matrix_samples) / 1e9, kLargeMatrix, kLargeMatrix, kLargeMatrix);
   }
   if (measured.ok()) measured = WriteReport(report, options.json, console);
-  return measured.ok() ? client::kExitOk : Fail(measured.message(), console);
+  return measured.ok() ? client::kExitOk : BenchFailed(measured.message(), console);
 }
 
 }  // namespace spillway::bench

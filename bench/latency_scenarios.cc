@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
+#include "bench/command_line.h"
 #include "bench/report.h"
 #include "bench/serve.h"
 #include "bench/server_probe.h"
@@ -113,11 +114,14 @@ ExitCode RunLongPromptScenario(const ServeContext& context) {
   const LoadStats& long_stats = background.Stop();
   ClearProgress(context.console);
 
+  const int64_t chunks = (long_tokens + options.prefill_chunk_tokens - 1) / options.prefill_chunk_tokens;
   const double ratio =
       beside.first_token.PercentileMs(95) / std::max(alone.first_token.PercentileMs(95), 1e-9);
   std::ostream& out = TableStream(options.json, context.console);
-  out << absl::StrFormat("%s at %s: %d clients of about 32 + 16 tokens beside one prompt of %d tokens\n",
-                         model->name(), options.connection.server, options.short_clients, long_tokens);
+  out << absl::StrFormat(
+      "%s at %s: %d clients of about 32 + 16 tokens beside one prompt of %d tokens, %d chunks of %d\n",
+      model->name(), options.connection.server, options.short_clients, long_tokens, chunks,
+      options.prefill_chunk_tokens);
   PrintLatencyHeading(out);
   PrintLatency("first token alone", alone.first_token, out);
   PrintLatency("first token beside", beside.first_token, out);
@@ -131,6 +135,7 @@ ExitCode RunLongPromptScenario(const ServeContext& context) {
   nlohmann::json report = NewReport("serve", context.args);
   report["model"] = model->name();
   report["long_prompt_tokens"] = long_tokens;
+  report["long_prompt_chunks"] = chunks;
   report["short_clients"] = options.short_clients;
   report["alone"] = alone.ToJson();
   report["beside"] = beside.ToJson();

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/bytes.h"
+#include "bench/command_line.h"
 #include "bench/report.h"
 #include "bench/serve.h"
 #include "bench/server_probe.h"

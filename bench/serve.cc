@@ -1,6 +1,7 @@
 #include "bench/serve.h"
 
 #include "absl/strings/str_cat.h"
+#include "bench/command_line.h"
 
 namespace spillway::bench {
 namespace {
@@ -59,7 +60,7 @@ void AddFlags(FlagTable& flags, ServeOptions* options) {
             "Goodput counts requests whose first token came within this.");
   flags.Add("slo_itl_ms", &options->load.slo_itl_ms, "MS",
             "Goodput counts requests whose mean time per later token is within this.");
-  flags.Add("json", &options->json, "FILE", "The report as JSON; - is stdout, and the table goes to stderr.");
+  AddJson(flags, &options->json);
   flags.Add("max_failed", &options->max_failed, "N", "More failed requests than this exit 1. Default: 0.");
   flags.Add("settle", &options->settle, "TIME",
             "The daemon may take this long to give back the blocks of the last streams. Default: 10s.");
@@ -69,6 +70,8 @@ void AddFlags(FlagTable& flags, ServeOptions* options) {
             "A steeper slope exits 1. Default: only reported; 1 for soak.");
   flags.Add("long_prompt_tokens", &options->long_prompt_tokens, "N",
             "long_prompt: its length. Default: what the context holds.");
+  flags.Add("prefill_chunk_tokens", &options->prefill_chunk_tokens, "N",
+            "long_prompt: the daemon's flag of this name, for the count of chunks. Default: 256.");
   flags.Add("short_clients", &options->short_clients, "N", "long_prompt: clients beside it. Default: 8.");
   flags.Add("idle", &options->idle, "TIME", "idle_latency: silence before each call. Default: 10s.");
 }
@@ -87,7 +90,9 @@ std::vector<std::string> SoakArgs() {
 std::string Complaint(const ServeOptions& options) {
   const LoadOptions& load = options.load;
   if (options.scenario == "long_prompt" || options.scenario == "idle_latency") {
-    return options.short_clients < 1 || options.idle.ms < 0 ? "--short_clients must be at least 1" : "";
+    return options.short_clients < 1 || options.prefill_chunk_tokens < 1
+               ? "--short_clients and --prefill_chunk_tokens must be at least 1"
+               : "";
   }
   if ((load.rate_per_s > 0) == (load.concurrency > 0)) return "give one of --rate and --concurrency, above 0";
   if (load.requests <= 0 && load.duration_ms <= 0) return "give --requests or --duration_s, above 0";
@@ -101,12 +106,6 @@ std::string Complaint(const ServeOptions& options) {
   return "";
 }
 
-ExitCode UsageError(absl::string_view message, client::Console& console) {
-  console.err << "spillway-bench: " << client::EscapeToOneLine(message)
-              << "\n  remedy: see `spillway-bench serve --help`\n";
-  return client::kExitUsage;
-}
-
 }  // namespace
 
 ExitCode RunServe(absl::Span<const std::string> args, client::Console& console,
@@ -115,23 +114,18 @@ ExitCode RunServe(absl::Span<const std::string> args, client::Console& console,
   options.connection = client::DefaultConnectionOptions();
   FlagTable flags;
   AddFlags(flags, &options);
-  absl::StatusOr<client::ParsedArgs> parsed = flags.Parse(args);
-  if (!parsed.ok()) return UsageError(parsed.status().message(), console);
-  if (parsed->help) {
-    console.out << kUsage << flags.Help();
-    return client::kExitOk;
-  }
-  if (!parsed->positional.empty()) return UsageError("no arguments are expected", console);
-  if (options.scenario == "soak") {
-    const bool has_rate = options.load.rate_per_s > 0;
-    std::vector<std::string> all = SoakArgs();
-    all.insert(all.end(), args.begin(), args.end());
-    parsed = flags.Parse(all);
-    if (has_rate) options.load.concurrency = 0;
-  }
-  options.load.seed = options.workload.seed;
-  if (const std::string complaint = Complaint(options); !complaint.empty())
-    return UsageError(complaint, console);
+  const auto ended = ReadArgs("serve", kUsage, flags, args, console, [&] {
+    if (options.scenario == "soak") {
+      const bool has_rate = options.load.rate_per_s > 0;
+      std::vector<std::string> all = SoakArgs();
+      all.insert(all.end(), args.begin(), args.end());
+      (void)flags.Parse(all);  // parsed well just before
+      if (has_rate) options.load.concurrency = 0;
+    }
+    options.load.seed = options.workload.seed;
+    return Complaint(options);
+  });
+  if (ended.has_value()) return *ended;
 
   const ServeContext context{options, args, console, stop};
   if (options.scenario == "long_prompt") return RunLongPromptScenario(context);
@@ -146,11 +140,6 @@ std::function<void(absl::string_view)> ProgressOn(client::Console& console) {
 
 void ClearProgress(client::Console& console) {
   if (console.err_is_terminal) console.err << "\r\x1b[K" << std::flush;
-}
-
-ExitCode BenchFailed(absl::string_view message, client::Console& console) {
-  console.err << "spillway-bench: " << message << "\n";
-  return client::kExitFailed;
 }
 
 }  // namespace spillway::bench

@@ -31,7 +31,8 @@ struct ServeOptions {
   double max_resident_slope_mib_per_min = 0;  // 0: reported, not judged
 
   // --scenario=long_prompt
-  int64_t long_prompt_tokens = 0;  // 0: what the context holds
+  int64_t long_prompt_tokens = 0;      // 0: what the context holds
+  int64_t prefill_chunk_tokens = 256;  // the daemon's
   int64_t short_clients = 8;
   // --scenario=idle_latency
   client::FlagDuration idle{10'000};
@@ -58,9 +59,6 @@ client::ExitCode RunIdleLatencyScenario(const ServeContext& context);
 // A line on stderr that is rewritten each second, on a terminal only.
 std::function<void(absl::string_view)> ProgressOn(client::Console& console);
 void ClearProgress(client::Console& console);
-
-// "spillway-bench: ..."; kExitFailed.
-client::ExitCode BenchFailed(absl::string_view message, client::Console& console);
 
 }  // namespace spillway::bench
 

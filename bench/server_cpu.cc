@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/command_line.h"
 #include "bench/engine_session.h"
 #include "bench/load_run.h"
 #include "bench/report.h"
@@ -65,7 +66,7 @@ void AddFlags(FlagTable& flags, Options* options) {
   flags.Add("output_tokens", &options->output_tokens, "N", "Of each request. Default: 128.");
   flags.Add("pid", &options->pid, "PID", "The daemon's process, on this machine: adds its threads' shares.");
   flags.Add("max_us_per_token", &options->max_us_per_token, "US", "More than this exits 1.");
-  flags.Add("json", &options->json, "FILE", "The report as JSON; - is stdout, and the table goes to stderr.");
+  AddJson(flags, &options->json);
 }
 
 // What the daemon did between two scrapes.
@@ -155,20 +156,9 @@ ExitCode RunServerCpu(absl::Span<const std::string> args, client::Console& conso
   options.engine.threads = 1;
   FlagTable flags;
   AddFlags(flags, &options);
-  const absl::StatusOr<client::ParsedArgs> parsed = flags.Parse(args);
-  std::string complaint;
-  if (!parsed.ok()) {
-    complaint = std::string(parsed.status().message());
-  } else if (parsed->help) {
-    console.out << kUsage << flags.Help();
-    return client::kExitOk;
-  } else {
-    complaint = parsed->positional.empty() ? Complaint(options) : "no arguments are expected";
-  }
-  if (!complaint.empty()) {
-    console.err << "spillway-bench: " << complaint << "\n  remedy: see `spillway-bench server_cpu --help`\n";
-    return client::kExitUsage;
-  }
+  const auto ended =
+      ReadArgs("server_cpu", kUsage, flags, args, console, [&options] { return Complaint(options); });
+  if (ended.has_value()) return *ended;
 
   ServerProbe probe(options.connection.server, options.metrics_url);
   const absl::StatusOr<v1::Model> model = probe.GetModel();

@@ -1,5 +1,4 @@
-// SplitSession: a model behind an emulated link, for measuring decode steps by how their cached tokens reach
-// attention.
+// SplitSession: steps on a SplitMachine, with a pool, an executor and plans as the daemon has them.
 #ifndef SPILLWAY_BENCH_SPLIT_SESSION_H_
 #define SPILLWAY_BENCH_SPLIT_SESSION_H_
 
@@ -10,72 +9,98 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "engine/device/device.h"
+#include "bench/split_batch.h"
+#include "bench/split_machine.h"
 #include "engine/exec/link_executor.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
-#include "engine/model/model.h"
+#include "scheduler/plan_solver.h"
+#include "scheduler/planner.h"
 
 namespace spillway::bench {
 
-// A model of random weights, by its shape alone.
-struct SplitShape {
-  std::string name;
-  std::string config_json;  // as Hugging Face's config.json
-};
-SplitShape MultiHeadShape();  // OPT-like, d = 1024, 16 heads of 64
-SplitShape GroupedShape();    // Llama-like, d = 1024, 16 query heads on 4 KV heads
+// Plans of one mode. Thread-compatible; has a thread of its own that solves.
+class ModePlanner {
+ public:
+  // `mode` as --split takes it. `feedback`: rates are corrected by what steps took.
+  static absl::StatusOr<std::unique_ptr<ModePlanner>> Create(const SplitMachine& machine,
+                                                             const std::string& mode, bool feedback);
+  scheduler::Planner& planner() { return *planner_; }
 
-struct SplitOptions {
-  SplitShape shape;
-  double link_bytes_per_s = 100e6;
-  int32_t threads = 0;
+ private:
+  explicit ModePlanner(const profiler::MachineProfile& profile) : solver_(profile) {}
+
+  scheduler::PlanSolver solver_;
+  std::unique_ptr<scheduler::Planner> planner_;
+};
+
+struct SplitSessionOptions {
   int32_t max_sequences = 8;
-  int64_t max_cached_tokens = 8192;  // of all sequences
+  int64_t max_cached_tokens = 8192;  // of all sequences, distinct
   int64_t resident_tokens = 0;       // at most so many stay on the device
+  bool prefills = true;              // false: every batch decodes, which takes less device memory
 };
 
-// What a decode step is made of: `sequences` of `context` cached tokens each, of which the first `shared` are
-// the same blocks.
-struct SplitBatch {
-  int32_t sequences = 8;
-  int32_t context = 512;
-  int32_t shared = 0;
+struct SplitStep {
+  exec::SplitPlan plan;
+  exec::StepStats stats;
 };
 
-// Thread-compatible. The pool holds random values: no operation's time depends on them.
+// Thread-compatible. The pool holds random values where no step wrote: no operation's time depends on them.
 class SplitSession {
  public:
-  static absl::StatusOr<std::unique_ptr<SplitSession>> Create(const SplitOptions& options);
+  static absl::StatusOr<std::unique_ptr<SplitSession>> Create(const SplitMachine& machine,
+                                                              const SplitSessionOptions& options);
   ~SplitSession();
 
-  // One decode step, of whose carried tokens `x_share` are carried as X; pipelined, or in the serial form.
-  // Tokens that may be resident are, after the first step of a batch.
-  absl::StatusOr<exec::StepStats> Step(const SplitBatch& batch, double x_share,
-                                       exec::SplitMode mode = exec::SplitMode::kAuto);
-  // Makes `n_tokens` of the batch's cached tokens resident, by computing them again; the rest is carried.
-  absl::Status MakeResident(const SplitBatch& batch, int64_t n_tokens);
+  // Makes `batch` the one that steps are of: the last, unfinished block of every sequence is put on the
+  // device.
+  absl::Status SetBatch(const SplitBatch& batch);
+  // Makes about `n_tokens` of the batch's cached tokens resident, by computing them again; the rest is
+  // carried.
+  absl::Status MakeResident(int64_t n_tokens);
+  // One step of the batch.
+  absl::StatusOr<SplitStep> Step(scheduler::Planner& planner);
 
-  const kv::Geometry& geometry() const { return pool_->geometry(); }
-  kv::Form form() const { return pool_->form(); }
-  const model::Model& model() const { return model_; }
+  // --- For those who lay out blocks themselves, of 0..n_blocks().
+  absl::StatusOr<exec::StepResult> Run(exec::Phase phase, absl::Span<const exec::Segment> segments,
+                                       const exec::SplitPlan& plan);
+  exec::SplitPlan PlanFor(exec::Phase phase, absl::Span<const exec::Segment> segments,
+                          scheduler::Planner& planner);
+  void WaitForStores() { executor_->WaitForStores(); }
+  // Forgets what the blocks hold: the next batch may write to them.
+  void DropBlocks();
+  int64_t n_blocks() const { return pool_->n_blocks(); }
+
   int64_t ring_bytes() const { return executor_->ring_bytes(); }
-  int64_t device_bytes() const { return device_->allocated_bytes(); }
+  int64_t device_bytes() const { return device_.device->allocated_bytes(); }
 
  private:
   SplitSession() = default;
 
   void FillPool();
-  // The block table of one sequence of the batch, with room for a token more.
-  std::vector<kv::BlockId> BlocksOf(const SplitBatch& batch, int32_t sequence) const;
+  // Steps may write to so many areas of so many blocks, in turn.
+  int32_t areas() const {
+    return options_.prefills ? 6 : 1;
+  }  // as many as may be on their way to the host, and one
+  int64_t area_blocks() const;
+  // Blocks that the step's rows are written to, which are others than those of the last few steps: these may
+  // be on their way to the host still.
+  void LayOutRows();
+  void Forget(kv::BlockId block) { executor_->block_listener().OnBlockLost(block); }
 
-  SplitOptions options_;
-  std::unique_ptr<device::Device> device_;
-  model::Model model_;
+  SplitSessionOptions options_;
+  SplitDevice device_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
   std::unique_ptr<exec::LinkExecutor> executor_;
   std::unique_ptr<exec::WorkItem> item_;
+
+  SplitBatch batch_;
+  std::vector<std::vector<kv::BlockId>> tables_;  // of each sequence, its new rows' blocks included
+  std::vector<exec::Segment> segments_;
+  std::vector<int32_t> tokens_;  // of any segment
+  int32_t next_area_ = 0;
 };
 
 }  // namespace spillway::bench

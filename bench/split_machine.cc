@@ -1,0 +1,98 @@
+#include "bench/split_machine.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "bench/split_batch.h"
+#include "engine/device/cpu/cpu_device.h"
+#include "engine/device/cpu/emulated_link_device.h"
+#include "profiler/measure.h"
+
+namespace spillway::bench {
+namespace {
+
+constexpr int32_t kLayers = 4;
+
+// A file of its own for as long as it lives.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::string& text) {
+    std::string name = "/tmp/spillway-bench-XXXXXX";
+    const int fd = mkstemp(name.data());
+    SPILLWAY_CHECK_MSG(fd >= 0, "no temporary file can be made in /tmp");
+    std::ofstream(name) << text;
+    ::fclose(::fdopen(fd, "w"));
+    path_ = name;
+  }
+  ~TemporaryFile() { std::remove(path_.c_str()); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace
+
+SplitModel MultiHeadModel() {
+  return {"multi-head", absl::StrCat(R"({"architectures": ["OPTForCausalLM"], "model_type": "opt",
+    "hidden_size": 1024, "ffn_dim": 4096, "num_attention_heads": 16, "num_hidden_layers": )",
+                                     kLayers, R"(, "vocab_size": 4096, "max_position_embeddings": 16384,
+    "activation_function": "relu", "do_layer_norm_before": true, "word_embed_proj_dim": 1024,
+    "enable_bias": true, "tie_word_embeddings": true, "torch_dtype": "bfloat16"})")};
+}
+
+SplitModel GroupedQueryModel() {
+  return {
+      "grouped-query",
+      absl::StrCat(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+    "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 4,
+    "num_hidden_layers": )",
+                   kLayers, R"(, "vocab_size": 4096, "max_position_embeddings": 16384, "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "bfloat16"})")};
+}
+
+absl::StatusOr<SplitDevice> SplitMachine::MakeDevice() const {
+  device::CpuDeviceOptions cpu;
+  cpu.threads = options_.threads;
+  cpu.memory_bytes = options_.device_memory_bytes;
+  SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<device::Device> compute, device::CreateCpuDevice(cpu));
+  device::StreamEngineOptions link;
+  link.link_bytes_per_s = link_bytes_per_s();
+  SplitDevice made;
+  SPILLWAY_ASSIGN_OR_RETURN(made.device, device::CreateEmulatedLinkDevice(std::move(compute), link));
+  const TemporaryFile config(options_.model.config_json);
+  SPILLWAY_ASSIGN_OR_RETURN(made.model, model::LoadRandomModel(config.path(), /*seed=*/1, *made.device, {}));
+  return made;
+}
+
+absl::StatusOr<std::unique_ptr<SplitMachine>> SplitMachine::Create(const SplitMachineOptions& options) {
+  auto machine = std::unique_ptr<SplitMachine>(new SplitMachine);
+  machine->options_ = options;
+  SPILLWAY_ASSIGN_OR_RETURN(const SplitDevice measured, machine->MakeDevice());
+
+  const model::ModelConfig& shape = measured.model.config;
+  kv::Geometry& geometry = machine->geometry_;
+  geometry.n_layers = shape.n_layers;
+  geometry.n_kv_heads = shape.n_kv_heads;
+  geometry.d_head = shape.d_head;
+  geometry.d = shape.d_model;
+  geometry.block_tokens = kSplitBlockTokens;
+  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(measured.device->info().compute_dtype));
+
+  profiler::MeasureOptions measure;
+  measure.visit_rows = kPieceRowsMax;
+  measure.chunk_tokens = static_cast<int32_t>(kRingChunkBytes / geometry.chi_bytes());
+  measure.kv_chunk_tokens = static_cast<int32_t>(kRingChunkBytes / geometry.beta_bytes());
+  measure.budget_s = options.profile_budget_s;
+  SPILLWAY_ASSIGN_OR_RETURN(
+      machine->profile_,
+      profiler::MeasureProfile(*measured.device, shape, *measured.model.weights, geometry, measure));
+  return machine;
+}
+
+}  // namespace spillway::bench

@@ -1,0 +1,42 @@
+// SplitMeasured: repeated steps of one batch under one plan, and what was predicted of them.
+#ifndef SPILLWAY_BENCH_SPLIT_MEASURE_H_
+#define SPILLWAY_BENCH_SPLIT_MEASURE_H_
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "bench/split_session.h"
+#include "nlohmann/json.hpp"
+
+namespace spillway::bench {
+
+double Median(std::vector<double> values);                // REQUIRES: !values.empty()
+double Percentile(std::vector<double> values, double p);  // the nearest rank; REQUIRES: !values.empty()
+
+struct SplitMeasured {
+  exec::SplitPlan plan;  // of the last step
+  std::vector<exec::StepStats> steps;
+
+  double step_s() const;  // median
+  // Of the step, median of the steps'.
+  double link_busy_share() const;
+  double lane_busy_s(exec::Lane lane) const;  // median
+  int64_t carried_bytes() const;              // of the last step
+  // Share of the carried tokens that was carried as X.
+  double x_share() const;
+  // |predicted / measured - 1|, from the profile alone.
+  double prediction_error() const;
+  bool link_binds() const { return plan.binding == exec::Resource::kLinkIn; }
+
+  nlohmann::json ToJson() const;
+};
+
+// `n` steps of the session's batch, back to back, after some that warm up. The stores of a prefill's steps
+// are finished by later ones, so that as many are run first as may be on their way: what is measured is the
+// pace that lasts.
+absl::StatusOr<SplitMeasured> MeasureSteps(SplitSession& session, scheduler::Planner& planner,
+                                           exec::Phase phase, int32_t n);
+
+}  // namespace spillway::bench
+
+#endif  // SPILLWAY_BENCH_SPLIT_MEASURE_H_
