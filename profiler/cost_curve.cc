@@ -82,6 +82,10 @@ absl::StatusOr<CostCurve> FitConvex(absl::Span<const CostSample> samples) {
     const double slope = std::max(0.0, SlopeBetween(hull[i - 1], hull[i]));
     curve.pieces.push_back({hull[i].seconds - slope * hull[i].units, slope});
   }
+  // Flat to the end: noise hid how it grows, and no size is free. Larger ones cost in proportion.
+  if (hull.size() > 1 && curve.pieces.back().per_unit_s <= 0) {
+    curve.pieces.back() = {0, hull.back().seconds / hull.back().units};
+  }
   std::vector<double> ratios;
   for (const CostSample& s : samples) ratios.push_back(s.seconds / curve.At(s.units));
   const double raise = Median(ratios);

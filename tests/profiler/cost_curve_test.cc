@@ -56,5 +56,12 @@ TEST(CostCurve, RefusesWhatIsNoMeasurement) {
   for (const auto& samples : bad) EXPECT_FALSE(FitConvex(samples).ok());
 }
 
+TEST(CostCurve, WhatNoiseMadeFlatGrowsInProportion) {
+  const auto curve = FitConvex({{16, 5e-3}, {64, 2e-3}});
+  ASSERT_TRUE(curve.ok()) << curve.status();
+  EXPECT_GT(curve->pieces.back().per_unit_s, 0);
+  EXPECT_NEAR(curve->At(128) / curve->At(64), 2, 1e-9);
+}
+
 }  // namespace
 }  // namespace spillway::profiler
