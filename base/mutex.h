@@ -45,14 +45,19 @@ class CondVar {
     lock.release();
   }
 
-  // Returns false when `timeout` passed without a wake.
+  // Returns false when `timeout` passed, by the steady clock, without a wake: a step of the wall clock
+  // neither stretches nor cuts a wait.
   bool WaitFor(Mutex& mutex, std::chrono::nanoseconds timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
-    // wait_until on the system clock is what ThreadSanitizer of gcc 12 intercepts; wait_for is not.
+#ifdef __SANITIZE_THREAD__
+    // ThreadSanitizer of gcc 12 intercepts the wait on the system clock and not the one on the steady clock.
     const bool woken =
         cv_.wait_until(lock, std::chrono::system_clock::now() +
                                  std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout)) ==
         std::cv_status::no_timeout;
+#else
+    const bool woken = cv_.wait_for(lock, timeout) == std::cv_status::no_timeout;
+#endif
     lock.release();
     return woken;
   }
