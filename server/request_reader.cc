@@ -48,6 +48,25 @@ bool CheckFitsContext(absl::string_view field, size_t size_bytes, const ServedMo
   return false;
 }
 
+// What Tokenize takes at a time, whatever it is made of.
+bool CheckTokenizeBytes(absl::string_view field, size_t size_bytes, Violations* violations) {
+  if (size_bytes <= kMaxTokenizeBytes) return true;
+  violations->Add(field, absl::StrCat(size_bytes, " bytes, at most ", kMaxTokenizeBytes));
+  return false;
+}
+
+size_t SizeBytes(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) {
+  size_t bytes = 0;
+  for (const v1::ChatMessage& message : messages) bytes += message.role().size() + message.content().size();
+  return bytes;
+}
+
+size_t SizeBytes(const std::vector<text::Piece>& pieces) {
+  size_t bytes = 0;
+  for (const text::Piece& piece : pieces) bytes += piece.text.size();
+  return bytes;
+}
+
 std::optional<text::TemplateVariable> VariableOf(const v1::TemplateVariable& in) {
   switch (in.value_case()) {
     case v1::TemplateVariable::kBoolValue:
@@ -129,16 +148,25 @@ absl::StatusOr<scheduler::Request> RequestReader::Read(const v1::ChatRequest& in
   text::RenderOptions render;
   const bool good = ReadRenderOptions(in, "", &render, &violations);
   if (CheckMessages(in.messages(), "messages", &violations) && good) {
-    absl::StatusOr<std::vector<text::TokenId>> ids =
-        Render(in.messages(), std::move(render), /*add_bos=*/true, "messages");
+    const auto add = [&violations](const absl::Status& status) {
+      for (FieldViolation& violation : ViolationsOf(status)) {
+        violations.Add(violation.field, std::move(violation.description), ReasonOf(status));
+      }
+    };
+    const absl::StatusOr<std::vector<text::Piece>> pieces =
+        Render(in.messages(), std::move(render), "messages");
     // Without a template nothing of the request can be served, whatever else is wrong with it.
-    if (ReasonOf(ids.status()) == Reason::kNoChatTemplate) return std::move(ids).status();
-    if (ids.ok()) {
-      request.prompt = std::move(*ids);
-      SettleMaxTokens(in.options(), model_, &request, &violations);
-    } else {
-      for (FieldViolation& violation : ViolationsOf(ids.status())) {
-        violations.Add(violation.field, std::move(violation.description), ReasonOf(ids.status()));
+    if (ReasonOf(pieces.status()) == Reason::kNoChatTemplate) return pieces.status();
+    // Of what is rendered, not of the messages: a template may leave some of them out.
+    if (!pieces.ok()) {
+      add(pieces.status());
+    } else if (CheckFitsContext("messages", SizeBytes(*pieces), model_, &violations)) {
+      absl::StatusOr<std::vector<text::TokenId>> ids = Encode(*pieces, /*add_bos=*/true, "messages");
+      if (ids.ok()) {
+        request.prompt = std::move(*ids);
+        SettleMaxTokens(in.options(), model_, &request, &violations);
+      } else {
+        add(ids.status());
       }
     }
   }
@@ -207,9 +235,9 @@ bool RequestReader::ReadRenderOptions(const Chat& in, absl::string_view prefix, 
   return found.empty();
 }
 
-absl::StatusOr<std::vector<text::TokenId>> RequestReader::Render(const Messages& messages,
-                                                                 text::RenderOptions options, bool add_bos,
-                                                                 absl::string_view path) const {
+absl::StatusOr<std::vector<text::Piece>> RequestReader::Render(const Messages& messages,
+                                                               text::RenderOptions options,
+                                                               absl::string_view path) const {
   if (!model_.chat_template.has_value()) {
     return MakeError(Reason::kNoChatTemplate, "the model file carries no chat template; use Complete");
   }
@@ -226,7 +254,12 @@ absl::StatusOr<std::vector<text::TokenId>> RequestReader::Render(const Messages&
     return MakeFieldError({{std::string(path), std::string(pieces.status().message())}},
                           Reason::kChatTemplateRejected);
   }
-  absl::StatusOr<std::vector<text::TokenId>> ids = model_.tokenizer->EncodePieces(*pieces, add_bos);
+  return pieces;
+}
+
+absl::StatusOr<std::vector<text::TokenId>> RequestReader::Encode(const std::vector<text::Piece>& pieces,
+                                                                 bool add_bos, absl::string_view path) const {
+  absl::StatusOr<std::vector<text::TokenId>> ids = model_.tokenizer->EncodePieces(pieces, add_bos);
   if (!ids.ok()) return MakeFieldError({{std::string(path), std::string(ids.status().message())}});
   if (ids->empty()) return MakeFieldError({{std::string(path), "the template renders to no tokens"}});
   return ids;
@@ -240,10 +273,7 @@ absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeR
   std::vector<text::TokenId> ids;
   switch (in.input_case()) {
     case v1::TokenizeRequest::kText: {
-      if (in.text().size() > kMaxTokenizeBytes) {
-        violations.Add("text", absl::StrCat(in.text().size(), " bytes, at most ", kMaxTokenizeBytes));
-        break;
-      }
+      if (!CheckTokenizeBytes("text", in.text().size(), &violations)) break;
       absl::StatusOr<std::vector<text::TokenId>> encoded =
           model_.tokenizer->Encode(in.text(), {add_bos, in.parse_special()});
       if (encoded.ok()) {
@@ -257,9 +287,14 @@ absl::StatusOr<v1::TokenizeResponse> RequestReader::Tokenize(const v1::TokenizeR
       if (in.parse_special()) violations.Add("parse_special", "is for text, not for a conversation");
       text::RenderOptions render;
       const bool good = ReadRenderOptions(in.chat(), "chat.", &render, &violations);
-      if (!CheckMessages(in.chat().messages(), "chat.messages", &violations) || !good) break;
-      SPILLWAY_ASSIGN_OR_RETURN(ids,
-                                Render(in.chat().messages(), std::move(render), add_bos, "chat.messages"));
+      const Messages& messages = in.chat().messages();
+      if (!CheckMessages(messages, "chat.messages", &violations) || !good) break;
+      if (!CheckTokenizeBytes("chat.messages", SizeBytes(messages), &violations)) break;
+      SPILLWAY_ASSIGN_OR_RETURN(const std::vector<text::Piece> pieces,
+                                Render(messages, std::move(render), "chat.messages"));
+      // A template may say things twice.
+      if (!CheckTokenizeBytes("chat.messages", SizeBytes(pieces), &violations)) break;
+      SPILLWAY_ASSIGN_OR_RETURN(ids, Encode(pieces, add_bos, "chat.messages"));
       break;
     }
     case v1::TokenizeRequest::INPUT_NOT_SET:

@@ -43,8 +43,11 @@ class RequestReader {
   bool ReadRenderOptions(const Chat& in, absl::string_view prefix, text::RenderOptions* options,
                          Violations* violations) const;
   // REQUIRES: the messages are good.
-  absl::StatusOr<std::vector<text::TokenId>> Render(const Messages& messages, text::RenderOptions options,
-                                                    bool add_bos, absl::string_view path) const;
+  absl::StatusOr<std::vector<text::Piece>> Render(const Messages& messages, text::RenderOptions options,
+                                                  absl::string_view path) const;
+  // Of what Render gave.
+  absl::StatusOr<std::vector<text::TokenId>> Encode(const std::vector<text::Piece>& pieces, bool add_bos,
+                                                    absl::string_view path) const;
 
   const ServedModel& model_;
 };

@@ -384,6 +384,38 @@ TEST_F(RequestReaderTest, TextThatCannotFitIsNotTokenised) {
   EXPECT_THAT(MetadataOf(status), testing::Contains(testing::Pair("value", "2049"))) << "bytes, not tokens";
 }
 
+TEST_F(RequestReaderTest, AConversationThatCannotFitIsNotTokenised) {
+  model_.longest_token_bytes = 8;
+  v1::ChatRequest chat = SoundChat();
+  chat.mutable_messages(0)->set_content(std::string(256 * 8, 'x'));
+  const absl::Status status = StatusOf(chat);
+  EXPECT_EQ(ReasonOf(status), Reason::kPromptTooLong);
+  EXPECT_THAT(FieldsOf(status), ElementsAre("messages"));
+  EXPECT_THAT(MetadataOf(status), testing::Contains(testing::Pair("limit", "2048"))) << "bytes, not tokens";
+  // What the template leaves out is not counted.
+  model_.chat_template = *text::ChatTemplate::Parse("{{ messages[-1]['content'] }}");
+  *chat.add_messages() = chat.messages(0);
+  chat.mutable_messages(1)->set_content("short");
+  EXPECT_TRUE(StatusOf(chat).ok()) << StatusOf(chat);
+}
+
+TEST_F(RequestReaderTest, AConversationToTokenizeHasTheLimitOfAText) {
+  const auto tokenize = [this](size_t role_bytes, size_t content_bytes) {
+    v1::TokenizeRequest request;
+    v1::ChatMessage& message = *request.mutable_chat()->add_messages();
+    message.set_role(std::string(role_bytes, 'r'));
+    message.set_content(std::string(content_bytes, 'x'));
+    return reader_.Tokenize(request).status();
+  };
+  EXPECT_THAT(FieldsOf(tokenize(10, kMaxTokenizeBytes)), ElementsAre("chat.messages"));
+  EXPECT_THAT(FieldsOf(tokenize(kMaxTokenizeBytes, 10)), ElementsAre("chat.messages"));
+  // The template may make more of it than there was.
+  model_.chat_template =
+      *text::ChatTemplate::Parse("{{ messages[0]['content'] }}{{ messages[0]['content'] }}");
+  EXPECT_THAT(FieldsOf(tokenize(10, kMaxTokenizeBytes / 2 + 1)), ElementsAre("chat.messages"));
+  EXPECT_TRUE(tokenize(10, kMaxTokenizeBytes / 64).ok());
+}
+
 TEST_F(RequestReaderTest, TokenizeAndDetokenizeAreBounded) {
   v1::TokenizeRequest tokenize;
   tokenize.set_text(std::string(kMaxTokenizeBytes + 1, 'x'));
