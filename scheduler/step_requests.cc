@@ -19,6 +19,8 @@ absl::Status StatusOf(Reason reason, const ActiveRequest& request) {
       return MakeError(reason, absl::StrCat("the call was cancelled", after()));
     case Reason::kDeadlineExceeded:
       return MakeError(reason, absl::StrCat("the deadline passed", after()));
+    case Reason::kRequestTooLarge:
+      return MakeError(reason, absl::StrCat("the answer grew too large for a unary call", after()));
     case Reason::kSlowReader:
       return MakeError(reason, absl::StrCat("the stream was not read", after()));
     case Reason::kDraining:
@@ -68,7 +70,7 @@ void StepLoop::Accept(std::unique_ptr<ActiveRequest> arrival) {
 
 void StepLoop::OnReaderMoved(ActiveRequest& request) {
   if (request.stream().cancelled()) {
-    EndRequest(request, StatusOf(Reason::kCancelled, request));
+    EndRequest(request, StatusOf(request.stream().why_cancelled(), request));
   } else if (request.paused() && !request.stream().Full()) {
     Resume(request);
   }

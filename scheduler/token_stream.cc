@@ -114,8 +114,10 @@ bool TokenStream::Take(std::vector<Event>* events, absl::Status* status) {
   return ended;
 }
 
-void TokenStream::Cancel() {
-  cancelled_.store(true, std::memory_order_release);
+void TokenStream::Cancel(Reason why) {
+  SPILLWAY_CHECK(why != Reason::kNone);
+  Reason not_yet = Reason::kNone;
+  why_cancelled_.compare_exchange_strong(not_yet, why, std::memory_order_acq_rel);
   Listener listener;
   {
     MutexLock lock(mutex_);

@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "base/mutex.h"
+#include "base/reason.h"
 #include "engine/device/ops.h"
 #include "engine/text/vocabulary.h"
 
@@ -114,9 +115,11 @@ class TokenStream {
   // Appends everything that waits to `events`. Returns true when the stream has ended and nothing is left;
   // `status` is then set, once.
   bool Take(std::vector<Event>* events, absl::Status* status);
-  // Sets the flag that the next visit sees.
-  void Cancel();
-  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+  // Sets the flag that the next visit sees. `why` is what the request ends with; the first one stays.
+  void Cancel(Reason why = Reason::kCancelled);
+  bool cancelled() const { return why_cancelled() != Reason::kNone; }
+  // kNone: it was not.
+  Reason why_cancelled() const { return why_cancelled_.load(std::memory_order_acquire); }
   // No more is pushed; what waits is still to be taken.
   bool ended() const;
 
@@ -133,7 +136,7 @@ class TokenStream {
   const int32_t max_events_;
   const int64_t max_waiting_bytes_;
   const std::function<void()> on_ready_;
-  std::atomic<bool> cancelled_{false};
+  std::atomic<Reason> why_cancelled_{Reason::kNone};
   std::atomic<uint64_t> takes_{0};
   mutable Mutex mutex_;
   std::deque<Event> events_ ABSL_GUARDED_BY(mutex_);

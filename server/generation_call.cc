@@ -1,11 +1,10 @@
 #include "server/generation_call.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "grpc/support/time.h"
+#include "server/call_deadline.h"
 #include "server/error_status.h"
 #include "server/message_bytes.h"
 
@@ -16,18 +15,6 @@ namespace {
 constexpr int32_t kWaitingEvents = 64;
 // A unary answer beyond this would hurt everybody; clients accept 4 MiB unless told otherwise.
 constexpr size_t kUnaryBytesMax = size_t{64} << 20;
-
-// gRPC has the deadline on the system's clock; the scheduler wants it on a monotonic one.
-MonotonicNs DeadlineNs(const grpc::ServerContextBase& context, MonotonicNs now_ns) {
-  // Not context.deadline(): a client's "for ever" in hours overflows the nanoseconds of a time_point.
-  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
-  const gpr_timespec now = gpr_now(GPR_CLOCK_REALTIME);
-  constexpr int64_t kFarSeconds = int64_t{365} * 24 * 3600;
-  const int64_t left_s =
-      std::clamp(deadline.tv_sec, now.tv_sec - kFarSeconds, now.tv_sec + kFarSeconds) - now.tv_sec;
-  if (left_s == kFarSeconds) return 0;
-  return std::max<MonotonicNs>(1, now_ns + left_s * kNsPerSecond + deadline.tv_nsec - now.tv_nsec);
-}
 
 }  // namespace
 
@@ -66,16 +53,17 @@ void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
     Refuse(MakeError(Reason::kDeadlineExceeded, "the deadline passed before the text was read"));
     return;
   }
-  bool cancelled = false;
+  Reason cancelled = Reason::kNone;
   {
     MutexLock lock(mutex_);
-    cancelled = cancelled_;
+    cancelled = why_cancelled_;
   }
-  if (cancelled) {
-    Refuse(MakeError(Reason::kCancelled, "cancelled before the text was read"));
+  if (cancelled != Reason::kNone) {
+    Refuse(MakeError(cancelled, "the call ended before its text was read"));
     return;
   }
   absl::StatusOr<scheduler::Request> request = read_(backend_->reader, bytes);
+  ForgetMessage();
   if (!request.ok()) {
     Refuse(request.status());
     return;
@@ -98,9 +86,9 @@ absl::Status GenerationCall::Submit(scheduler::Request request) {
       });
   {
     MutexLock lock(mutex_);
-    if (cancelled_) {
-      parts_.metrics.OnRejected(Reason::kCancelled);
-      return MakeError(Reason::kCancelled, "cancelled before it was queued");
+    if (why_cancelled_ != Reason::kNone) {
+      parts_.metrics.OnRejected(why_cancelled_);
+      return MakeError(why_cancelled_, "the call ended before it was queued");
     }
     stream_ = stream;
     event_writer_.emplace(*backend_->model.tokenizer, backend_->model.name(), request.label,
@@ -115,6 +103,7 @@ void GenerationCall::Refuse(const absl::Status& status) {
 }
 
 void GenerationCall::AnswerOnly(const absl::Status& status) {
+  ForgetMessage();
   {
     MutexLock lock(mutex_);
     answered_ = true;
@@ -130,16 +119,17 @@ grpc::Status GenerationCall::WireStatus(const absl::Status& status) {
 }
 
 void GenerationCall::OnCancel() {
-  // gRPC also cancels when the deadline passes. The scheduler sees that by itself, and says so.
-  if (deadline_ns_ != 0 && parts_.clock.NowNs() >= deadline_ns_) return;
+  const Reason why = WhyGone();
   std::shared_ptr<scheduler::TokenStream> stream;
   {
     MutexLock lock(mutex_);
-    cancelled_ = true;
+    why_cancelled_ = why;
     stream = stream_;
   }
-  if (stream != nullptr) stream->Cancel();
+  if (stream != nullptr) stream->Cancel(why);
 }
+
+Reason GenerationCall::WhyGone() const { return WhyReset(arrival_ns_, deadline_ns_, parts_.clock.NowNs()); }
 
 void GenerationCall::Release() { const std::shared_ptr<GenerationCall> last = std::move(self_); }
 
@@ -211,7 +201,7 @@ void StreamCall::OnWriteDone(bool ok) {
       broken = stream_;
     }
   }
-  if (broken != nullptr) broken->Cancel();
+  if (broken != nullptr) broken->Cancel(WhyGone());
   Pump();
 }
 
@@ -230,7 +220,7 @@ void UnaryCall::Pump() {
       if (gathered_bytes_ <= kUnaryBytesMax) gatherer_->Fold(wire_);
     }
     if (gathered_bytes_ > kUnaryBytesMax) {
-      stream_->Cancel();
+      stream_->Cancel(Reason::kRequestTooLarge);
       status = MakeError(Reason::kRequestTooLarge,
                          "the answer is too large for a unary call; use the streamed one, or ask for less",
                          {{"limit", absl::StrCat(kUnaryBytesMax)}});

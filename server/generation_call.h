@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/reason.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "scheduler/token_stream.h"
@@ -37,10 +38,6 @@ struct CallParts {
   const Clock& clock;
 };
 
-// Requests up to this size are parsed and tokenised on the gRPC thread that brought them (well below a
-// millisecond); longer ones go to the text pool.
-constexpr size_t kInlineRequestBytes = 2048;
-
 class GenerationCall : public MessageCall,
                        public Deliverable,
                        public std::enable_shared_from_this<GenerationCall> {
@@ -60,6 +57,8 @@ class GenerationCall : public MessageCall,
   void OnCancel() override;
   virtual bool streams() const = 0;
 
+  // Why the client, or the deadline, has just ended the call.
+  Reason WhyGone() const;
   grpc::Status WireStatus(const absl::Status& status);
 
   Mutex mutex_;
@@ -85,7 +84,7 @@ class GenerationCall : public MessageCall,
   const MonotonicNs deadline_ns_;     // 0: none
   const Backend* backend_ = nullptr;  // set by OnMessage
   std::shared_ptr<GenerationCall> self_;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  Reason why_cancelled_ ABSL_GUARDED_BY(mutex_) = Reason::kNone;
 };
 
 // Writes every event as it comes; never two writes in flight.

@@ -94,11 +94,8 @@ void InferenceService::AddRead(const std::string& method, CallWaits& waits, Read
     const absl::StatusOr<const Backend*> backend = parts_.state.Loaded();
     if (!backend.ok()) return call.Answer(backend.status());
     // The request lives until the call is answered.
-    auto work = [&call, &request, &read, backend = *backend] { call.Answer(read(*backend, request)); };
-    if (request.Length() <= kInlineRequestBytes) return work();
-    const absl::Status submitted =
-        parts_.text_pool.Submit(static_cast<int64_t>(request.Length()), std::move(work));
-    if (!submitted.ok()) call.Answer(submitted);
+    call.AnswerWith(parts_.text_pool,
+                    [&request, &read, backend = *backend] { return read(*backend, request); });
   });
 }
 

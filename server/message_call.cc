@@ -47,14 +47,29 @@ void MessageCall::OnDone() {
   Release();
 }
 
+void AnswerCall::AnswerWith(TextPool& pool, std::function<absl::StatusOr<ByteBuffer>()> read) {
+  if (message_bytes() <= kInlineRequestBytes) return Answer(read());
+  const absl::Status submitted =
+      pool.Submit(static_cast<int64_t>(message_bytes()), [this, read = std::move(read)] {
+        // Its deadline cancels a call too.
+        if (context().IsCancelled()) {
+          return Answer(MakeError(Reason::kCancelled, "the call ended before its text was read"));
+        }
+        Answer(read());
+      });
+  if (!submitted.ok()) Answer(submitted);
+}
+
 void AnswerCall::Answer(absl::StatusOr<ByteBuffer> answer) {
   if (!answer.ok()) return Refuse(FinishStatus(answer.status(), 0, context()));
+  ForgetMessage();
   AwaitReader();
   response_ = *std::move(answer);
   StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
 }
 
 void AnswerCall::Refuse(const grpc::Status& status) {
+  ForgetMessage();
   AwaitReader();
   Finish(status);
 }

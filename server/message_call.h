@@ -19,8 +19,13 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/call_timeouts.h"
+#include "server/text_pool.h"
 
 namespace spillway::server {
+
+// Requests up to this size are parsed and tokenised on the gRPC thread that brought them (well below a
+// millisecond); longer ones go to the text pool.
+constexpr size_t kInlineRequestBytes = 2048;
 
 // Calls that wait for their client. Outlives the calls.
 struct CallWaits {
@@ -36,7 +41,7 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
  protected:
   MessageCall(CallWaits& waits, grpc::CallbackServerContext& context) : waits_(waits), context_(context) {}
 
-  // The message is here; it lives as long as the call. Never blocks.
+  // The message is here; it lives until ForgetMessage, or as long as the call. Never blocks.
   virtual void OnMessage(const grpc::ByteBuffer& bytes) = 0;
   // None came, and none will: kCancelled, or kInvalidField where the client has sent its end without one. The
   // call is to be finished.
@@ -44,11 +49,17 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   // The last use of the call.
   virtual void Release() = 0;
 
+  // The message has been read: a call may live on for long, and its message can be large. Again does
+  // no harm.
+  void ForgetMessage() { request_.Clear(); }
+
   // Nothing follows but what is on the way already: from here on the client has a time to read it. Before
   // Finish; again does no harm.
   void AwaitReader();
 
   grpc::CallbackServerContext& context() { return context_; }
+  // 0 before the message is here.
+  size_t message_bytes() const { return request_.Length(); }
 
  private:
   void OnReadDone(bool ok) final;
@@ -71,9 +82,13 @@ class AnswerCall final : public MessageCall {
   AnswerCall(CallWaits& waits, grpc::CallbackServerContext& context, Work work)
       : MessageCall(waits, context), work_(std::move(work)) {}
 
-  // One of the two, once.
+  // One of the two, once. The request is gone then.
   void Answer(absl::StatusOr<grpc::ByteBuffer> answer);
   void Refuse(const grpc::Status& status);  // with a status as another interface's definition wants it
+
+  // Answers with what `read` makes of the request: at once where that is short, else on the pool, where it
+  // may have waited for longer than its client did, and is then not read at all.
+  void AnswerWith(TextPool& pool, std::function<absl::StatusOr<grpc::ByteBuffer>()> read);
 
  private:
   void OnMessage(const grpc::ByteBuffer& bytes) override { work_(*this, bytes); }

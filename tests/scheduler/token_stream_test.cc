@@ -151,12 +151,14 @@ TEST(TokenStreamTest, ListenerHearsOfCancelAndOfATakeThatMadeRoom) {
   EXPECT_EQ(heard, 1);
   Take(stream);
   EXPECT_EQ(heard, 1);
-  stream.Cancel();
+  EXPECT_EQ(stream.why_cancelled(), Reason::kNone);
+  stream.Cancel(Reason::kDeadlineExceeded);
   EXPECT_TRUE(stream.cancelled());
   EXPECT_EQ(heard, 2);
   stream.End(absl::OkStatus());
   stream.Cancel();
   EXPECT_EQ(heard, 2) << "the listener is let go at the end";
+  EXPECT_EQ(stream.why_cancelled(), Reason::kDeadlineExceeded) << "the first cause stays";
 }
 
 TEST(TokenStreamTest, TakesCountsThoseThatFoundEvents) {

@@ -1,6 +1,7 @@
 #include "tests/server/harness.h"
 
 #include <chrono>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -67,6 +68,13 @@ ErrorDetails DetailsOf(const grpc::Status& status) {
     if (any.Is<google::rpc::RetryInfo>()) any.UnpackTo(&out.retry.emplace());
   }
   return out;
+}
+
+TestServerOptions RoomForLongOnes() {
+  TestServerOptions options;
+  options.scheduler.context_tokens = 60'000;
+  options.n_blocks = 40'000;
+  return options;
 }
 
 fakes::FakeExecutorOptions TestServer::ExecutorOptions() {
@@ -177,6 +185,19 @@ StreamResult ReadAll(v1::InferenceService::Stub& stub, const v1::CompleteRequest
   while (reader->Read(&event)) out.events.push_back(event);
   out.status = reader->Finish();
   return out;
+}
+
+std::string OrderFault(const std::vector<v1::StreamEvent>& events, int n_choices) {
+  if (events.empty() || !events.front().has_started()) return "started is not the first event";
+  if (!events.back().has_usage()) return "usage is not the last event";
+  std::set<int> finished;
+  for (size_t i = 1; i + 1 < events.size(); ++i) {
+    const v1::StreamEvent& event = events[i];
+    if (event.has_started() || event.has_usage()) return "started or usage in the middle";
+    if (event.has_delta() && finished.count(event.delta().index()) > 0) return "a delta after its finished";
+    if (event.has_finished() && !finished.insert(event.finished().index()).second) return "finished twice";
+  }
+  return static_cast<int>(finished.size()) == n_choices ? "" : "not every choice finished";
 }
 
 }  // namespace spillway::server

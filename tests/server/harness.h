@@ -68,6 +68,9 @@ struct TestServerOptions {
   }
 };
 
+// Room for generations that are far from done when something happens to them.
+TestServerOptions RoomForLongOnes();
+
 class TestServer {
  public:
   explicit TestServer(const TestServerOptions& options = {});
@@ -116,6 +119,9 @@ struct StreamResult {
   grpc::Status status;
 };
 StreamResult ReadAll(v1::InferenceService::Stub& stub, const v1::CompleteRequest& request);
+
+// What the documented order of a stream's events demands; empty when it is kept.
+std::string OrderFault(const std::vector<v1::StreamEvent>& events, int n_choices);
 
 }  // namespace spillway::server
 
