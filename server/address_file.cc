@@ -30,9 +30,10 @@ absl::Status AddressFile::Check() const {
       absl::StrCat("--address_file=", path_, ": exists and is not an address file; name another file"));
 }
 
-absl::Status AddressFile::Write(const std::string& grpc, const std::string& metrics) {
+absl::Status AddressFile::Write(const std::string& grpc, const std::string& admin,
+                                const std::string& metrics) {
   if (path_.empty()) return absl::OkStatus();
-  const nlohmann::json json = {{"grpc", grpc}, {"metrics", metrics}, {"schema_version", 1}};
+  const nlohmann::json json = {{"grpc", grpc}, {"admin", admin}, {"metrics", metrics}, {"schema_version", 1}};
   const std::string text = absl::StrCat(json.dump(), "\n");
   const std::string beside = absl::StrCat(path_, ".", getpid());
   MutexLock lock(mutex_);

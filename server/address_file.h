@@ -10,8 +10,9 @@
 
 namespace spillway::server {
 
-// {"grpc": "127.0.0.1:8090", "metrics": "127.0.0.1:8091", "schema_version": 1}. Nothing of the user's is ever
-// overwritten or removed, and nothing of another daemon's is removed. Thread-safe.
+// {"grpc": "127.0.0.1:8090", "admin": "127.0.0.1:8090", "metrics": "127.0.0.1:8091", "schema_version": 1};
+// admin, where AdminService is, differs from grpc where it has a port of its own. Nothing of the user's is
+// ever overwritten or removed, and nothing of another daemon's is removed. Thread-safe.
 class AddressFile {
  public:
   // An empty path: there is no file, and everything succeeds.
@@ -24,7 +25,7 @@ class AddressFile {
   // them).
   absl::Status Check() const;
   // Written to a file beside it and renamed, so that a reader sees all of it or nothing.
-  absl::Status Write(const std::string& grpc, const std::string& metrics);
+  absl::Status Write(const std::string& grpc, const std::string& admin, const std::string& metrics);
   // What Write wrote, if it is still there.
   void Remove();
 

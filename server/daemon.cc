@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <future>
@@ -33,8 +34,9 @@ namespace spillway::server {
 namespace {
 
 constexpr std::chrono::milliseconds kWatchPeriod(200);
-// After the last stream ended, its end may still be on the way to the client.
-constexpr std::chrono::milliseconds kLastBytes(2000);
+// After the last stream ended, its end may still be on the way to the client: readers have what is left of
+// the drain's time for it, and this at least.
+constexpr int64_t kLastBytesMs = 2000;
 // Time for a probe to see that /livez fails, and for the log to get out.
 constexpr std::chrono::milliseconds kBeforeStallExit(1000);
 
@@ -48,14 +50,16 @@ class Daemon {
         text_pool_({.threads = static_cast<int>(settings.tokenizer_threads)}) {}
 
   absl::Status Bind(int64_t context_tokens);
-  absl::Status Load(const ModelHeader& header, device::Device& device);
+  // Arms `signals` before anybody can be served: what stops the daemon from then on drains it.
+  absl::Status Load(const ModelHeader& header, device::Device& device, SignalWatch& signals);
   // Until a signal, a failure or a stall.
   absl::Status Watch(SignalWatch& signals);
-  absl::Status Drain();
+  // Streams end, or are ended. What is left of the time for that, in milliseconds, is for their readers.
+  absl::StatusOr<int64_t> Drain();
   // An error when the device failed; does not return when it hangs.
   absl::Status CheckEngine();
-  // Closes the ports.
-  void Close();
+  // Closes the ports. Answers that have not been read by then are read for `last_bytes_ms` longer.
+  void Close(int64_t last_bytes_ms);
 
  private:
   bool Stalled() const;
@@ -119,7 +123,7 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
   });
   Log(LogLevel::kInfo, "listening",
       {{"grpc", grpc_->address()}, {"admin", grpc_->admin_address()}, {"metrics", http_->address()}});
-  return address_file_.Write(grpc_->address(), http_->address());
+  return address_file_.Write(grpc_->address(), grpc_->admin_address(), http_->address());
 }
 
 std::map<std::string, HttpServer::Handler> Daemon::HttpHandlers() {
@@ -140,7 +144,7 @@ std::map<std::string, HttpServer::Handler> Daemon::HttpHandlers() {
            }}};
 }
 
-absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
+absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, SignalWatch& signals) {
   const MonotonicNs begin_ns = clock_.NowNs();
   SPILLWAY_ASSIGN_OR_RETURN(engine_, Engine::Load(settings_, header, device, telemetry_));
   const ServedModel& model = engine_->model();
@@ -167,6 +171,7 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device) {
   backend_ = std::make_unique<Backend>(model, engine_->scheduler(), engine_->plan_solver());
   metrics_.SetSources([this] { return engine_->scheduler().Snapshot(); }, [this] { return state_.ready(); });
   telemetry_.Listen();
+  signals.Arm();
   state_.Publish(backend_.get());
   state_.Enter(ServerPhase::kServing);
   grpc_->health().SetServing(true);
@@ -217,7 +222,7 @@ absl::Status Daemon::FailEngine() {
   grpc_->health().SetServing(false);
   state_.Enter(ServerPhase::kFailed);
   LogState();
-  Close();
+  Close(kLastBytesMs);
   return absl::UnavailableError("the device failed; the log has the cause");
 }
 
@@ -238,7 +243,7 @@ absl::Status Daemon::Watch(SignalWatch& signals) {
   return absl::OkStatus();
 }
 
-absl::Status Daemon::Drain() {
+absl::StatusOr<int64_t> Daemon::Drain() {
   grpc_->health().SetServing(false);
   state_.Enter(ServerPhase::kLameDuck);
   if (settings_.lame_duck_ms > 0) {
@@ -252,17 +257,24 @@ absl::Status Daemon::Drain() {
   }
   state_.Enter(ServerPhase::kDraining);
   Log(LogLevel::kInfo, "draining", {{"drain_timeout_ms", settings_.drain_timeout_ms}});
+  const MonotonicNs begin_ns = clock_.NowNs();
   // A device that hangs now never ends its streams: the watch goes on beside the drain.
   std::future<void> drained =
       std::async(std::launch::async, [this] { engine_->scheduler().Drain(settings_.drain_timeout_ms); });
   while (drained.wait_for(kWatchPeriod) != std::future_status::ready) {
     if (Stalled()) (void)CheckEngine();
   }
-  return engine_->scheduler().Snapshot().failed ? FailEngine() : absl::OkStatus();
+  if (engine_->scheduler().Snapshot().failed) return FailEngine();
+  return settings_.drain_timeout_ms - (clock_.NowNs() - begin_ns) / kNsPerMs;
 }
 
-void Daemon::Close() {
-  grpc_->Shutdown(kLastBytes);
+void Daemon::Close(int64_t last_bytes_ms) {
+  const MonotonicNs begin_ns = clock_.NowNs();
+  grpc_->Shutdown(std::chrono::milliseconds(last_bytes_ms));
+  if (clock_.NowNs() - begin_ns >= last_bytes_ms * kNsPerMs) {
+    Log(LogLevel::kWarning, "clients that had not read their answers to the end were cut off",
+        {{"waited_ms", last_bytes_ms}});
+  }
   metrics_.SetNetworkSource(nullptr);
   grpc_.reset();
   // Probes are answered until the last call has ended.
@@ -285,11 +297,10 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   if (settings.profile_only) return ProfileOnly(settings, *device);
   Daemon daemon(settings, Clock::Real(), address_file);
   SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));
-  SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device));
-  signals.Arm();
+  SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device, signals));
   SPILLWAY_RETURN_IF_ERROR(daemon.Watch(signals));
-  SPILLWAY_RETURN_IF_ERROR(daemon.Drain());
-  daemon.Close();
+  SPILLWAY_ASSIGN_OR_RETURN(const int64_t left_ms, daemon.Drain());
+  daemon.Close(std::max(kLastBytesMs, left_ms));
   address_file.Remove();
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();

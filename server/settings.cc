@@ -160,12 +160,13 @@ std::vector<Flag> MakeFlags() {
       AddressFlag(
           kNetwork, "admin_listen", "", &S::admin_listen,
           "Address of AdminService, where it is to be apart from what clients can reach. Empty: the port "
-          "of --listen."),
+          "of --listen. A port of its own is for operators: --max_connections neither bounds nor counts its "
+          "connections."),
       AddressFlag(kNetwork, "metrics_listen", "127.0.0.1:8091", &S::metrics_listen,
                   "Address of /metrics, /livez and /readyz (HTTP). Port 0 picks a free one."),
       TextFlag(kNetwork, "address_file", &S::address_file,
-               "Written once both ports are bound: JSON with grpc, metrics and schema_version. Removed at "
-               "the end."),
+               "Written once the ports are bound: JSON with grpc, admin (the same unless --admin_listen is "
+               "set), metrics and schema_version. Removed at the end."),
       IntFlag(kNetwork, "max_streams_per_connection", 1, 1'000'000, "1024", &S::max_streams_per_connection,
               "Concurrent calls of one connection."),
       IntFlag(kNetwork, "max_connection_age_ms", 0, kMsMax, "0", &S::max_connection_age_ms,

@@ -12,6 +12,8 @@
 #include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "spillway/v1/admin.grpc.pb.h"
@@ -24,6 +26,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // One thread: on a busy machine the tiny model would do little else than wait for its second one.
 std::vector<std::string> ModelFlags(std::vector<std::string> more = {}) {
@@ -227,21 +230,78 @@ TEST(Daemon, SigtermLetsStreamsFinish) {
   EXPECT_EQ(daemon.Wait().code, 0);
 }
 
+// A stub whose client takes in no more than it must before it is read from.
+std::unique_ptr<v1::InferenceService::Stub> LazyStub(const SpawnedDaemon& daemon) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  return v1::InferenceService::NewStub(
+      grpc::CreateCustomChannel(daemon.grpc_address(), grpc::InsecureChannelCredentials(), arguments));
+}
+
+// A kilobyte a token.
+v1::CompleteRequest WideRequest(int32_t max_tokens) {
+  v1::CompleteRequest request = Request(max_tokens);
+  request.mutable_options()->set_logprobs(20);
+  return request;
+}
+
+bool Logs(const SpawnedDaemon& daemon, const std::string& text) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (std::chrono::steady_clock::now() < until) {
+    if (daemon.output().find(text) != std::string::npos) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return false;
+}
+
 TEST(Daemon, DrainTimeoutEndsStreamsAndStillExitsZero) {
-  SpawnedDaemon daemon(ModelFlags({"--drain_timeout_ms=0"}));
+  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=0", "--drain_timeout_ms=0"}));
   ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
-  const auto stub = v1::InferenceService::NewStub(daemon.Connect());
+  const auto stub = LazyStub(daemon);
   const auto context = NewContext();
-  const auto reader = stub->StreamComplete(context.get(), Request(490));
+  // More than fits on its way to a client that does not read: it pauses, and cannot end well by itself.
+  const auto reader = stub->StreamComplete(context.get(), WideRequest(490));
   v1::StreamEvent event;
   ASSERT_TRUE(reader->Read(&event));
   daemon.Signal(SIGINT);
-  while (reader->Read(&event)) {
-  }
-  // The tiny model may have been quicker than the signal.
+  ASSERT_TRUE(Logs(daemon, "reason=DRAINING")) << daemon.output();
+  while (reader->Read(&event)) EXPECT_FALSE(event.has_usage());
   const grpc::Status status = reader->Finish();
-  EXPECT_TRUE(status.ok() || status.error_code() == grpc::StatusCode::UNAVAILABLE) << status.error_message();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << status.error_message();
+  EXPECT_THAT(status.error_message(), HasSubstr("shut down"));
   EXPECT_EQ(daemon.Wait().code, 0);
+}
+
+TEST(Daemon, ADrainLeavesItsTimeToThoseWhoReadLate) {
+  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=0", "--drain_timeout_ms=60000"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  const auto stub = LazyStub(daemon);
+  const auto context = NewContext();
+  // More than the client takes in unread, and less than makes the sequence pause.
+  const auto reader = stub->StreamComplete(context.get(), WideRequest(150));
+  ASSERT_TRUE(Logs(daemon, "request finished")) << daemon.output();
+  daemon.Signal(SIGTERM);
+  ASSERT_TRUE(Logs(daemon, "draining")) << daemon.output();
+  // Longer than the last bytes need where somebody reads.
+  std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+  v1::StreamEvent event;
+  int32_t generated = 0;
+  while (reader->Read(&event)) generated = event.usage().generated_tokens();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(generated, 150);
+  const ExitResult result = daemon.Wait();
+  EXPECT_EQ(result.code, 0);
+  EXPECT_THAT(result.output, Not(HasSubstr("cut off")));
+}
+
+TEST(Daemon, AStopRightAfterReadinessDrains) {
+  SpawnedDaemon daemon(ModelFlags({}));
+  ASSERT_TRUE(daemon.WaitUntilListening());
+  while (Get(daemon.metrics_address(), "/readyz").code != 200) std::this_thread::yield();
+  daemon.Signal(SIGTERM);
+  const ExitResult result = daemon.Wait();
+  EXPECT_EQ(result.code, 0);
+  EXPECT_THAT(result.output, AllOf(HasSubstr("draining"), Not(HasSubstr("stopped before serving"))));
 }
 
 TEST(Daemon, ASecondSignalExitsAtOnce) {

@@ -192,8 +192,9 @@ TEST(AddressFile, IsThereFromWriteToTheEnd) {
   {
     AddressFile file(path);
     EXPECT_TRUE(file.Check().ok());
-    ASSERT_TRUE(file.Write("127.0.0.1:1", "127.0.0.1:2").ok());
+    ASSERT_TRUE(file.Write("127.0.0.1:1", "127.0.0.1:5", "127.0.0.1:2").ok());
     EXPECT_THAT(ReadBack(path), testing::HasSubstr("\"grpc\":\"127.0.0.1:1\""));
+    EXPECT_THAT(ReadBack(path), testing::HasSubstr("\"admin\":\"127.0.0.1:5\""));
     EXPECT_TRUE(AddressFile(path).Check().ok()) << "what an earlier run left may be replaced";
   }
   EXPECT_NE(access(path.c_str(), F_OK), 0);
@@ -220,8 +221,8 @@ TEST(AddressFile, WhatAnotherDaemonWroteIsNotRemoved) {
   AddressFile other(path);
   {
     AddressFile file(path);
-    ASSERT_TRUE(file.Write("127.0.0.1:1", "127.0.0.1:2").ok());
-    ASSERT_TRUE(other.Write("127.0.0.1:3", "127.0.0.1:4").ok());
+    ASSERT_TRUE(file.Write("127.0.0.1:1", "127.0.0.1:5", "127.0.0.1:2").ok());
+    ASSERT_TRUE(other.Write("127.0.0.1:3", "127.0.0.1:3", "127.0.0.1:4").ok());
   }
   EXPECT_THAT(ReadBack(path), testing::HasSubstr("127.0.0.1:3"));
 }
@@ -229,7 +230,7 @@ TEST(AddressFile, WhatAnotherDaemonWroteIsNotRemoved) {
 TEST(AddressFile, WithoutAPathThereIsNone) {
   AddressFile file("");
   EXPECT_TRUE(file.Check().ok());
-  EXPECT_TRUE(file.Write("a", "b").ok());
+  EXPECT_TRUE(file.Write("a", "a", "b").ok());
 }
 
 }  // namespace
