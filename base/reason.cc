@@ -48,6 +48,8 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "Too much text is waiting to be tokenised.", "Retry after the time in RetryInfo."},
     {Reason::kPlannerBusy, "PLANNER_BUSY", StatusCode::kResourceExhausted, true,
      "Too many plans are waiting to be explained.", "Retry after the time in RetryInfo."},
+    {Reason::kTraceRunning, "TRACE_RUNNING", StatusCode::kResourceExhausted, true,
+     "Somebody else's trace is being recorded.", "Retry when it is over."},
     {Reason::kNoProfile, "NO_PROFILE", StatusCode::kFailedPrecondition, false,
      "The daemon has no profile of this machine and model, without which nothing can be planned.",
      "Start the daemon with --reprofile, or explain from a saved profile: spillway plan --profile=FILE."},

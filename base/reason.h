@@ -28,6 +28,7 @@ enum class Reason : uint8_t {
   kQueueFull,
   kTokenizerBusy,
   kPlannerBusy,
+  kTraceRunning,
   kNoProfile,
   kMemoryTooSmall,
   kDeadlineUnreachable,

@@ -28,6 +28,7 @@ ExitCode RunDetokenize(absl::Span<const std::string> args, CommandContext& conte
 ExitCode RunStatus(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunProfile(absl::Span<const std::string> args, CommandContext& context);
+ExitCode RunTrace(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunModels(absl::Span<const std::string> args, CommandContext& context);
 
 // --- What the commands share.

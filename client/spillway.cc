@@ -20,7 +20,7 @@ struct Command {
   ExitCode (*run)(absl::Span<const std::string> args, CommandContext& context);
 };
 
-constexpr std::array<Command, 8> kCommands = {{
+constexpr std::array<Command, 9> kCommands = {{
     {"complete", "continue a prompt", RunComplete},
     {"chat", "talk to the model: one question, or a conversation", RunChat},
     {"tokenize", "show how text becomes tokens", RunTokenize},
@@ -28,6 +28,7 @@ constexpr std::array<Command, 8> kCommands = {{
     {"status", "what the daemon is doing: requests, cache, memory", RunStatus},
     {"plan", "how a batch would be served: split, times, memory, other ways", RunPlan},
     {"profile", "the measured rates of the machine, which plans are made from", RunProfile},
+    {"trace", "what each lane does when, for Perfetto", RunTrace},
     {"models", "what is served, its limits and its generation defaults", RunModels},
 }};
 

@@ -1,9 +1,12 @@
 #include "server/admin_service.h"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/reason.h"
 #include "base/status_macros.h"
 #include "profiler/profile_text.h"
@@ -131,6 +134,43 @@ v1::GetProfileResponse ToWire(const profiler::MachineProfile& profile) {
   return out;
 }
 
+v1::TraceLane ToWire(exec::Lane lane) {
+  switch (lane) {
+    case exec::Lane::kWeightLoad:
+      return v1::TRACE_LANE_WEIGHT_LOAD;
+    case exec::Lane::kXLoad:
+      return v1::TRACE_LANE_X_LOAD;
+    case exec::Lane::kKvLoad:
+      return v1::TRACE_LANE_KV_LOAD;
+    case exec::Lane::kCompute:
+      return v1::TRACE_LANE_COMPUTE;
+    case exec::Lane::kKvStore:
+      return v1::TRACE_LANE_KV_STORE;
+    case exec::Lane::kXStore:
+      return v1::TRACE_LANE_X_STORE;
+  }
+  return v1::TRACE_LANE_UNSPECIFIED;
+}
+
+void Fill(const exec::Recording& recording, v1::RecordTraceResponse* out) {
+  out->set_duration_s(ToSeconds(recording.end_ns - recording.begin_ns));
+  out->set_dropped_spans(recording.dropped_spans);
+  for (const exec::TimelineSpan& span : recording.spans) {
+    v1::TraceSpan& wire = *out->add_spans();
+    wire.set_lane(ToWire(span.label.lane));
+    wire.set_waiting(span.label.waiting);
+    wire.set_prefill(span.label.phase == exec::Phase::kPrefill);
+    wire.set_step(span.label.step);
+    wire.set_layer(span.label.layer);
+    wire.set_begin_ns(span.begin_ns - recording.begin_ns);
+    wire.set_duration_ns(span.end_ns - span.begin_ns);
+    wire.set_bytes(span.label.bytes);
+  }
+}
+
+constexpr int64_t kTraceMs = 1'000;
+constexpr int64_t kTraceMsMax = 60'000;
+
 }  // namespace
 
 AdminService::AdminService(const ServingState& state, const Clock& clock, CallWaits& waits)
@@ -152,6 +192,9 @@ AdminService::AdminService(const ServingState& state, const Clock& clock, CallWa
   });
   AddAnswer("ExplainPlan", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     if (const absl::Status refused = ExplainPlan(call, bytes); !refused.ok()) call.Answer(refused);
+  });
+  AddAnswer("RecordTrace", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+    if (const absl::Status refused = RecordTrace(call, bytes); !refused.ok()) call.Answer(refused);
   });
 }
 
@@ -207,6 +250,28 @@ absl::Status AdminService::ExplainPlan(AnswerCall& call, const grpc::ByteBuffer&
                                    Fill(*answer, &response);
                                    call.Answer(SerializeMessage(response));
                                  });
+}
+
+absl::Status AdminService::RecordTrace(AnswerCall& call, const grpc::ByteBuffer& bytes) {
+  v1::RecordTraceRequest request;
+  SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  const int64_t duration_ms = request.duration_ms() == 0 ? kTraceMs : request.duration_ms();
+  if (duration_ms < 1 || duration_ms > kTraceMsMax) {
+    return MakeFieldError({{"duration_ms", absl::StrCat("is ", duration_ms, "; allowed: 1..", kTraceMsMax)}});
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(const Backend* const backend, state_.Loaded());
+  SPILLWAY_CHECK(backend->timeline != nullptr);
+  return traces_.Record(*backend->timeline, std::chrono::milliseconds(duration_ms),
+                        [this, &call, backend](const exec::Recording& recording) {
+                          v1::RecordTraceResponse response;
+                          Fill(recording, &response);
+                          response.set_model(backend->model.name());
+                          {
+                            MutexLock lock(mutex_);
+                            response.set_device(static_.device);
+                          }
+                          call.Answer(SerializeMessage(response));
+                        });
 }
 
 }  // namespace spillway::server

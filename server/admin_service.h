@@ -14,6 +14,7 @@
 #include "profiler/machine_profile.h"
 #include "server/message_call.h"
 #include "server/serving_state.h"
+#include "server/trace_recorder.h"
 #include "spillway/v1/admin.grpc.pb.h"
 
 namespace spillway::server {
@@ -41,12 +42,16 @@ class AdminService final : public MessageService {
   void SetStatic(StaticStatus status);
   // At most once, before serving.
   void SetProfile(const profiler::MachineProfile& profile);
+  // Ends the recording that is under way; it is answered before this returns. No other begins.
+  void StopTraces() { traces_.Stop(); }
 
  private:
   v1::GetStatusResponse GetStatus();
   absl::StatusOr<v1::GetProfileResponse> GetProfile();
   // Answered on the plan solver's thread, whose queue is bounded; an error: not at all.
   absl::Status ExplainPlan(AnswerCall& call, const grpc::ByteBuffer& bytes);
+  // Answered on the recorder's thread; an error: not at all.
+  absl::Status RecordTrace(AnswerCall& call, const grpc::ByteBuffer& bytes);
 
   const ServingState& state_;
   const Clock& clock_;
@@ -54,6 +59,7 @@ class AdminService final : public MessageService {
   Mutex mutex_;
   StaticStatus static_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::GetProfileResponse> profile_ ABSL_GUARDED_BY(mutex_);
+  TraceRecorder traces_;
 };
 
 }  // namespace spillway::server

@@ -168,7 +168,8 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
   grpc_->admin().SetStatic(
       {absl::StrCat(device.info().kind, ": ", device.info().name), engine_->geometry(), engine_->memory()});
   if (engine_->profile().has_value()) grpc_->admin().SetProfile(*engine_->profile());
-  backend_ = std::make_unique<Backend>(model, engine_->scheduler(), engine_->plan_solver());
+  backend_ =
+      std::make_unique<Backend>(model, engine_->scheduler(), engine_->plan_solver(), &engine_->timeline());
   metrics_.SetSources([this] { return engine_->scheduler().Snapshot(); }, [this] { return state_.ready(); });
   telemetry_.Listen();
   signals.Arm();

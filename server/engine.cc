@@ -186,9 +186,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_);
   const int64_t weights_bytes = device.allocated_bytes();
 
-  SPILLWAY_ASSIGN_OR_RETURN(
-      engine->executor_,
-      CreateExecutor(settings, context_tokens, device, engine->loaded_, *engine->pool_, *engine->blocks_));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->executor_,
+                            CreateExecutor(settings, context_tokens, device, engine->loaded_, *engine->pool_,
+                                           *engine->blocks_, engine->timeline_));
   if (engine->profile_.has_value()) {
     engine->plan_solver_ = std::make_unique<scheduler::PlanSolver>(*engine->profile_);
   }

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
 #include "engine/exec/executor.h"
+#include "engine/exec/timeline.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
@@ -60,6 +61,8 @@ class Engine {
   scheduler::Scheduler& scheduler() { return *scheduler_; }
   // Null without a profile.
   scheduler::PlanSolver* plan_solver() { return plan_solver_.get(); }
+  // What the lanes do, for whoever records it.
+  exec::Timeline& timeline() { return timeline_; }
   const kv::Geometry& geometry() const { return pool_->geometry(); }
   const std::vector<MemoryUse>& memory() const { return memory_; }
   // Empty where none was asked for or could be measured.
@@ -77,6 +80,7 @@ class Engine {
   std::optional<profiler::MachineProfile> profile_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
+  exec::Timeline timeline_;
   std::unique_ptr<exec::Executor> executor_;
   std::unique_ptr<scheduler::PlanSolver> plan_solver_;  // where there is a profile
   std::unique_ptr<scheduler::Planner> planner_;         // and the executor splits

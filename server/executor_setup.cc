@@ -37,8 +37,9 @@ int64_t WorkItemBytes(const Settings& settings, int32_t context_tokens, const mo
 
 absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
     const Settings& settings, int32_t context_tokens, device::Device& device, const model::Model& model,
-    kv::HostPool& pool, kv::BlockStore& blocks) {
+    kv::HostPool& pool, kv::BlockStore& blocks, exec::Timeline& timeline) {
   exec::LinkExecutorOptions options;
+  options.timeline = &timeline;
   options.head_rows = kHeadRows;
   options.ring_chunks = kRingChunks;
   options.ring_chunk_bytes = RingChunkBytes(device.info(), pool.geometry());
@@ -113,11 +114,13 @@ kv::Form StoredForm(const device::Device& device, const model::Model& model, con
 absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& settings,
                                                                int32_t context_tokens, device::Device& device,
                                                                const model::Model& model, kv::HostPool& pool,
-                                                               kv::BlockStore& blocks) {
+                                                               kv::BlockStore& blocks,
+                                                               exec::Timeline& timeline) {
   if (!device.info().host_addressable) {
-    return CreateLinkExecutor(settings, context_tokens, device, model, pool, blocks);
+    return CreateLinkExecutor(settings, context_tokens, device, model, pool, blocks, timeline);
   }
   exec::RowExecutorOptions options;
+  options.timeline = &timeline;
   options.chunk_rows = static_cast<int32_t>(settings.prefill_chunk_tokens);
   return exec::RowExecutor::Create(device, model.config, *model.weights, pool, options);
 }

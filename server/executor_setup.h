@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
 #include "engine/exec/executor.h"
+#include "engine/exec/timeline.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
@@ -37,7 +38,8 @@ kv::Form StoredForm(const device::Device& device, const model::Model& model, con
 absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& settings,
                                                                int32_t context_tokens, device::Device& device,
                                                                const model::Model& model, kv::HostPool& pool,
-                                                               kv::BlockStore& blocks);
+                                                               kv::BlockStore& blocks,
+                                                               exec::Timeline& timeline);
 
 }  // namespace spillway::server
 

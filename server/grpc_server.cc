@@ -133,8 +133,9 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   if (server_ == nullptr) return;
   self_call_.reset();
   listener_->Stop();
-  // They would stay until they are cancelled.
+  // They would stay until they are cancelled, or over.
   health_.EndWatches();
+  admin_.StopTraces();
   server_->Shutdown(std::chrono::system_clock::now() + grace);
   server_->Wait();
   server_ = nullptr;

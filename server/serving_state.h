@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/exec/timeline.h"
 #include "scheduler/plan_solver.h"
 #include "scheduler/scheduler.h"
 #include "server/request_reader.h"
@@ -24,14 +25,16 @@ enum class ServerPhase : uint8_t {
 
 // Parts of a loaded engine that calls use; they outlive the gRPC server.
 struct Backend {
-  // `plan_solver` may be null: without a profile nothing is planned.
+  // `plan_solver` may be null: without a profile nothing is planned. So may `steps_timeline`: nothing is
+  // recorded.
   Backend(const ServedModel& served, scheduler::Scheduler& steps,
-          scheduler::PlanSolver* plan_solver = nullptr)
-      : model(served), scheduler(steps), plans(plan_solver), reader(served) {}
+          scheduler::PlanSolver* plan_solver = nullptr, exec::Timeline* steps_timeline = nullptr)
+      : model(served), scheduler(steps), plans(plan_solver), timeline(steps_timeline), reader(served) {}
 
   const ServedModel& model;
   scheduler::Scheduler& scheduler;
   scheduler::PlanSolver* const plans;
+  exec::Timeline* const timeline;
   const RequestReader reader;
 };
 

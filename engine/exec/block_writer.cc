@@ -25,13 +25,13 @@ void Move(LaneStats& from, LaneStats& to) {
 }  // namespace
 
 BlockWriter::BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache,
-                         device::StreamId compute)
+                         device::StreamId compute, TimelineWriter& timeline)
     : device_(device),
       pool_(pool),
       cache_(cache),
       compute_(compute),
       copies_(device.CreateStream("copies out")),
-      timer_(device, copies_, kTimedCopies),
+      timer_(device, copies_, kTimedCopies, timeline),
       projected_(device.CreateEvent()),
       stores_(kStoresInFlight) {
   for (Stores& stores : stores_) stores.done = device.CreateEvent();
@@ -60,30 +60,34 @@ void BlockWriter::Open(kv::BlockId block) {
   }
 }
 
-void BlockWriter::StoreLayer(absl::Span<const kv::BlockId> blocks, int32_t layer) {
+void BlockWriter::StoreLayer(absl::Span<const kv::BlockId> blocks, const SpanLabel& label) {
   if (blocks.empty()) return;
   device_.Record(projected_, compute_);
   device_.Wait(copies_, projected_);
-  if (pool_.form() != kv::Form::kX) StorePlanes(blocks, layer, /*is_x=*/false, kv_);
-  if (pool_.form() != kv::Form::kKv) StorePlanes(blocks, layer, /*is_x=*/true, x_);
+  SpanLabel store = label;
+  store.lane = Lane::kKvStore;
+  if (pool_.form() != kv::Form::kX) StorePlanes(blocks, store, kv_);
+  store.lane = Lane::kXStore;
+  if (pool_.form() != kv::Form::kKv) StorePlanes(blocks, store, x_);
 }
 
-void BlockWriter::StorePlanes(absl::Span<const kv::BlockId> blocks, int32_t layer, bool is_x,
-                              LaneStats& lane) {
+void BlockWriter::StorePlanes(absl::Span<const kv::BlockId> blocks, SpanLabel label, LaneStats& lane) {
+  const bool is_x = label.lane == Lane::kXStore;
   const kv::Geometry& geometry = pool_.geometry();
   const int64_t size_bytes = is_x ? geometry.block_tokens * geometry.chi_bytes() : 2 * geometry.slot_bytes();
-  const device::DevicePtr arena = cache_.Arena(layer).base;
+  const device::DevicePtr arena = cache_.Arena(label.layer).base;
   runs_.clear();
   for (const kv::BlockId block : blocks) {
     const kv::Planes from = cache_.PlanesOf(block);
     const kv::Planes to = pool_.PlanesOf(block);
     runs_.push_back({arena + (is_x ? from.x : from.k) * geometry.slot_bytes(),
-                     pool_.Slot(layer, is_x ? to.x : to.k), size_bytes});
+                     pool_.Slot(label.layer, is_x ? to.x : to.k), size_bytes});
   }
   timer_.Begin();
   device_.CopyOutBatch(copies_, runs_);
   const int64_t n = static_cast<int64_t>(runs_.size());
-  timer_.EndCopies(&lane, n * size_bytes, n);
+  label.bytes = n * size_bytes;
+  timer_.EndCopies(&lane, label, n);
 }
 
 void BlockWriter::Complete(absl::Span<const kv::BlockId> blocks) {

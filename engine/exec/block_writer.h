@@ -24,7 +24,8 @@ namespace spillway::exec {
 class BlockWriter {
  public:
   // All references must outlive the writer.
-  BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache, device::StreamId compute);
+  BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache, device::StreamId compute,
+              TimelineWriter& timeline);
   ~BlockWriter();  // WaitForAll
   BlockWriter(const BlockWriter&) = delete;
   BlockWriter& operator=(const BlockWriter&) = delete;
@@ -37,8 +38,9 @@ class BlockWriter {
   // Opens an absent block, or one whose former content lingers; waits for earlier stores where it must.
   void Open(kv::BlockId block);
 
-  // Copies one layer of blocks out, once what is enqueued on the compute stream so far has filled them.
-  void StoreLayer(absl::Span<const kv::BlockId> blocks, int32_t layer);
+  // Copies the label's layer of blocks out, once what is enqueued on the compute stream so far has filled
+  // them. `label`: of the step and layer; lanes and bytes are filled in here.
+  void StoreLayer(absl::Span<const kv::BlockId> blocks, const SpanLabel& label);
   // Every layer of the blocks was given to StoreLayer: they are sealed when it is done.
   void Complete(absl::Span<const kv::BlockId> blocks);
 
@@ -58,7 +60,7 @@ class BlockWriter {
     std::vector<kv::BlockId> blocks;
   };
 
-  void StorePlanes(absl::Span<const kv::BlockId> blocks, int32_t layer, bool is_x, LaneStats& lane);
+  void StorePlanes(absl::Span<const kv::BlockId> blocks, SpanLabel label, LaneStats& lane);
   void WaitForFirst();
   void SealFirst();
 

@@ -45,9 +45,10 @@ LinkExecutor::LinkExecutor(device::Device& device, kv::HostPool& pool, const Lin
       compute_(device.CreateStream("compute")),
       copies_in_(device.CreateStream("copies in")),
       distinct_(pool.n_blocks()),
-      in_timer_(device, copies_in_, kTimedCopies),
-      in_wait_timer_(device, copies_in_, kTimedCopies),
-      wait_timer_(device, compute_, kTimedCopies) {}
+      timeline_(device, options.timeline, clock),
+      in_timer_(device, copies_in_, kTimedCopies, timeline_),
+      in_wait_timer_(device, copies_in_, kTimedCopies, timeline_),
+      wait_timer_(device, compute_, kTimedCopies, timeline_) {}
 
 LinkExecutor::~LinkExecutor() {
   SPILLWAY_CHECK_MSG(items_.empty(), "work items outlive their executor");
@@ -92,7 +93,7 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   SPILLWAY_ASSIGN_OR_RETURN(
       cache_, kv::DeviceCache::Create(device_, geometry, static_cast<int32_t>(std::min(slots, most)),
                                       pool_.n_blocks()));
-  writer_ = std::make_unique<BlockWriter>(device_, pool_, *cache_, compute_);
+  writer_ = std::make_unique<BlockWriter>(device_, pool_, *cache_, compute_, timeline_);
   return absl::OkStatus();
 }
 
@@ -159,6 +160,8 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(!item.running());
   const MonotonicNs begin_ns = clock_.NowNs();
+  timeline_.Follow();
+  item.step = ++steps_;
   writer_->Collect();
   item.pinned.clear();
   item.stores.clear();
@@ -294,7 +297,7 @@ void LinkExecutor::UseWeights(Item& item, int32_t layer) {
   if (weights_ == nullptr) return;
   wait_timer_.Begin();
   if (!weights_->Use(layer)) ++item.stats.weight_waits;
-  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns);
+  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.Waiting(Lane::kCompute, layer));
 }
 
 void LinkExecutor::Fetch(Item& item) {
@@ -309,15 +312,16 @@ void LinkExecutor::Fetch(Item& item) {
   for (const CarryRun& run : item.carry.runs(chunk)) {
     runs_.push_back({to + run.offset_bytes, pool_.Slot(layer, run.host_slot), run.size_bytes});
   }
-  LaneStats& lane = LaneOf(item.stats, chunk.form == kv::Form::kX ? Lane::kXLoad : Lane::kKvLoad);
+  const Lane load = chunk.form == kv::Form::kX ? Lane::kXLoad : Lane::kKvLoad;
+  LaneStats& lane = LaneOf(item.stats, load);
   in_wait_timer_.Begin();
   ring_->BeginCopy(copies_in_, ring_chunk);
   if (chunk.gate == CarryGate::kExposed) device_.Wait(copies_in_, item.exposed);
   if (chunk.gate == CarryGate::kRebuilt && item.fetched > 1) device_.Wait(copies_in_, item.rebuilt);
-  in_wait_timer_.End(&lane.stall_ns);
+  in_wait_timer_.End(&lane.stall_ns, item.Waiting(load, layer));
   in_timer_.Begin();
   device_.CopyInBatch(copies_in_, runs_);
-  in_timer_.End(&lane.busy_ns);
+  in_timer_.End(&lane.busy_ns, item.Label(load, layer, chunk.size_bytes));
   ring_->EndCopy(copies_in_, ring_chunk);
   lane.bytes += chunk.size_bytes;
   lane.copies += chunk.n_runs;
@@ -349,7 +353,7 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
   FetchAhead(item);
   const device::SlotArena arena = cache_->Arena(layer);
   transformer_->Project(compute_, layer, item.batch, arena);
-  writer_->StoreLayer(item.stores, layer);
+  writer_->StoreLayer(item.stores, item.Label(Lane::kKvStore, layer));
   const model::KeyTable on_device{item.batch.n_sequences, item.buffers.sequences, item.buffers.blocks, arena,
                                   item.batch.block_tokens};
   transformer_->Attend(compute_, item.batch, on_device, /*first=*/true);
@@ -375,7 +379,7 @@ void LinkExecutor::AttendToRound(Item& item, int32_t layer, size_t index) {
     FetchThrough(item, end_x - 1);
     wait_timer_.Begin();
     ring_->BeginRead(compute_, item.RingChunk(end_x - 1));
-    wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns);
+    wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.Waiting(Lane::kCompute, layer));
   }
   device_.Record(item.exposed, compute_);
   item.fetch_end = end;
@@ -393,7 +397,7 @@ void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& ch
   const int32_t ring_chunk = item.RingChunk(item.read);
   wait_timer_.Begin();
   ring_->BeginRead(compute_, ring_chunk);
-  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns);
+  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.Waiting(Lane::kCompute, layer));
 
   const kv::Geometry& geometry = pool_.geometry();
   const auto at = [](DevicePtr array, int64_t index, size_t element_bytes) {
@@ -430,6 +434,7 @@ absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
   const auto& [begin, end] = item.visit_events[static_cast<size_t>(visit % Item::kVisitsInFlight)];
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(end));
   LaneOf(item.stats, Lane::kCompute).busy_ns += device_.ElapsedNs(begin, end);
+  timeline_.Add(item.Label(Lane::kCompute, visit), begin, end);
   ++item.visits_collected;
   in_timer_.Collect();
   in_wait_timer_.Collect();
@@ -472,6 +477,7 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   stats.visits = item.visits_total();
   stats.stored_tokens = static_cast<int64_t>(item.stores.size()) * pool_.geometry().block_tokens;
   stats.head_ns = device_.ElapsedNs(last_visit.second, item.finished);
+  timeline_.Add(item.Label(Lane::kCompute, n_layers()), last_visit.second, item.finished);
   compute.busy_ns += stats.head_ns - compute.stall_ns;
   writer_->TakeStats(stats);
   if (weights_ != nullptr) weights_->TakeStats(stats);

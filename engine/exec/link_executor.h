@@ -37,6 +37,7 @@
 #include "engine/exec/span_timer.h"
 #include "engine/exec/staging_ring.h"
 #include "engine/exec/step_tables.h"
+#include "engine/exec/timeline.h"
 #include "engine/exec/weight_stream.h"
 #include "engine/kv/device_cache.h"
 #include "engine/kv/host_pool.h"
@@ -56,6 +57,7 @@ struct LinkExecutorOptions {
   int64_t cache_bytes = 0;
   int64_t reserve_bytes = 0;
   int64_t resident_blocks_max = std::numeric_limits<int64_t>::max();  // 0: residency is off
+  Timeline* timeline = nullptr;  // where a recording would be made; outlives the executor
 };
 
 class LinkExecutor final : public Executor {
@@ -142,6 +144,8 @@ class LinkExecutor final : public Executor {
   device::DevicePtr rebuilt_;  // K and V of one chunk's X: slots 2b, 2b + 1
   DistinctTokens distinct_;
 
+  TimelineWriter timeline_;
+  uint64_t steps_ = 0;  // begun
   SpanTimer in_timer_;
   SpanTimer in_wait_timer_;  // copies' waits, for room in the ring and for a serial plan's compute
   SpanTimer wait_timer_;     // compute's waits for chunks and weights

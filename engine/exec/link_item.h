@@ -70,6 +70,14 @@ class LinkExecutor::Item final : public WorkItem {
   int32_t fetch_layer() const {
     return static_cast<int32_t>(fetched / static_cast<int64_t>(carry.chunks().size()));
   }
+  SpanLabel Label(Lane lane, int32_t layer, int64_t bytes = 0) const {
+    return {lane, /*waiting=*/false, stats.phase, step, layer, bytes};
+  }
+  SpanLabel Waiting(Lane lane, int32_t layer) const {
+    SpanLabel label = Label(lane, layer);
+    label.waiting = true;
+    return label;
+  }
   int32_t held_chunks() const { return static_cast<int32_t>(fetched - read); }
   // The ring's chunk that holds carried chunk `index` (all layers' counted through) from its fetch to its
   // reading.
@@ -87,6 +95,7 @@ class LinkExecutor::Item final : public WorkItem {
   bool is_column = false;    // visited in turn with the others that are, a layer at a time
   uint64_t turn = 0;         // among them: in the order in which they began
   int32_t layer_begun = -1;  // the last one that was visited
+  uint64_t step = 0;         // counts the executor's
   int32_t visits_collected = 0;
   std::vector<int32_t> ring_chunks;  // [ring chunks]
   int64_t fetch_end = 0;             // carried chunks that may be fetched by now, of all layers

@@ -64,6 +64,7 @@ class RowExecutor::Item final : public WorkItem {
   ItemOutputs outputs;
   StepStats stats;
   int32_t visits_collected = 0;
+  uint64_t step = 0;
 
   ItemBuffers buffers;
   std::array<std::pair<device::EventId, device::EventId>, kVisitsInFlight> visit_events;  // begin, end
@@ -102,7 +103,8 @@ RowExecutor::RowExecutor(device::Device& device, kv::HostPool& pool, const RowEx
       options_(options),
       clock_(clock),
       compute_(device.CreateStream("compute")),
-      distinct_(pool.n_blocks()) {}
+      distinct_(pool.n_blocks()),
+      timeline_(device, options.timeline, clock) {}
 
 absl::StatusOr<std::unique_ptr<WorkItem>> RowExecutor::CreateWorkItem(const ItemLimits& limits) {
   SPILLWAY_CHECK(limits.max_rows > 0 && limits.max_segments > 0 && limits.max_blocks > 0);
@@ -123,6 +125,8 @@ void RowExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segme
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(!item.running());
   const MonotonicNs begin_ns = clock_.NowNs();
+  timeline_.Follow();
+  item.step = ++steps_;
   const auto planes_of = [this](kv::BlockId block) { return pool_.PlanesOf(block); };
   item.tables.Build(segments, pool_.n_blocks(), vocab_size(), planes_of, distinct_);
   item.buffers.CopyIn(compute_, item.tables, nullptr);
@@ -182,6 +186,8 @@ absl::Status RowExecutor::Collect(Item& item, int32_t visit) {
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(end));
   LaneStats& compute = item.stats.lanes[static_cast<size_t>(Lane::kCompute)];
   compute.busy_ns += device_.ElapsedNs(begin, end);
+  const int32_t layer = visit / static_cast<int32_t>(item.tables.chunks().size());
+  timeline_.Add({Lane::kCompute, /*waiting=*/false, item.stats.phase, item.step, layer, 0}, begin, end);
   ++item.visits_collected;
   return absl::OkStatus();
 }
@@ -206,6 +212,8 @@ absl::StatusOr<StepResult> RowExecutor::Finish(WorkItem& work_item) {
   const MonotonicNs end_ns = clock_.NowNs();
   stats.head_ns = device_.ElapsedNs(last_visit.second, item.finished);
   stats.lanes[static_cast<size_t>(Lane::kCompute)].busy_ns += stats.head_ns;
+  timeline_.Add({Lane::kCompute, /*waiting=*/false, stats.phase, item.step, n_layers(), 0}, last_visit.second,
+                item.finished);
   stats.active_ns += end_ns - begin_ns;
   stats.wall_ns = end_ns - stats.begin_ns;
   return StepResult{item.outputs.Samples(item.tables), stats};

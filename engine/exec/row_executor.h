@@ -21,6 +21,7 @@
 #include "engine/device/device.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/step_tables.h"
+#include "engine/exec/timeline.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model_config.h"
 #include "engine/model/transformer.h"
@@ -29,8 +30,9 @@
 namespace spillway::exec {
 
 struct RowExecutorOptions {
-  int32_t chunk_rows = 256;  // rows of a visit
-  int32_t head_rows = 64;    // rows whose logits are computed at a time
+  int32_t chunk_rows = 256;      // rows of a visit
+  int32_t head_rows = 64;        // rows whose logits are computed at a time
+  Timeline* timeline = nullptr;  // where a recording would be made; outlives the executor
 };
 
 class RowExecutor final : public Executor {
@@ -75,6 +77,8 @@ class RowExecutor final : public Executor {
   std::unique_ptr<model::Transformer> transformer_;
   std::vector<device::SlotArena> arenas_;  // [n_layers]
   DistinctTokens distinct_;
+  TimelineWriter timeline_;
+  uint64_t steps_ = 0;  // begun
 };
 
 }  // namespace spillway::exec

@@ -5,10 +5,15 @@
 
 namespace spillway::exec {
 
-SpanTimer::SpanTimer(device::Device& device, device::StreamId stream, int32_t capacity)
-    : device_(device), stream_(stream) {
+SpanTimer::SpanTimer(device::Device& device, device::StreamId stream, int32_t capacity,
+                     TimelineWriter& timeline)
+    : device_(device), stream_(stream), timeline_(timeline) {
   SPILLWAY_CHECK(capacity > 0);
-  for (int32_t i = 0; i < capacity; ++i) spans_.push_back({device.CreateEvent(), device.CreateEvent()});
+  spans_.resize(static_cast<size_t>(capacity));
+  for (Span& span : spans_) {
+    span.begin = device.CreateEvent();
+    span.end = device.CreateEvent();
+  }
 }
 
 void SpanTimer::Begin() {
@@ -20,19 +25,19 @@ void SpanTimer::Begin() {
   device_.Record(At(first_ + n_ended_).begin, stream_);
 }
 
-void SpanTimer::End(int64_t* ns) {
+void SpanTimer::End(int64_t* ns, const SpanLabel& label) {
   Span& span = At(first_ + n_ended_);
   device_.Record(span.end, stream_);
   span.ns = ns;
   span.lane = nullptr;
+  span.label = label;
   ++n_ended_;
 }
 
-void SpanTimer::EndCopies(LaneStats* lane, int64_t bytes, int64_t copies) {
+void SpanTimer::EndCopies(LaneStats* lane, const SpanLabel& label, int64_t copies) {
   Span& span = At(first_ + n_ended_);
-  End(&lane->busy_ns);
+  End(&lane->busy_ns, label);
   span.lane = lane;
-  span.bytes = bytes;
   span.copies = copies;
 }
 
@@ -40,9 +45,10 @@ void SpanTimer::CollectFirst() {
   Span& span = At(first_);
   *span.ns += device_.ElapsedNs(span.begin, span.end);
   if (span.lane != nullptr) {
-    span.lane->bytes += span.bytes;
+    span.lane->bytes += span.label.bytes;
     span.lane->copies += span.copies;
   }
+  timeline_.Add(span.label, span.begin, span.end);
   first_ = (first_ + 1) % static_cast<int32_t>(spans_.size());
   --n_ended_;
 }

@@ -93,12 +93,20 @@ void WeightStream::Copy(int32_t layer, Slot& slot) {
   slot.layer = layer;
   slot.weights = weights_.LayerAt(layer, slot.memory);
   const int64_t size_bytes = weights_.LayerBytes(layer);
+  // Steps that share the load are not told apart: it is of none of them.
+  SpanLabel label;
+  label.lane = Lane::kWeightLoad;
+  label.layer = layer;
+  label.bytes = size_bytes;
+  SpanLabel waiting = label;
+  waiting.waiting = true;
+  waiting.bytes = 0;
   timer_.Begin();
   if (slot.was_read) device_.Wait(copies_, slot.freed);
-  timer_.End(&copied_.stall_ns);
+  timer_.End(&copied_.stall_ns, waiting);
   timer_.Begin();
   device_.CopyIn(copies_, slot.memory, weights_.HostLayer(layer), size_bytes);
-  timer_.EndCopies(&copied_, size_bytes, 1);
+  timer_.EndCopies(&copied_, label, 1);
   device_.Record(slot.arrived, copies_);
 }
 

@@ -208,6 +208,29 @@ class FakeDaemon::Admin final : public v1::AdminService::Service {
     return daemon_.unary_;
   }
 
+  grpc::Status RecordTrace(grpc::ServerContext*, const v1::RecordTraceRequest* request,
+                           v1::RecordTraceResponse* response) override {
+    MutexLock lock(daemon_.mutex_);
+    response->set_duration_s(static_cast<double>(request->duration_ms()) / 1e3);
+    response->set_model("tiny");
+    const auto add = [response](v1::TraceLane lane, bool waiting, int32_t layer, int64_t begin_us,
+                                int64_t duration_us, int64_t bytes) {
+      v1::TraceSpan& span = *response->add_spans();
+      span.set_lane(lane);
+      span.set_waiting(waiting);
+      span.set_step(7);
+      span.set_layer(layer);
+      span.set_begin_ns(begin_us * 1000);
+      span.set_duration_ns(duration_us * 1000);
+      span.set_bytes(bytes);
+    };
+    add(v1::TRACE_LANE_KV_LOAD, false, 0, 0, 500'000, 50'000'000);
+    add(v1::TRACE_LANE_COMPUTE, false, 0, 100'000, 600'000, 0);
+    add(v1::TRACE_LANE_COMPUTE, true, 0, 100'000, 400'000, 0);
+    add(v1::TRACE_LANE_COMPUTE, false, 1, 700'000, 100'000, 0);
+    return daemon_.unary_;
+  }
+
   grpc::Status ExplainPlan(grpc::ServerContext*, const v1::ExplainPlanRequest* request,
                            v1::ExplainPlanResponse* response) override {
     MutexLock lock(daemon_.mutex_);

@@ -19,6 +19,7 @@
 namespace spillway::client {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -271,7 +272,7 @@ TEST_F(SpillwayTest, WrongUsageExitsTwoAndSendsNothing) {
 
 TEST_F(SpillwayTest, HelpTeachesAndSucceeds) {
   for (const char* command :
-       {"complete", "chat", "tokenize", "detokenize", "status", "plan", "profile", "models"}) {
+       {"complete", "chat", "tokenize", "detokenize", "status", "plan", "profile", "trace", "models"}) {
     const Result result = Run({command, "--help"});
     EXPECT_EQ(result.exit_code, kExitOk);
     EXPECT_THAT(result.out, HasSubstr("Examples:")) << command;
@@ -503,10 +504,46 @@ TEST_F(SpillwayTest, ProfileIsTextOrTheWholeJson) {
   EXPECT_EQ(nlohmann::json::parse(Run({"profile", "--json"}).out)["schema_version"], 1);
 }
 
+TEST_F(SpillwayTest, TraceIsWhatPerfettoReadsAndItsSumsAreShown) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_trace.json";
+  const Result result = Run({"trace", "--duration=2s", "--output=" + path});
+  ASSERT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("4 stretches in 2.000 s"));
+  EXPECT_THAT(result.out, ContainsRegex("KV load +25.0 % +0.0 % +47.7 MiB +100.0 MB/s"));
+  // 0.7 s of visits, in 0.4 of which it waited.
+  EXPECT_THAT(result.out, ContainsRegex("compute +15.0 % +20.0 %"));
+  std::ifstream file(path);
+  const nlohmann::json trace = nlohmann::json::parse(file);
+  std::map<std::string, nlohmann::json> named;
+  std::map<int, std::string> lanes;
+  for (const nlohmann::json& event : trace["traceEvents"]) {
+    if (event["ph"] == "X") named[event["name"]] = event;
+    if (event["name"] == "thread_name") lanes[event["tid"]] = event["args"]["name"];
+  }
+  const nlohmann::json& load = named["layer 0"];
+  ASSERT_TRUE(named.contains("head") && named.contains("waits for the link") && load.is_object());
+  EXPECT_EQ(lanes[named["waits for the link"]["tid"]], "compute");
+  EXPECT_EQ(named["waits for the link"]["ts"], 100'000) << "microseconds";
+  EXPECT_EQ(named["waits for the link"]["dur"], 400'000);
+  EXPECT_EQ(named["head"]["args"]["step"], 7);
+  std::remove(path.c_str());
+
+  EXPECT_EQ(nlohmann::json::parse(Run({"trace", "--output=-"}).out)["otherData"]["schema_version"], 1);
+  const Result unwritable = Run({"trace", "--output=/no/such/folder/trace.json"});
+  EXPECT_EQ(unwritable.exit_code, kExitFailed);
+  EXPECT_THAT(unwritable.err, HasSubstr("/no/such/folder/trace.json"));
+  EXPECT_EQ(Run({"trace", "--duration=0"}).exit_code, kExitUsage);
+}
+
 TEST_F(SpillwayTest, UnaryCallsReportTheirErrors) {
   daemon_.FailUnary(DaemonError(Reason::kNotReady, "loading", {}, 500));
-  for (const auto& args : std::vector<std::vector<std::string>>{
-           {"tokenize", "t"}, {"detokenize", "1"}, {"models"}, {"status"}, {"plan"}, {"profile"}}) {
+  for (const auto& args : std::vector<std::vector<std::string>>{{"tokenize", "t"},
+                                                                {"detokenize", "1"},
+                                                                {"models"},
+                                                                {"status"},
+                                                                {"plan"},
+                                                                {"profile"},
+                                                                {"trace"}}) {
     const Result result = Run(args);
     EXPECT_EQ(result.exit_code, kExitFailed);
     EXPECT_EQ(result.out, "");

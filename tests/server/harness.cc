@@ -105,7 +105,7 @@ TestServer::TestServer(const TestServerOptions& options)
       scheduler(MakeScheduler(options)),
       plan_solver(options.profile.has_value() ? std::make_unique<scheduler::PlanSolver>(*options.profile)
                                               : nullptr),
-      backend(model, *scheduler, plan_solver.get()),
+      backend(model, *scheduler, plan_solver.get(), &timeline),
       text_pool(options.text_pool) {
   telemetry.Listen();
   metrics.SetSources([this] { return scheduler->Snapshot(); }, [this] { return state.ready(); });

@@ -96,6 +96,7 @@ class TestServer {
   Telemetry telemetry;
   std::unique_ptr<scheduler::Scheduler> scheduler;
   std::unique_ptr<scheduler::PlanSolver> plan_solver;  // where there is a profile
+  exec::Timeline timeline;
   Backend backend;
   ServingState state;
   TextPool text_pool;

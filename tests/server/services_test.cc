@@ -257,6 +257,69 @@ TEST(Admin, ProfileIsJsonTextAndNumbersOrSaysThatThereIsNone) {
   EXPECT_NEAR(response.numbers().rebuild_tokens_per_s(), 1e6, 1);
 }
 
+TEST(Admin, TraceIsWhatTheTimelineHeldWhenTheTimeIsOver) {
+  TestServer server;
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::RecordTraceRequest request;
+  request.set_duration_ms(300);
+  v1::RecordTraceResponse response;
+  grpc::Status status;
+  std::thread asks([&] { status = stub->RecordTrace(NewContext().get(), request, &response); });
+  ASSERT_TRUE(server.Eventually([&] { return server.timeline.recording() != 0; }));
+  // Somebody else's is refused meanwhile.
+  v1::RecordTraceResponse other;
+  const grpc::Status refused = stub->RecordTrace(NewContext().get(), request, &other);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailsOf(refused).reason(), "TRACE_RUNNING");
+  const MonotonicNs now_ns = Clock::Real().NowNs();
+  server.timeline.Add(server.timeline.recording(),
+                      {{exec::Lane::kXStore, true, exec::Phase::kPrefill, 5, 3, 4096}, now_ns, now_ns + 70});
+  asks.join();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_GE(response.duration_s(), 0.3);
+  ASSERT_EQ(response.spans_size(), 1);
+  const v1::TraceSpan& span = response.spans(0);
+  EXPECT_EQ(span.lane(), v1::TRACE_LANE_X_STORE);
+  EXPECT_TRUE(span.waiting());
+  EXPECT_TRUE(span.prefill());
+  EXPECT_EQ(span.step(), 5);
+  EXPECT_EQ(span.layer(), 3);
+  EXPECT_EQ(span.bytes(), 4096);
+  EXPECT_EQ(span.duration_ns(), 70);
+  EXPECT_GE(span.begin_ns(), 0);
+  // And the next one begins empty.
+  ASSERT_TRUE(stub->RecordTrace(NewContext().get(), request, &response).ok());
+  EXPECT_EQ(response.spans_size(), 0);
+}
+
+TEST(Admin, TraceOfAWrongDurationIsRefused) {
+  TestServer server;
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  for (const int64_t duration_ms : {int64_t{-1}, int64_t{60'001}, std::numeric_limits<int64_t>::max()}) {
+    v1::RecordTraceRequest request;
+    request.set_duration_ms(duration_ms);
+    v1::RecordTraceResponse response;
+    const grpc::Status status = stub->RecordTrace(NewContext().get(), request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr("60000"));
+  }
+}
+
+TEST(Admin, StoppingEndsTheTraceWithWhatThereIs) {
+  TestServer server;
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::RecordTraceRequest request;
+  request.set_duration_ms(60'000);
+  v1::RecordTraceResponse response;
+  grpc::Status status;
+  std::thread asks([&] { status = stub->RecordTrace(NewContext(60'000).get(), request, &response); });
+  ASSERT_TRUE(server.Eventually([&] { return server.timeline.recording() != 0; }));
+  server.server->Shutdown(std::chrono::seconds(10));
+  asks.join();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_LT(response.duration_s(), 30);
+}
+
 TEST(Admin, StatusIsThereWhileLoading) {
   TestServerOptions options;
   options.serving = false;

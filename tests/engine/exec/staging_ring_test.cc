@@ -71,12 +71,13 @@ TEST(SpanTimerTest, StretchesAddUpToWhatTheLinkTook) {
   const device::StreamId copies = device->CreateStream("copies");
   const device::DevicePtr to = device->Allocate(1 << 20, "target").value();
   std::vector<uint8_t> from(1 << 20);
-  SpanTimer timer(*device, copies, /*capacity=*/2);
+  TimelineWriter timeline(*device, nullptr, Clock::Real());
+  SpanTimer timer(*device, copies, /*capacity=*/2, timeline);
   int64_t ns = 0;
   for (int i = 0; i < 5; ++i) {  // more than the capacity: the oldest are collected on the way
     timer.Begin();
     device->CopyIn(copies, to, from.data(), 1 << 20);
-    timer.End(&ns);
+    timer.End(&ns, {});
   }
   ASSERT_TRUE(timer.CollectAll().ok());
   // At least the pace of the link; how much more is the machine's affair.

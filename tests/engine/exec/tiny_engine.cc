@@ -61,6 +61,7 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
   if (options.link.has_value()) {
     const TinyLink& link = *options.link;
     LinkExecutorOptions link_options;
+    link_options.timeline = options.timeline;
     link_options.chunk_rows = options.chunk_rows;
     link_options.head_rows = options.head_rows;
     link_options.ring_chunks = link.ring_chunks;
@@ -76,6 +77,7 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
     CarryAsX(link.x_share);
   } else {
     RowExecutorOptions executor_options;
+    executor_options.timeline = options.timeline;
     executor_options.chunk_rows = options.chunk_rows;
     executor_options.head_rows = options.head_rows;
     executor_ = ValueOrDie(RowExecutor::Create(*device_, model_.config, *model_.weights, *pool_,

@@ -16,6 +16,7 @@
 #include "engine/device/device.h"
 #include "engine/exec/link_executor.h"
 #include "engine/exec/row_executor.h"
+#include "engine/exec/timeline.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
@@ -57,6 +58,7 @@ struct TinyEngineOptions {
   int32_t max_item_rows = 256;  // of the item that Logits runs in
   int32_t max_item_segments = 256;
   const Clock* clock = &Clock::Real();
+  Timeline* timeline = nullptr;
   std::optional<TinyLink> link;
 };
 
