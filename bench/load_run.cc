@@ -56,7 +56,7 @@ class LoadRun::Loop {
       SendWhatIsDue(now_ns);
       FireTimers(now_ns);
       if (!sending_ && last_send_ns_ > 0 && now_ns > last_send_ns_ + options_.drain_timeout_ms * kNsPerMs) {
-        CancelAll("at the end of the run");
+        CancelAll(kNeverEnded);
       }
       WaitForCompletions(std::min(NextWakeNs(), now_ns + kLongestWaitNs));
       now_ns = clock_.NowNs();
@@ -86,7 +86,7 @@ class LoadRun::Loop {
 
   bool MaySend() const {
     const auto in_flight = static_cast<int64_t>(streams_.size());
-    return in_flight < (open_loop() ? options_.max_in_flight : options_.concurrency);
+    return open_loop() ? in_flight < options_.max_in_flight : in_flight + resting_ < options_.concurrency;
   }
 
   void SendWhatIsDue(MonotonicNs now_ns) {
@@ -115,7 +115,7 @@ class LoadRun::Loop {
         stream->planned().reads_slowly ? *slow_stub_ : *stubs_[static_cast<size_t>(request) % stubs_.size()];
     stream->Start(stub, queue_);
     if (stream->planned().cancel_after_ns >= 0) {
-      timers_.emplace(now_ns + stream->planned().cancel_after_ns, Timer{request, /*is_cancel=*/true});
+      timers_.emplace(now_ns + stream->planned().cancel_after_ns, Timer{request, Timer::Act::kCancel});
     }
     last_send_ns_ = now_ns;
     streams_.emplace(request, std::move(stream));
@@ -125,9 +125,13 @@ class LoadRun::Loop {
     while (!timers_.empty() && timers_.begin()->first <= now_ns) {
       const Timer timer = timers_.begin()->second;
       timers_.erase(timers_.begin());
+      if (timer.act == Timer::Act::kEndRest) {
+        --resting_;
+        continue;
+      }
       const auto found = streams_.find(timer.request);
       if (found == streams_.end()) continue;
-      if (timer.is_cancel) {
+      if (timer.act == Timer::Act::kCancel) {
         found->second->Cancel("after a time");
       } else {
         found->second->Read();
@@ -165,10 +169,15 @@ class LoadRun::Loop {
         break;
       case LoadStream::Next::kPause:
         timers_.emplace(now_ns + options_.slow_reader_pause_ms * kNsPerMs,
-                        Timer{stream.request(), /*is_cancel=*/false});
+                        Timer{stream.request(), Timer::Act::kRead});
         break;
       case LoadStream::Next::kEnded:
         last_end_ns_ = now_ns;
+        if (!open_loop() && stream.retry_after_ms() > 0) {
+          ++resting_;
+          timers_.emplace(now_ns + stream.retry_after_ms() * kNsPerMs,
+                          Timer{stream.request(), Timer::Act::kEndRest});
+        }
         streams_.erase(stream.request());
         break;
     }
@@ -187,8 +196,9 @@ class LoadRun::Loop {
   }
 
   struct Timer {
+    enum class Act : uint8_t { kCancel, kRead, kEndRest };
     int64_t request;
-    bool is_cancel;  // else: read on
+    Act act;
   };
 
   const LoadRun& run_;
@@ -203,6 +213,7 @@ class LoadRun::Loop {
   std::multimap<MonotonicNs, Timer> timers_;
   LoadStats stats_;
   bool sending_ = true;
+  int64_t resting_ = 0;  // closed loop: clients that were refused and wait
   MonotonicNs begin_ns_ = 0;
   MonotonicNs next_due_ns_ = 0;
   MonotonicNs last_send_ns_ = 0;

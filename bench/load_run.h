@@ -3,7 +3,8 @@
 // One thread and one completion queue drive every stream, so that the measurement takes no locks. In an open
 // loop requests are due at Poisson arrivals whatever became of the earlier ones, and every latency counts
 // from when a request was *due*, so that a slow daemon cannot slow down its own measurement. In a closed loop
-// so many clients each send their next request when the last one has ended.
+// so many clients each send their next request when the last one has ended, or, where it was refused, when
+// the time has passed for which the daemon asked.
 #ifndef SPILLWAY_BENCH_LOAD_RUN_H_
 #define SPILLWAY_BENCH_LOAD_RUN_H_
 
@@ -32,7 +33,9 @@ struct LoadOptions {
   // Streams still open so long after the last send are cancelled.
   int64_t drain_timeout_ms = 300'000;
   double slo_ttft_ms = 0;  // 0: no objective
-  double slo_itl_ms = 0;   // of a request's time per output token after the first
+  double slo_tpot_ms = 0;  // of a request's mean time per output token after the first
+  double slo_gap_ms = 0;   // of its longest gap between two deltas
+  double slo_e2e_ms = 0;   // of the whole request
   uint64_t seed = 1;       // of arrivals
 };
 

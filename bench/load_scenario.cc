@@ -50,6 +50,10 @@ void PrintStats(const LoadStats& stats, const LoadOptions& load, std::ostream& o
   for (const auto& [cause, count] : stats.ledger.causes()) {
     out << absl::StrFormat("  %18s %10d %s\n", "", count, client::EscapeToOneLine(cause));
   }
+  if (stats.totals.requests < stats.ledger.sent()) {
+    out << absl::StrFormat("  times are of %d of the %d requests sent: those that ended well\n",
+                           stats.totals.requests, stats.ledger.sent());
+  }
   PrintLatencyHeading(out);
   PrintLatency("first token", stats.first_token, out);
   PrintLatency("inter-delta", stats.inter_delta, out);
@@ -70,11 +74,13 @@ void PrintStats(const LoadStats& stats, const LoadOptions& load, std::ostream& o
           ? 0
           : 100 * static_cast<double>(stats.cached_tokens) / static_cast<double>(stats.totals.prompt_tokens),
       rates.generated_tokens_per_s, rates.over_s, rates.while_sending ? "of sending" : "of the run");
-  if (load.slo_ttft_ms > 0 || load.slo_itl_ms > 0) {
+  if (load.slo_ttft_ms > 0 || load.slo_tpot_ms > 0 || load.slo_gap_ms > 0 || load.slo_e2e_ms > 0) {
     out << absl::StrFormat("  goodput            %.1f %% of all sent, %.2f requests/s, within",
                            100 * stats.good_share(), rates.good_per_s);
     if (load.slo_ttft_ms > 0) out << absl::StrFormat(" %.0f ms to the first token", load.slo_ttft_ms);
-    if (load.slo_itl_ms > 0) out << absl::StrFormat(" %.1f ms per later token", load.slo_itl_ms);
+    if (load.slo_tpot_ms > 0) out << absl::StrFormat(" %.1f ms per later token", load.slo_tpot_ms);
+    if (load.slo_gap_ms > 0) out << absl::StrFormat(" %.1f ms from delta to delta", load.slo_gap_ms);
+    if (load.slo_e2e_ms > 0) out << absl::StrFormat(" %.0f ms to the end", load.slo_e2e_ms);
     out << "\n";
   }
   out << absl::StrFormat("  this client        %.0f %% of a core, %.2f tokens a delta\n",
@@ -118,6 +124,14 @@ std::vector<std::string> Verdict(const LoadStats& stats, const ServerCost& cost,
   if (stats.ledger.count(Outcome::kFailed) > options.max_failed) {
     failures.push_back(absl::StrCat(stats.ledger.count(Outcome::kFailed),
                                     " requests failed, --max_failed is ", options.max_failed));
+  }
+  if (stats.ledger.sent() > 0 && stats.ledger.count(Outcome::kOk) == 0) {
+    failures.push_back(absl::StrCat("none of ", stats.ledger.sent(), " requests ended well"));
+  }
+  const int64_t rejected = stats.ledger.count(Outcome::kRejected);
+  if (static_cast<double>(rejected) > options.max_rejected * static_cast<double>(stats.ledger.sent())) {
+    failures.push_back(absl::StrCat(rejected, " of ", stats.ledger.sent(),
+                                    " requests were rejected, --max_rejected is ", options.max_rejected));
   }
   if (!IsIdle(after)) {
     failures.push_back(absl::StrCat("nothing is asked of the daemon, yet ", after.blocks().in_use(),

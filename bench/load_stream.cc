@@ -1,5 +1,6 @@
 #include "bench/load_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -67,6 +68,7 @@ void LoadStream::OnDelta(const v1::Delta& delta, MonotonicNs now_ns, LoadStats* 
     // A slow reader's gaps are its own.
     const int64_t gap_ns = now_ns - last_token_ns_;
     stats->inter_delta.Add(gap_ns);
+    longest_gap_ns_ = std::max(longest_gap_ns_, gap_ns);
     for (int i = 0; i < delta.token_ids_size(); ++i) stats->inter_token.Add(gap_ns / delta.token_ids_size());
   }
   last_token_ns_ = now_ns;
@@ -102,22 +104,26 @@ void LoadStream::RecordSuccess(MonotonicNs now_ns, const LoadOptions& options, L
     per_token_ms = ToMs(per_token_ns);
   }
   const bool in_time = options.slo_ttft_ms <= 0 || ToMs(first_token_ns_ - due_ns_) <= options.slo_ttft_ms;
-  const bool fluent = options.slo_itl_ms <= 0 || per_token_ms <= options.slo_itl_ms;
-  if (in_time && fluent) ++stats->totals.good;
+  const bool fluent = options.slo_tpot_ms <= 0 || per_token_ms <= options.slo_tpot_ms;
+  const bool steady = options.slo_gap_ms <= 0 || ToMs(longest_gap_ns_) <= options.slo_gap_ms;
+  const bool done = options.slo_e2e_ms <= 0 || ToMs(now_ns - due_ns_) <= options.slo_e2e_ms;
+  if (in_time && fluent && steady && done) ++stats->totals.good;
 }
 
-Outcome LoadStream::OutcomeOfError(std::string* cause) const {
+Outcome LoadStream::OutcomeOfError(std::string* cause) {
   const client::CallError error = client::DecodeError(status_);
   *cause = absl::StrCat(client::CodeName(error.code), error.reason.empty() ? "" : "/", error.reason);
   if (!cancel_cause_.empty() && error.code == grpc::StatusCode::CANCELLED) {
     *cause = absl::StrCat("cancelled ", cancel_cause_);
-    return Outcome::kCancelled;
+    return cancel_cause_ == kNeverEnded ? Outcome::kFailed : Outcome::kCancelled;
   }
   if (planned_.reads_slowly && error.reason == "SLOW_READER") return Outcome::kSlowReader;
   static constexpr absl::string_view kRefusals[] = {"QUEUE_FULL", "TOKENIZER_BUSY", "DEADLINE_UNREACHABLE",
                                                     "NOT_READY", "DRAINING"};
   for (const absl::string_view refusal : kRefusals) {
-    if (error.reason == refusal && !checker_.started()) return Outcome::kRejected;
+    if (error.reason != refusal || checker_.started()) continue;
+    retry_after_ms_ = error.retry_after_ms.value_or(0);
+    return Outcome::kRejected;
   }
   return Outcome::kFailed;
 }

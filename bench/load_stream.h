@@ -20,6 +20,9 @@
 
 namespace spillway::bench {
 
+// Why a stream is cancelled that did not end although nothing more was sent: a failure of the daemon's.
+constexpr char kNeverEnded[] = "because it did not end";
+
 class LoadStream {
  public:
   // What to do after an event.
@@ -36,6 +39,8 @@ class LoadStream {
   // the next read is the caller's to start, with Read(), later.
   Next OnCompletion(bool ok, MonotonicNs now_ns, const LoadOptions& options, LoadStats* stats);
   void Read();
+  // Of a stream that ended refused: how long the daemon asked to be left alone; else 0.
+  int64_t retry_after_ms() const { return retry_after_ms_; }
   // `cause` goes to the ledger. Does nothing once cancelled.
   void Cancel(std::string cause);
 
@@ -45,7 +50,7 @@ class LoadStream {
   void OnDelta(const v1::Delta& delta, MonotonicNs now_ns, LoadStats* stats);
   void OnFinish(MonotonicNs now_ns, const LoadOptions& options, LoadStats* stats);
   void RecordSuccess(MonotonicNs now_ns, const LoadOptions& options, LoadStats* stats);
-  Outcome OutcomeOfError(std::string* cause) const;
+  Outcome OutcomeOfError(std::string* cause);
   void Finish();
 
   const int64_t request_;
@@ -64,6 +69,8 @@ class LoadStream {
   std::string cancel_cause_;  // set once we cancelled
   MonotonicNs first_token_ns_ = 0;
   MonotonicNs last_token_ns_ = 0;
+  int64_t longest_gap_ns_ = 0;  // between two deltas
+  int64_t retry_after_ms_ = 0;
 };
 
 }  // namespace spillway::bench

@@ -16,7 +16,7 @@ constexpr absl::string_view kUsage =
     "  spillway-bench serve --rate=4 --duration_s=60 --prompt_tokens=lognormal:200,0.8 "
     "--output_tokens=uniform:16-256\n"
     "  spillway-bench serve --concurrency=16 --requests=500 --metrics=127.0.0.1:8091 --json=serve.json\n"
-    "  spillway-bench serve --rate=8 --duration_s=60 --slo_ttft_ms=500 --slo_itl_ms=50\n"
+    "  spillway-bench serve --rate=8 --duration_s=60 --slo_ttft_ms=500 --slo_tpot_ms=50\n"
     "  spillway-bench serve --scenario=soak --metrics=127.0.0.1:8091\n"
     "  spillway-bench serve --scenario=long_prompt\n"
     "  spillway-bench serve --scenario=idle_latency\n\n"
@@ -58,10 +58,16 @@ void AddFlags(FlagTable& flags, ServeOptions* options) {
   flags.Section("Report");
   flags.Add("slo_ttft_ms", &options->load.slo_ttft_ms, "MS",
             "Goodput counts requests whose first token came within this.");
-  flags.Add("slo_itl_ms", &options->load.slo_itl_ms, "MS",
+  flags.Add("slo_tpot_ms", &options->load.slo_tpot_ms, "MS",
             "Goodput counts requests whose mean time per later token is within this.");
+  flags.Add("slo_gap_ms", &options->load.slo_gap_ms, "MS",
+            "Goodput counts requests whose longest gap between two deltas is within this.");
+  flags.Add("slo_e2e_ms", &options->load.slo_e2e_ms, "MS", "Goodput counts requests that ended within this.");
   AddJson(flags, &options->json);
   flags.Add("max_failed", &options->max_failed, "N", "More failed requests than this exit 1. Default: 0.");
+  flags.Add(
+      "max_rejected", &options->max_rejected, "SHARE",
+      "A larger share of the requests rejected by admission exits 1. Default: 0; an overload run takes 1.");
   flags.Add("settle", &options->settle, "TIME",
             "The daemon may take this long to give back the blocks of the last streams. Default: 10s.");
   flags.Add("resident_skip", &options->resident_skip, "TIME",

@@ -26,6 +26,7 @@ struct ServeOptions {
   int64_t warmup = 0;
   int64_t sample_interval_ms = 5000;
   int64_t max_failed = 0;
+  double max_rejected = 0;  // share of the requests sent
   client::FlagDuration resident_skip{120'000};
   client::FlagDuration settle{10'000};
   double max_resident_slope_mib_per_min = 0;  // 0: reported, not judged
@@ -46,8 +47,8 @@ struct ServeContext {
   const std::atomic<bool>& stop;
 };
 
-// Exit codes: 0 ok; 1 the ledger does not balance, blocks stay in use, more failed than allowed, or the
-// daemon cannot be reached; 2 usage. `stop` ends a run early, with its report.
+// Exit codes: 0 ok; 1 the ledger does not balance, blocks stay in use, more failed or were
+// rejected than allowed, or the daemon cannot be reached; 2 usage. `stop` ends a run early, with its report.
 client::ExitCode RunServe(absl::Span<const std::string> args, client::Console& console,
                           const std::atomic<bool>& stop);
 

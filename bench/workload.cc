@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -27,12 +28,19 @@ void AddWorkloadFlags(client::FlagTable& flags, WorkloadOptions* options) {
             "Share of the requests that the client cancels: half of them after a random time within "
             "--cancel_within, half after a random number of tokens.");
   flags.Add("cancel_within", &options->cancel_within, "TIME", "See --cancel_fraction. Default: 1s.");
-  flags.Add("slow_reader_fraction", &options->slow_reader_fraction, "F",
-            "Share of the requests whose stream is read slowly, with --slow_reader_pause between two reads.");
+  flags.Add(
+      "slow_reader_fraction", &options->slow_reader_fraction, "F",
+      "Share of the requests whose stream is read slowly, with --slow_reader_pause_ms between two reads.");
   flags.AddSwitch("ignore_eos", &options->ignore_eos,
                   "Generate exactly the drawn number of tokens. Default: yes.");
   flags.Add("temperature", &options->temperature, "T", "Default: 0.");
   flags.Add("seed", &options->seed, "N", "Of lengths, prompts, arrivals and cancellations. Default: 1.");
+  flags.AddCall<std::string>(
+      "cache_salt", "TEXT",
+      "Requests find prefixes of requests with the same salt alone. Default: one that only this run has, so "
+      "that nothing an earlier run of the same seed computed is found. Empty: what clients without a salt "
+      "have.",
+      [options](const std::string& salt) { options->cache_salt = salt; });
 }
 
 absl::StatusOr<Workload> Workload::Create(const WorkloadOptions& options, const v1::Model& model) {
@@ -51,12 +59,22 @@ absl::StatusOr<Workload> Workload::Create(const WorkloadOptions& options, const 
   return workload;
 }
 
+namespace {
+
+std::string RandomSalt() {
+  std::random_device device;
+  return absl::StrCat("bench-", absl::Hex(device()), absl::Hex(device()));
+}
+
+}  // namespace
+
 Workload::Workload(const WorkloadOptions& options, const v1::Model& model)
     : options_(options),
       vocab_size_(model.vocab_size()),
       context_tokens_(model.context_tokens()),
       stop_ids_(model.stop_token_ids().begin(), model.stop_token_ids().end()),
-      random_(options.seed) {
+      random_(options.seed),
+      cache_salt_(options.cache_salt.has_value() ? *options.cache_salt : RandomSalt()) {
   for (int64_t i = 0; i < std::min(options.shared_prefix_tokens, context_tokens_); ++i) {
     shared_prefix_.push_back(DrawId());
   }
@@ -132,6 +150,7 @@ PlannedRequest Workload::Next() {
   }
   v1::GenerationOptions* options = planned.request.mutable_options();
   options->set_max_tokens(static_cast<int32_t>(max_tokens));
+  options->set_cache_salt(cache_salt_);
   options->mutable_sampling()->set_temperature(options_.temperature);
   options->mutable_stop()->set_ignore_eos(options_.ignore_eos);
   PlanCancel(max_tokens, &planned);

@@ -3,6 +3,7 @@
 #define SPILLWAY_BENCH_WORKLOAD_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct WorkloadOptions {
   bool ignore_eos = true;  // so that outputs are as long as drawn
   float temperature = 0;
   uint64_t seed = 1;
+  // Of every request. Unset: drawn anew for each workload, so that nothing is found in the prefix cache that
+  // an earlier run of the same seed has left there.
+  std::optional<std::string> cache_salt;
 };
 
 void AddWorkloadFlags(client::FlagTable& flags, WorkloadOptions* options);
@@ -70,6 +74,7 @@ class Workload {
   size_t next_line_ = 0;
   Random random_;
   std::vector<int32_t> shared_prefix_;
+  std::string cache_salt_;
 };
 
 }  // namespace spillway::bench

@@ -53,6 +53,7 @@ TEST(WorkloadTest, ASeedFixesTheRequests) {
   WorkloadOptions options;
   options.prompt = *LengthDistribution::Parse("uniform:1-64");
   options.cancel_fraction = 0.5;
+  options.cache_salt = "s";
   Workload a = WorkloadOf(options);
   Workload b = WorkloadOf(options);
   options.seed = 2;
@@ -67,6 +68,19 @@ TEST(WorkloadTest, ASeedFixesTheRequests) {
     differs = differs || planned.request.SerializeAsString() != c.Next().request.SerializeAsString();
   }
   EXPECT_TRUE(differs);
+}
+
+// Else a second run of a seed would find its prompts in the prefix cache, and measure that.
+TEST(WorkloadTest, RunsShareNoPrefixCacheUnlessTheyAreToldTo) {
+  WorkloadOptions options;
+  const std::string salt = WorkloadOf(options).Next().request.options().cache_salt();
+  EXPECT_FALSE(salt.empty());
+  EXPECT_NE(WorkloadOf(options).Next().request.options().cache_salt(), salt);
+  options.cache_salt = "mine";
+  EXPECT_EQ(WorkloadOf(options).Next().request.options().cache_salt(), "mine");
+  Workload one = WorkloadOf({});
+  EXPECT_EQ(one.Next().request.options().cache_salt(), one.Next().request.options().cache_salt())
+      << "within a run prefixes are shared";
 }
 
 TEST(WorkloadTest, PromptsAndOutputsFitTheContextAndAvoidEndTokens) {
@@ -249,6 +263,17 @@ TEST_F(LoadRunTest, RefusalsAreApartFromFailures) {
   EXPECT_EQ(stats.ledger.causes().at("UNAVAILABLE/DRAINING"), 3);
 }
 
+TEST_F(LoadRunTest, AClientThatWasRefusedWaitsAsLongAsItWasTold) {
+  daemon_.Answer([](int call) -> Script {
+    if (call < 2) return {{}, DaemonError(Reason::kQueueFull, "full", {}, 150)};
+    return AnswerOf({"a"});
+  });
+  const LoadStats stats = Run(Closed(1, 3));
+  EXPECT_EQ(stats.ledger.count(Outcome::kRejected), 2);
+  EXPECT_EQ(stats.ledger.count(Outcome::kOk), 1);
+  EXPECT_GE(stats.wall_s, 0.3);
+}
+
 TEST_F(LoadRunTest, SlowReadersThatAreDroppedAreTheirOwn) {
   daemon_.Answer({{StartedEvent(3)}, DaemonError(Reason::kSlowReader, "read!", {}, 100)});
   WorkloadOptions slow;
@@ -283,13 +308,27 @@ TEST_F(LoadRunTest, StoppingCancelsWhatIsOpen) {
   EXPECT_EQ(stats.ledger.count(Outcome::kCancelled), stats.ledger.sent());
 }
 
+TEST_F(LoadRunTest, AStreamThatNeverEndsIsAFailure) {
+  daemon_.Answer([](int call) -> Script {
+    if (call == 0) return {{StartedEvent(3)}, grpc::Status::OK, /*endless=*/true};
+    return AnswerOf({"a"});
+  });
+  LoadOptions options = Closed(2, 4);
+  options.drain_timeout_ms = 300;
+  const LoadStats stats = Run(options);
+  EXPECT_EQ(stats.ledger.count(Outcome::kOk), 3);
+  EXPECT_EQ(stats.ledger.count(Outcome::kFailed), 1);
+}
+
 TEST_F(LoadRunTest, ObjectivesDecideWhatIsGood) {
   LoadOptions options = Closed(1, 5);
   options.slo_ttft_ms = 1e-6;
   EXPECT_EQ(Run(options).totals.good, 0);
   options.slo_ttft_ms = 1e6;
-  options.slo_itl_ms = 1e6;
+  options.slo_tpot_ms = options.slo_gap_ms = options.slo_e2e_ms = 1e6;
   EXPECT_EQ(Run(options).totals.good, 5);
+  options.slo_e2e_ms = 1e-6;
+  EXPECT_EQ(Run(options).totals.good, 0);
 }
 
 // --- The command.
@@ -398,7 +437,22 @@ TEST_F(ServeTest, LeftoversBrokenBooksAndFailuresExitOne) {
   daemon_.SetRunning(0);
   daemon_.Answer({{}, DaemonError(Reason::kInternal, "oh")});
   EXPECT_EQ(Serve({"--concurrency=1", "--requests=2"}).exit_code, client::kExitFailed);
-  EXPECT_EQ(Serve({"--concurrency=1", "--requests=2", "--max_failed=2"}).exit_code, client::kExitOk);
+  EXPECT_THAT(Serve({"--concurrency=1", "--requests=2", "--max_failed=2"}).out,
+              HasSubstr("FAILED: none of 2"));
+  const auto every_other = [](Reason reason) {
+    return [reason](int call) -> Script {
+      return call % 2 == 0 ? Script{{}, DaemonError(reason, "oh")} : AnswerOf({"a"});
+    };
+  };
+  daemon_.Answer(every_other(Reason::kInternal));
+  EXPECT_EQ(Serve({"--concurrency=1", "--requests=2"}).exit_code, client::kExitFailed);
+  daemon_.Answer(every_other(Reason::kInternal));
+  EXPECT_EQ(Serve({"--concurrency=1", "--requests=2", "--max_failed=1"}).exit_code, client::kExitOk);
+  daemon_.Answer(every_other(Reason::kQueueFull));
+  EXPECT_THAT(Serve({"--concurrency=1", "--requests=2"}).out,
+              HasSubstr("FAILED: 1 of 2 requests were rejected"));
+  daemon_.Answer(every_other(Reason::kQueueFull));
+  EXPECT_EQ(Serve({"--concurrency=1", "--requests=2", "--max_rejected=0.5"}).exit_code, client::kExitOk);
   Script script = AnswerOf({"a"});
   script.events.pop_back();
   daemon_.Answer(script);
