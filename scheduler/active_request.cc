@@ -134,6 +134,7 @@ RequestRecord ActiveRequest::End(absl::Status status, MonotonicNs now) {
   record.peer = request_.peer;
   record.reason = ReasonOf(status);
   record.finishes = finishes_;
+  record.choices = request_.n_choices;
   record.usage = usage_;
   for (const auto& sequence : sequences_) {
     record.longest_choice_tokens = std::max(record.longest_choice_tokens, sequence->n_generated());

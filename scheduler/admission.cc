@@ -13,13 +13,13 @@ Admission::Admission(const Limits& limits, const CacheRoom& room, PrefillQueue& 
       prefill_(prefill),
       observer_(observer),
       queue_(limits.reserve_output_tokens),
+      held_(static_cast<size_t>(limits.pool_blocks), 0),
       decode_blocks_(limits.pool_blocks) {
   running_.reserve(static_cast<size_t>(limits.max_sequences));
   victims_.reserve(static_cast<size_t>(limits.max_sequences));
 }
 
-int64_t Admission::TryAdmit(Sequence& sequence) {
-  if (running_.size() >= static_cast<size_t>(limits_.max_sequences)) return kNoPlace;
+Admission::Shortage Admission::TryAdmit(Sequence& sequence) {
   const ActiveRequest& request = sequence.request;
   if (sequence.tokens.empty()) {
     const std::vector<text::TokenId>& prompt = request.request().prompt;
@@ -28,27 +28,30 @@ int64_t Admission::TryAdmit(Sequence& sequence) {
   }
   const int32_t room_tokens =
       std::min(sequence.n_tokens() + limits_.reserve_output_tokens, request.most_tokens());
+  if (running_.size() >= static_cast<size_t>(limits_.max_sequences)) {
+    return {/*of_place=*/true, sequence.cache.CountMissing(sequence.n_tokens(), room_tokens)};
+  }
   const int64_t missing = sequence.cache.Acquire(sequence.n_tokens(), room_tokens, request.most_tokens());
-  if (missing > 0) return missing;
+  if (missing > 0) return {/*of_place=*/false, missing};
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, RunsBefore()), &sequence);
   queue_.Remove(sequence);
   prefill_.Add(sequence);
-  return 0;
+  return {};
 }
 
 Sequence* Admission::AdmitNext(MonotonicNs now) {
   Sequence* const sequence = queue_.front();
   if (sequence == nullptr) return nullptr;
   if (sequence == blocked_ && changes_ == blocked_at_change_) return nullptr;
-  int64_t missing = TryAdmit(*sequence);
-  while (missing != 0 && MakeRoom(*sequence, missing, now)) missing = TryAdmit(*sequence);
-  if (missing == 0) return sequence;
+  Shortage shortage = TryAdmit(*sequence);
+  while (shortage.any() && MakeRoom(*sequence, shortage, now)) shortage = TryAdmit(*sequence);
+  if (!shortage.any()) return sequence;
   blocked_ = sequence;
   blocked_at_change_ = changes_;
   return nullptr;
 }
 
-bool Admission::MakeRoom(const Sequence& sequence, int64_t missing_blocks, MonotonicNs now) {
+bool Admission::MakeRoom(const Sequence& sequence, const Shortage& shortage, MonotonicNs now) {
   const int32_t priority = sequence.request.request().priority;
   victims_.clear();
   for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
@@ -61,10 +64,8 @@ bool Admission::MakeRoom(const Sequence& sequence, int64_t missing_blocks, Monot
     return victim->state == SequenceState::kEnded || victim->request.paused();
   });
   // Nobody is sent away when it would not be enough.
-  int64_t blocks = room_.blocks.available_blocks();
-  for (const Sequence* victim : victims_) blocks += victim->cache.CountOwn();
-  const int64_t needed = room_.blocks.available_blocks() + missing_blocks;
-  if (victims_.empty() || blocks < needed) return false;
+  if (victims_.empty() || CountVictimsBlocks() < shortage.of_blocks) return false;
+  const int64_t needed = room_.blocks.available_blocks() + shortage.of_blocks;
   for (Sequence* victim : victims_) {
     if (running_.size() < static_cast<size_t>(limits_.max_sequences) &&
         room_.blocks.available_blocks() >= needed) {
@@ -74,6 +75,19 @@ bool Admission::MakeRoom(const Sequence& sequence, int64_t missing_blocks, Monot
     if (std::find(running_.begin(), running_.end(), victim) != running_.end()) Preempt(*victim);
   }
   return true;
+}
+
+int64_t Admission::CountVictimsBlocks() {
+  int64_t count = 0;
+  for (const Sequence* victim : victims_) {
+    for (const kv::BlockId block : victim->cache.blocks()) {
+      count += ++held_[static_cast<size_t>(block)] == room_.blocks.references(block);
+    }
+  }
+  for (const Sequence* victim : victims_) {
+    for (const kv::BlockId block : victim->cache.blocks()) held_[static_cast<size_t>(block)] = 0;
+  }
+  return count;
 }
 
 Sequence& Admission::WorstRunning() {

@@ -75,10 +75,19 @@ class Admission {
   int64_t preemptions() const { return preemptions_; }
 
  private:
-  // Blocks missing; 0: it is in. Negative: no place is free.
-  static constexpr int64_t kNoPlace = -1;
-  int64_t TryAdmit(Sequence& sequence);
-  bool MakeRoom(const Sequence& sequence, int64_t missing_blocks, MonotonicNs now);
+  // What a waiting sequence lacks.
+  struct Shortage {
+    bool of_place = false;
+    int64_t of_blocks = 0;
+
+    bool any() const { return of_place || of_blocks > 0; }
+  };
+
+  // It is in where nothing is short.
+  Shortage TryAdmit(Sequence& sequence);
+  bool MakeRoom(const Sequence& sequence, const Shortage& shortage, MonotonicNs now);
+  // Blocks that nobody but the victims holds.
+  int64_t CountVictimsBlocks();
   Sequence& WorstRunning();
   void Preempt(Sequence& sequence);
   void AbandonBatch(Batch& batch);
@@ -90,6 +99,7 @@ class Admission {
   RequestQueue queue_;
   std::vector<Sequence*> running_;  // [max_sequences], by RunsBefore
   std::vector<Sequence*> victims_;  // [max_sequences], of MakeRoom
+  std::vector<int32_t> held_;       // [pool_blocks], by how many victims; all 0 but in CountVictimsBlocks
   DistinctBlocks decode_blocks_;
   // Counts what may let the first waiting one in; it is not tried again before that changes.
   uint64_t changes_ = 1;

@@ -126,6 +126,7 @@ PrefillQueue::Pick PrefillQueue::PickNext() {
   const size_t n_running = candidates_.size();
   for (Sequence* sequence : waiting_) {
     if (const int32_t found = sequence->cache.AdoptPublished(sequence->n_tokens()); found > 0) {
+      adopted_tokens_ += found;
       adopted_prompt_tokens_ += sequence->request.OnPrefixFound(*sequence, found);
     }
     const PrefillCandidate candidate = CandidateOf(*sequence);

@@ -60,6 +60,8 @@ class PrefillQueue {
   absl::Span<const std::unique_ptr<Batch>> batches() const { return batches_; }
   // Prompt tokens of waiting sequences that others computed before it came to them, ever.
   int64_t adopted_prompt_tokens() const { return adopted_prompt_tokens_; }
+  // The same of all tokens, those that a preemption took among them. Each adoption gives blocks back.
+  int64_t adopted_tokens() const { return adopted_tokens_; }
 
  private:
   PrefillQueue(const Limits& limits, Pacer& pacer);
@@ -87,6 +89,7 @@ class PrefillQueue {
   std::vector<Pick> picks_;                   // what each candidate stands for
   DistinctBlocks distinct_;                   // empty between two counts
   int64_t adopted_prompt_tokens_ = 0;
+  int64_t adopted_tokens_ = 0;
 };
 
 }  // namespace spillway::scheduler

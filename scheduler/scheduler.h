@@ -45,6 +45,7 @@ struct RequestRecord {
   Reason reason = Reason::kNone;  // kNone: ended well
   std::vector<FinishReason> finishes;
   UsageEvent usage;
+  int32_t choices = 0;                // asked for, ended or not
   int32_t longest_choice_tokens = 0;  // generated
   int32_t priority = 0;
 };

@@ -21,16 +21,8 @@ int64_t SequenceCache::Acquire(int32_t n_tokens, int32_t room_tokens, int32_t mo
   SPILLWAY_CHECK(blocks_.empty() && computed_tokens_ == 0 && n_tokens > 0 && n_tokens <= room_tokens);
   blocks_.reserve(static_cast<size_t>(room_.blocks_for(most_tokens)));
   own_hashes_.reserve(static_cast<size_t>(most_tokens / room_.block_tokens) - prompt_hashes_.size());
-  const int32_t reusable = std::min(hashed_blocks(), (n_tokens - 1) / room_.block_tokens);
   // Found blocks are held at once, so that the allocations below do not evict them.
-  while (static_cast<int32_t>(blocks_.size()) < reusable) {
-    const kv::BlockId found = room_.blocks.Find(HashOf(static_cast<int32_t>(blocks_.size())));
-    if (found == kv::kNoBlock) break;
-    blocks_.push_back(found);
-  }
-  const int64_t fresh = room_.blocks_for(room_tokens) - static_cast<int64_t>(blocks_.size());
-  const int64_t missing = fresh - room_.blocks.available_blocks();
-  if (missing > 0) {
+  if (const int64_t missing = TakeFound(n_tokens, room_tokens); missing > 0) {
     Release();
     return missing;
   }
@@ -38,6 +30,25 @@ int64_t SequenceCache::Acquire(int32_t n_tokens, int32_t room_tokens, int32_t mo
   computed_tokens_ = published_blocks_ * room_.block_tokens;
   SPILLWAY_CHECK(Grow(room_tokens));
   return 0;
+}
+
+int64_t SequenceCache::CountMissing(int32_t n_tokens, int32_t room_tokens) {
+  SPILLWAY_CHECK(blocks_.empty() && computed_tokens_ == 0);
+  blocks_.reserve(static_cast<size_t>(room_.blocks_for(room_tokens)));
+  const int64_t missing = TakeFound(n_tokens, room_tokens);
+  Release();
+  return std::max<int64_t>(missing, 0);
+}
+
+int64_t SequenceCache::TakeFound(int32_t n_tokens, int32_t room_tokens) {
+  const int32_t reusable = std::min(hashed_blocks(), (n_tokens - 1) / room_.block_tokens);
+  while (static_cast<int32_t>(blocks_.size()) < reusable) {
+    const kv::BlockId found = room_.blocks.Find(HashOf(static_cast<int32_t>(blocks_.size())));
+    if (found == kv::kNoBlock) break;
+    blocks_.push_back(found);
+  }
+  const int64_t fresh = room_.blocks_for(room_tokens) - static_cast<int64_t>(blocks_.size());
+  return fresh - room_.blocks.available_blocks();
 }
 
 const kv::BlockHash* SequenceCache::NextHash() const {
@@ -94,11 +105,6 @@ void SequenceCache::Release() {
   blocks_.clear();
   computed_tokens_ = 0;
   published_blocks_ = 0;
-}
-
-int64_t SequenceCache::CountOwn() const {
-  return std::count_if(blocks_.begin(), blocks_.end(),
-                       [this](kv::BlockId block) { return room_.blocks.references(block) == 1; });
 }
 
 }  // namespace spillway::scheduler

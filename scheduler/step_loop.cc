@@ -93,7 +93,10 @@ bool StepLoop::RunVisit() {
     return true;
   }
   const MonotonicNs waiting_since = CollectReady();
+  const int64_t adopted_before = prefill_->adopted_tokens();
   const PrefillQueue::Pick pick = prefill_->PickNext();
+  // Blocks became free: those that were to hold what others have computed meanwhile.
+  if (prefill_->adopted_tokens() != adopted_before) admission_->Reconsider();
   if (ready_.empty() && !pick.any()) return false;
   MarkBusy();
   const bool decode =
@@ -193,6 +196,8 @@ void StepLoop::FinishPrefill(Batch& batch) {
       continue;
     }
     sequence.row_ns = row_ns;
+    // The first waiting sequence may need fewer blocks now: it finds these.
+    if (shares_prefixes_) admission_->Reconsider();
     sequence.cache.Advance(sequence.tokens, sequence.cache.computed_tokens() + member.rows);
     if (drawn != nullptr) {
       Deliver(sequence, *drawn);

@@ -476,10 +476,37 @@ TEST(PriorityTest, ProgressAfterAPreemptionCountsWhatWasGenerated) {
   EXPECT_EQ(low->usage->cached_tokens, 0) << "which others had not computed";
 }
 
-TEST(PriorityTest, NobodyIsSentAwayWhenItWouldNotBeEnough) {
+// Blocks that two victims share come free with the second of them.
+TEST(PriorityTest, BlocksThatVictimsShareMakeRoomToo) {
   HarnessOptions options;
   options.n_blocks = 20;
   options.scheduler.reserve_output_tokens = 0;
+  Harness harness(options);
+  auto first = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 30), 0));
+  for (int i = 0; i < 12; ++i) harness.scheduler->RunOnce();
+  auto second = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 30), 0));
+  for (int i = 0; i < 12; ++i) harness.scheduler->RunOnce();
+  ASSERT_EQ(harness.scheduler->Snapshot().running_sequences, 2);
+  auto high = harness.MustSubmit(Prioritised(MakeRequest(Prompt(60, 3), 4), 5));
+  Client* const clients[] = {first.get(), second.get(), high.get()};
+  while (!high->ended) {
+    ASSERT_TRUE(harness.scheduler->RunOnce());
+    for (Client* client : clients) client->Read();
+  }
+  EXPECT_FALSE(first->ended);
+  EXPECT_FALSE(second->ended);
+  harness.RunAll(clients);
+  for (Client* client : clients) ExpectAsAlone(harness, *client);
+}
+
+class NotEnoughTest : public ::testing::TestWithParam<int32_t> {};
+INSTANTIATE_TEST_SUITE_P(Places, NotEnoughTest, ::testing::Values(2, 64));
+
+TEST_P(NotEnoughTest, NobodyIsSentAwayWhenItWouldNotBeEnough) {
+  HarnessOptions options;
+  options.n_blocks = 20;
+  options.scheduler.reserve_output_tokens = 0;
+  options.scheduler.max_sequences = GetParam();  // with and without a place for the third
   Harness harness(options);
   auto same = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 30), 5));
   auto low = harness.MustSubmit(Prioritised(MakeRequest(Prompt(4, 2), 8), 0));
