@@ -112,7 +112,8 @@ absl::Status MeasureLayers(LayerMeter& layers, CopyMeter& copies, bool has_link,
   SPILLWAY_ASSIGN_OR_RETURN(const double at_rest_s, layers.MeasureLinearOnce(schedule.Begin()));
   if (has_link) timer.StartLoad(copies.LoadRuns(profile.copy_in));
   SPILLWAY_ASSIGN_OR_RETURN(const double beside_s, layers.MeasureLinearOnce(schedule.Begin()));
-  profile.compute_slowdown_by_link = has_link ? beside_s / at_rest_s : 1;
+  // A busy link makes nothing faster: less than 1 is somebody else's load while the link was at rest.
+  profile.compute_slowdown_by_link = has_link ? std::max(1.0, beside_s / at_rest_s) : 1;
   SPILLWAY_ASSIGN_OR_RETURN(profile.linear, layers.MeasureLinear(schedule.Begin()));
   SPILLWAY_ASSIGN_OR_RETURN(profile.rebuild, layers.MeasureRebuild(schedule.Begin()));
   SPILLWAY_ASSIGN_OR_RETURN(profile.attention, layers.MeasureDecodeAttention(schedule.Begin()));
