@@ -3,6 +3,7 @@
 #include <array>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "base/check.h"
@@ -11,7 +12,8 @@
 namespace spillway {
 namespace {
 
-constexpr absl::string_view kPayloadUrl = "spillway/reason";
+constexpr absl::string_view kReasonUrl = "spillway/reason";
+constexpr absl::string_view kPayloadUrl = "spillway/details";
 
 using absl::StatusCode;
 
@@ -35,7 +37,9 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "The model named in the request is not served here.",
      "Leave `model` empty or use a name that ListModels returns."},
     {Reason::kNoChatTemplate, "NO_CHAT_TEMPLATE", StatusCode::kFailedPrecondition, false,
-     "The served model file carries no chat template.", "Use Complete with a prompt of your own."},
+     "The served model file carries no chat template.",
+     "Serve it with --chat_template=FILE; or Tokenize a prompt of your own with parse_special and send "
+     "`tokens`."},
     {Reason::kNoTokenizer, "NO_TOKENIZER", StatusCode::kFailedPrecondition, false,
      "The model is served without a tokenizer: it takes and gives token ids only.",
      "Use Complete with `tokens`; GetModel says token_ids_only."},
@@ -76,6 +80,11 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "Report it with the daemon's log line of this request."},
 }};
 
+// Of a name or text that a client sent, which may be megabytes; who reads the error needs its beginning.
+constexpr size_t kTextBytesMax = 4096;
+
+std::string Cut(absl::string_view text) { return std::string(text.substr(0, kTextBytesMax)); }
+
 nlohmann::json PayloadOf(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kPayloadUrl);
   if (!payload.has_value()) return nullptr;
@@ -84,16 +93,18 @@ nlohmann::json PayloadOf(const absl::Status& status) {
 
 absl::Status WithPayload(Reason reason, absl::string_view message, const nlohmann::json& extra) {
   absl::Status status(InfoOf(reason).code, message);
-  nlohmann::json payload = extra;
-  payload["reason"] = static_cast<int>(reason);
-  status.SetPayload(kPayloadUrl,
-                    absl::Cord(payload.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  // Asked for often, so it is not in the JSON.
+  status.SetPayload(kReasonUrl, absl::Cord(absl::StrCat(static_cast<int>(reason))));
+  if (!extra.empty()) {
+    status.SetPayload(kPayloadUrl,
+                      absl::Cord(extra.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  }
   return status;
 }
 
 nlohmann::json MetadataPayload(const ReasonMetadata& metadata) {
   nlohmann::json extra = nlohmann::json::object();
-  for (const auto& [name, value] : metadata) extra["metadata"].push_back({name, value});
+  for (const auto& [name, value] : metadata) extra["metadata"].push_back({name, Cut(value)});
   return extra;
 }
 
@@ -109,7 +120,7 @@ absl::Span<const ReasonInfo> AllReasons() { return absl::MakeConstSpan(kTable).s
 
 absl::Status MakeError(Reason reason, absl::string_view message, const ReasonMetadata& metadata) {
   SPILLWAY_CHECK(reason != Reason::kNone);
-  return WithPayload(reason, message, MetadataPayload(metadata));
+  return WithPayload(reason, Cut(message), MetadataPayload(metadata));
 }
 
 absl::Status MakeFieldError(const std::vector<FieldViolation>& violations, Reason reason,
@@ -119,17 +130,20 @@ absl::Status MakeFieldError(const std::vector<FieldViolation>& violations, Reaso
   nlohmann::json extra = MetadataPayload(metadata);
   std::string message;
   for (const FieldViolation& violation : violations) {
-    extra["violations"].push_back({violation.field, violation.description});
-    absl::StrAppend(&message, message.empty() ? "" : "; ", violation.field, ": ", violation.description);
+    extra["violations"].push_back({Cut(violation.field), Cut(violation.description)});
+    if (message.size() >= kTextBytesMax) continue;
+    absl::StrAppend(&message, message.empty() ? "" : "; ", Cut(violation.field), ": ",
+                    Cut(violation.description));
   }
-  return WithPayload(reason, message, extra);
+  return WithPayload(reason, Cut(message), extra);
 }
 
 Reason ReasonOf(const absl::Status& status) {
   if (status.ok()) return Reason::kNone;
-  const nlohmann::json payload = PayloadOf(status);
-  if (!payload.is_object()) return Reason::kInternal;
-  return static_cast<Reason>(payload.value("reason", static_cast<int>(Reason::kInternal)));
+  const absl::optional<absl::Cord> payload = status.GetPayload(kReasonUrl);
+  int reason = 0;
+  if (!payload.has_value() || !absl::SimpleAtoi(std::string(*payload), &reason)) return Reason::kInternal;
+  return static_cast<Reason>(reason);
 }
 
 ReasonMetadata MetadataOf(const absl::Status& status) {

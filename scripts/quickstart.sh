@@ -45,7 +45,8 @@ done
 if [[ -n $model ]]; then
   # A shell leaves the ~ of --model=~/x alone; and a relative path is relative to where the caller is.
   [[ $model != \~/* ]] || model=$HOME/${model#\~/}
-  [[ -f $model && -r $model ]] || die "--model=$model: no such file, or it cannot be read"
+  [[ -r $model && (-f $model || -f $model/config.json) ]] ||
+    die "--model=$model: neither a file that can be read nor a folder with a config.json"
   model=$(realpath "$model")
 fi
 cd "$SPILLWAY_ROOT"

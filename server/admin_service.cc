@@ -173,19 +173,22 @@ constexpr int64_t kTraceMsMax = 60'000;
 
 }  // namespace
 
-AdminService::AdminService(const ServingState& state, const Clock& clock, CallWaits& waits)
-    : MessageService(std::string(v1::AdminService::service_full_name())),
+AdminService::AdminService(const ServingState& state, const Clock& clock, CallWaits& waits,
+                           Telemetry& telemetry)
+    : MessageService(std::string(v1::AdminService::service_full_name()), &telemetry),
       state_(state),
       clock_(clock),
       start_ns_(clock.NowNs()) {
   AddAnswer("GetStatus", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     v1::GetStatusRequest request;
-    if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
+    if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok())
+      return call.Answer(parsed);
     call.Answer(SerializeMessage(GetStatus()));
   });
   AddAnswer("GetProfile", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     v1::GetProfileRequest request;
-    if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
+    if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok())
+      return call.Answer(parsed);
     const absl::StatusOr<v1::GetProfileResponse> profile = GetProfile();
     if (!profile.ok()) return call.Answer(profile.status());
     call.Answer(SerializeMessage(*profile));
@@ -240,7 +243,7 @@ v1::GetStatusResponse AdminService::GetStatus() {
 
 absl::Status AdminService::ExplainPlan(AnswerCall& call, const grpc::ByteBuffer& bytes) {
   v1::ExplainPlanRequest request;
-  SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  SPILLWAY_RETURN_IF_ERROR(ParseSmallMessage(bytes, &request));
   SPILLWAY_ASSIGN_OR_RETURN(const Backend* const backend, state_.Loaded());
   if (backend->plans == nullptr) return NoProfile();
   return backend->plans->Explain(ToQuery(request),
@@ -254,7 +257,7 @@ absl::Status AdminService::ExplainPlan(AnswerCall& call, const grpc::ByteBuffer&
 
 absl::Status AdminService::RecordTrace(AnswerCall& call, const grpc::ByteBuffer& bytes) {
   v1::RecordTraceRequest request;
-  SPILLWAY_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  SPILLWAY_RETURN_IF_ERROR(ParseSmallMessage(bytes, &request));
   const int64_t duration_ms = request.duration_ms() == 0 ? kTraceMs : request.duration_ms();
   if (duration_ms < 1 || duration_ms > kTraceMsMax) {
     return MakeFieldError({{"duration_ms", absl::StrCat("is ", duration_ms, "; allowed: 1..", kTraceMsMax)}});

@@ -36,7 +36,7 @@ struct StaticStatus {
 class AdminService final : public MessageService {
  public:
   // All must outlive the service.
-  AdminService(const ServingState& state, const Clock& clock, CallWaits& waits);
+  AdminService(const ServingState& state, const Clock& clock, CallWaits& waits, Telemetry& telemetry);
 
   // Once, when the model is loaded.
   void SetStatic(StaticStatus status);

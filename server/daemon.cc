@@ -49,6 +49,9 @@ class Daemon {
         telemetry_(metrics_),
         text_pool_({.threads = static_cast<int>(settings.tokenizer_threads)}) {}
 
+  ~Daemon() {
+    if (grpc_ != nullptr) Close(0);
+  }
   absl::Status Bind(int64_t context_tokens);
   // Arms `signals` before anybody can be served: what stops the daemon from then on drains it.
   absl::Status Load(const ModelHeader& header, device::Device& device, SignalWatch& signals);
@@ -109,7 +112,7 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
                          .network_memory_bytes = settings_.network_memory_bytes,
                          .receive_timeout = std::chrono::milliseconds(settings_.receive_timeout_ms),
                          .unread_timeout = std::chrono::milliseconds(settings_.slow_reader_timeout_ms)},
-                        {state_, text_pool_, delivery_, metrics_, clock_});
+                        {state_, text_pool_, delivery_, telemetry_, clock_});
   if (!grpc.ok()) {
     return absl::UnavailableError(absl::StrCat(
         settings_.admin_listen.empty() ? "--listen: " : "--listen, --admin_listen: ", grpc.status().message(),
@@ -272,7 +275,7 @@ absl::StatusOr<int64_t> Daemon::Drain() {
 void Daemon::Close(int64_t last_bytes_ms) {
   const MonotonicNs begin_ns = clock_.NowNs();
   grpc_->Shutdown(std::chrono::milliseconds(last_bytes_ms));
-  if (clock_.NowNs() - begin_ns >= last_bytes_ms * kNsPerMs) {
+  if (last_bytes_ms > 0 && clock_.NowNs() - begin_ns >= last_bytes_ms * kNsPerMs) {
     Log(LogLevel::kWarning, "clients that had not read their answers to the end were cut off",
         {{"waited_ms", last_bytes_ms}});
   }

@@ -19,9 +19,10 @@ constexpr size_t kUnaryBytesMax = size_t{64} << 20;
 }  // namespace
 
 GenerationCall::GenerationCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
-                               ReadRequest read)
+                               std::string method, ReadRequest read)
     : MessageCall(waits, context),
       parts_(parts),
+      method_(std::move(method)),
       read_(std::move(read)),
       arrival_ns_(parts.clock.NowNs()),
       deadline_ns_(DeadlineNs(context, arrival_ns_)) {}
@@ -68,13 +69,15 @@ void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
     Refuse(request.status());
     return;
   }
-  request->method = absl::StrCat(streams() ? "Stream" : "", request->method);
+  request->method = method_;
   request->peer = context().peer();
   request->arrival_ns = arrival_ns_;
   request->deadline_ns = deadline_ns_;
+  std::string request_id = request->label;
   const absl::Status submitted = Submit(*std::move(request));
   if (submitted.ok()) return;
   // The scheduler has counted its refusal.
+  parts_.telemetry.LogRefused(RefusalOf(submitted, std::move(request_id)));
   AnswerOnly(submitted);
 }
 
@@ -87,7 +90,7 @@ absl::Status GenerationCall::Submit(scheduler::Request request) {
   {
     MutexLock lock(mutex_);
     if (why_cancelled_ != Reason::kNone) {
-      parts_.metrics.OnRejected(why_cancelled_);
+      parts_.telemetry.OnRejected(why_cancelled_);
       return MakeError(why_cancelled_, "the call ended before it was queued");
     }
     stream_ = stream;
@@ -98,8 +101,12 @@ absl::Status GenerationCall::Submit(scheduler::Request request) {
 }
 
 void GenerationCall::Refuse(const absl::Status& status) {
-  parts_.metrics.OnRejected(ReasonOf(status));
+  parts_.telemetry.OnRefused(RefusalOf(status));
   AnswerOnly(status);
+}
+
+Refusal GenerationCall::RefusalOf(const absl::Status& status, std::string request_id) {
+  return {ReasonOf(status), std::string(status.message()), std::move(request_id), method_, context().peer()};
 }
 
 void GenerationCall::AnswerOnly(const absl::Status& status) {

@@ -10,6 +10,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,8 +25,8 @@
 #include "server/delivery.h"
 #include "server/event_writer.h"
 #include "server/message_call.h"
-#include "server/metrics.h"
 #include "server/serving_state.h"
+#include "server/telemetry.h"
 #include "server/text_pool.h"
 
 namespace spillway::server {
@@ -34,7 +36,7 @@ struct CallParts {
   const ServingState& state;
   TextPool& text_pool;
   Delivery& delivery;
-  Metrics& metrics;
+  Telemetry& telemetry;
   const Clock& clock;
 };
 
@@ -52,7 +54,7 @@ class GenerationCall : public MessageCall,
  protected:
   // What `parts` refers to, and `waits`, must outlive the call.
   GenerationCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
-                 ReadRequest read);
+                 std::string method, ReadRequest read);
 
   void OnCancel() override;
   virtual bool streams() const = 0;
@@ -75,10 +77,12 @@ class GenerationCall : public MessageCall,
   void Intake(const grpc::ByteBuffer& bytes);
   absl::Status Submit(scheduler::Request request);
   void Refuse(const absl::Status& status);
+  Refusal RefusalOf(const absl::Status& status, std::string request_id = {});
   // Before anything of the stream was sent.
   void AnswerOnly(const absl::Status& status);
 
   const CallParts parts_;
+  const std::string method_;
   const ReadRequest read_;
   const MonotonicNs arrival_ns_;
   const MonotonicNs deadline_ns_;     // 0: none
@@ -90,8 +94,9 @@ class GenerationCall : public MessageCall,
 // Writes every event as it comes; never two writes in flight.
 class StreamCall final : public GenerationCall {
  public:
-  StreamCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context, ReadRequest read)
-      : GenerationCall(parts, waits, context, std::move(read)) {}
+  StreamCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
+             std::string method, ReadRequest read)
+      : GenerationCall(parts, waits, context, std::move(method), std::move(read)) {}
 
   void Pump() override;
 
@@ -127,9 +132,10 @@ class UnaryCall final : public GenerationCall {
     virtual grpc::ByteBuffer Serialize() const = 0;
   };
 
-  UnaryCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context, ReadRequest read,
-            std::unique_ptr<Gatherer> gatherer)
-      : GenerationCall(parts, waits, context, std::move(read)), gatherer_(std::move(gatherer)) {}
+  UnaryCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
+            std::string method, ReadRequest read, std::unique_ptr<Gatherer> gatherer)
+      : GenerationCall(parts, waits, context, std::move(method), std::move(read)),
+        gatherer_(std::move(gatherer)) {}
 
   void Pump() override;
 

@@ -54,10 +54,10 @@ void RouteGrpcLog() {
 GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
     : waits_{CallTimeouts(options.receive_timeout), CallTimeouts(options.unread_timeout)},
       inference_(parts, waits_),
-      admin_(parts.state, parts.clock, waits_),
+      admin_(parts.state, parts.clock, waits_, parts.telemetry),
       health_({std::string(v1::InferenceService::service_full_name())}, waits_),
-      reflection_(ServiceNames(options), waits_.receiving),
-      reflection_alpha_(ServiceNames(options), waits_.receiving) {}
+      reflection_(ServiceNames(options), waits_),
+      reflection_alpha_(ServiceNames(options), waits_) {}
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               const CallParts& parts) {

@@ -15,6 +15,9 @@ using grpc::health::v1::HealthCheckResponse;
 
 namespace {
 
+// Of a name that nobody has.
+constexpr size_t kNameBytesShown = 256;
+
 // Each is a call that lasts: they must not add up without bound.
 constexpr size_t kWatchersMax = 10'000;
 constexpr int64_t kRetryWatchMs = 1000;
@@ -52,7 +55,7 @@ class HealthService::Watcher final : public MessageCall {
 
   void OnMessage(const grpc::ByteBuffer& bytes) override {
     HealthCheckRequest request;
-    if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return Refuse(parsed);
+    if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok()) return Refuse(parsed);
     if (service_.Register(*this, request.service())) return;
     Refuse(MakeError(Reason::kQueueFull, absl::StrCat("there are ", kWatchersMax, " watches already")));
   }
@@ -166,10 +169,12 @@ void HealthService::EndWatches() {
 
 void HealthService::Check(AnswerCall& call, const grpc::ByteBuffer& bytes) {
   HealthCheckRequest request;
-  if (const absl::Status parsed = ParseMessage(bytes, &request); !parsed.ok()) return call.Answer(parsed);
+  if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok())
+    return call.Answer(parsed);
   if (!Knows(request.service())) {
     return call.Refuse(
-        {grpc::StatusCode::NOT_FOUND, absl::StrCat("no service \"", request.service(), "\" here")});
+        {grpc::StatusCode::NOT_FOUND,
+         absl::StrCat("no service \"", request.service().substr(0, kNameBytesShown), "\" here")});
   }
   HealthCheckResponse response;
   {

@@ -58,24 +58,27 @@ absl::StatusOr<v1::GetModelResponse> GetModel(const Backend& backend, const v1::
 }  // namespace
 
 InferenceService::InferenceService(const CallParts& parts, CallWaits& waits)
-    : MessageService(std::string(v1::InferenceService::service_full_name())), parts_(parts) {
+    : MessageService(std::string(v1::InferenceService::service_full_name()), &parts.telemetry),
+      parts_(parts) {
   const auto start = [](auto call) {
     call->Start();  // from here on the call owns itself
     return call.get();
   };
   AddMethod("Complete", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(std::make_shared<UnaryCall>(parts_, waits, context, &ReadAs<v1::CompleteRequest>,
+    return start(std::make_shared<UnaryCall>(parts_, waits, context, "Complete", &ReadAs<v1::CompleteRequest>,
                                              std::make_unique<GathererOf<v1::CompleteResponse>>()));
   });
   AddMethod("StreamComplete", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(std::make_shared<StreamCall>(parts_, waits, context, &ReadAs<v1::CompleteRequest>));
+    return start(
+        std::make_shared<StreamCall>(parts_, waits, context, "StreamComplete", &ReadAs<v1::CompleteRequest>));
   });
   AddMethod("Chat", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(std::make_shared<UnaryCall>(parts_, waits, context, &ReadAs<v1::ChatRequest>,
+    return start(std::make_shared<UnaryCall>(parts_, waits, context, "Chat", &ReadAs<v1::ChatRequest>,
                                              std::make_unique<GathererOf<v1::ChatResponse>>()));
   });
   AddMethod("StreamChat", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(std::make_shared<StreamCall>(parts_, waits, context, &ReadAs<v1::ChatRequest>));
+    return start(
+        std::make_shared<StreamCall>(parts_, waits, context, "StreamChat", &ReadAs<v1::ChatRequest>));
   });
   AddRead("Tokenize", waits,
           Answering<v1::TokenizeRequest>([](const Backend& backend, const v1::TokenizeRequest& in) {

@@ -27,6 +27,42 @@ using google::protobuf::io::CodedInputStream;
 
 constexpr int kDepthMax = 100;  // protobuf's own limit of nesting
 constexpr size_t kViolationsMax = 32;
+constexpr size_t kSmallMessageBytes = 64 * 1024;
+// Messages within one message: far more than any conversation has.
+constexpr int64_t kPartsMax = 1 << 18;
+constexpr size_t kPartBytesMin = 2;  // tag and length of an empty one
+
+// Counts the messages within one of `type`, and theirs; false where they are too many. Malformed bytes end
+// the count: who parses them says so.
+bool CountParts(CodedInputStream& input, const Descriptor& type, int depth, int64_t* parts) {
+  while (const uint32_t tag = input.ReadTag()) {
+    const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
+    if (WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED ||
+        field == nullptr || field->type() != FieldDescriptor::TYPE_MESSAGE || depth >= kDepthMax) {
+      if (!WireFormatLite::SkipField(&input, tag)) return true;
+      continue;
+    }
+    if (++*parts > kPartsMax) return false;
+    uint32_t length = 0;
+    if (!input.ReadVarint32(&length) || length > (uint32_t{1} << 30)) return true;
+    const CodedInputStream::Limit limit = input.PushLimit(static_cast<int>(length));
+    if (!CountParts(input, *field->message_type(), depth + 1, parts)) return false;
+    // Malformed within: what follows is not at its place.
+    if (input.BytesUntilLimit() > 0) return true;
+    input.PopLimit(limit);
+  }
+  return true;
+}
+
+bool HasTooManyParts(const grpc::ByteBuffer& bytes, const Descriptor& type) {
+  if (bytes.Length() <= static_cast<size_t>(kPartsMax) * kPartBytesMin) return false;
+  grpc::ByteBuffer shared = bytes;
+  grpc::ProtoBufferReader reader(&shared);
+  if (!reader.status().ok()) return false;
+  CodedInputStream input(&reader);
+  int64_t parts = 0;
+  return !CountParts(input, type, 0, &parts);
+}
 
 // Walks the wire format beside the descriptor. Stops silently where the bytes are malformed: the caller then
 // says so.
@@ -128,10 +164,21 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
     message->Clear();
     return absl::OkStatus();
   }
+  if (HasTooManyParts(bytes, *message->GetDescriptor())) {
+    return MakeFieldError({{"", absl::StrCat("the message holds more than ", kPartsMax, " messages")}});
+  }
   grpc::ByteBuffer shared = bytes;  // counts a reference; the reader wants a pointer to a mutable buffer
   grpc::ProtoBufferReader reader(&shared);
   if (reader.status().ok() && message->ParseFromZeroCopyStream(&reader)) return CheckKnown(*message);
   return ParseError(bytes, *message->GetDescriptor());
+}
+
+absl::Status ParseSmallMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
+  if (bytes.Valid() && bytes.Length() > kSmallMessageBytes) {
+    return MakeFieldError(
+        {{"", absl::StrCat("a message of ", bytes.Length(), " bytes; at most ", kSmallMessageBytes)}});
+  }
+  return ParseMessage(bytes, message);
 }
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::MessageLite& message) {

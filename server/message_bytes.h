@@ -15,8 +15,13 @@ namespace spillway::server {
 // kInvalidField, naming every string field that is not valid UTF-8 and the offset of its first bad byte, or
 // saying that the message is malformed. kUnsupportedFeature, naming the fields that this build's interface
 // does not have by path and number: they come from a newer client, and to pass them over would be to answer
-// another question than it asked.
+// another question than it asked. A message of very many parts, whose objects would take a hundred times its
+// bytes, is refused before it is parsed.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
+
+// The same of calls that ask little: a message beyond 64 KiB is refused unread, so that it can be parsed
+// where nothing may take long.
+absl::Status ParseSmallMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
 
 // One contiguous slice.
 grpc::ByteBuffer SerializeMessage(const google::protobuf::MessageLite& message);

@@ -5,6 +5,7 @@
 #include "grpcpp/impl/codegen/rpc_service_method.h"
 #include "grpcpp/impl/codegen/server_callback_handlers.h"
 #include "server/error_status.h"
+#include "server/telemetry.h"
 
 namespace spillway::server {
 
@@ -61,7 +62,13 @@ void AnswerCall::AnswerWith(TextPool& pool, std::function<absl::StatusOr<ByteBuf
 }
 
 void AnswerCall::Answer(absl::StatusOr<ByteBuffer> answer) {
-  if (!answer.ok()) return Refuse(FinishStatus(answer.status(), 0, context()));
+  if (!answer.ok()) {
+    const absl::Status& why = answer.status();
+    if (telemetry_ != nullptr) {
+      telemetry_->OnRefused({ReasonOf(why), std::string(why.message()), "", method_, context().peer()});
+    }
+    return Refuse(FinishStatus(why, 0, context()));
+  }
   ForgetMessage();
   AwaitReader();
   response_ = *std::move(answer);
@@ -86,8 +93,8 @@ void MessageService::AddMethod(const std::string& method, Start start) {
 }
 
 void MessageService::AddAnswer(const std::string& method, CallWaits& waits, AnswerCall::Work work) {
-  AddMethod(method, [&waits, work = std::move(work)](grpc::CallbackServerContext& context) {
-    auto* const call = new AnswerCall(waits, context, work);
+  AddMethod(method, [this, &waits, method, work = std::move(work)](grpc::CallbackServerContext& context) {
+    auto* const call = new AnswerCall(waits, context, work, telemetry_, method);
     call->Begin();
     return call;
   });

@@ -27,6 +27,8 @@ namespace spillway::server {
 // millisecond); longer ones go to the text pool.
 constexpr size_t kInlineRequestBytes = 2048;
 
+class Telemetry;
+
 // Calls that wait for their client. Outlives the calls.
 struct CallWaits {
   CallTimeouts receiving;  // until a message has come whole
@@ -79,8 +81,13 @@ class AnswerCall final : public MessageCall {
   // Answers the call, on this thread or later on another.
   using Work = std::function<void(AnswerCall& call, const grpc::ByteBuffer& request)>;
 
-  AnswerCall(CallWaits& waits, grpc::CallbackServerContext& context, Work work)
-      : MessageCall(waits, context), work_(std::move(work)) {}
+  // `telemetry`, where there is one, outlives the call and hears of a refusal, by `method`.
+  AnswerCall(CallWaits& waits, grpc::CallbackServerContext& context, Work work,
+             Telemetry* telemetry = nullptr, std::string method = {})
+      : MessageCall(waits, context),
+        work_(std::move(work)),
+        telemetry_(telemetry),
+        method_(std::move(method)) {}
 
   // One of the two, once. The request is gone then.
   void Answer(absl::StatusOr<grpc::ByteBuffer> answer);
@@ -96,6 +103,8 @@ class AnswerCall final : public MessageCall {
   void Release() override { delete this; }
 
   const Work work_;
+  Telemetry* const telemetry_;
+  const std::string method_;
   grpc::ByteBuffer response_;
 };
 
@@ -105,8 +114,10 @@ class MessageService : public grpc::Service {
   // Makes the call, begins it and returns it.
   using Start = std::function<MessageCall*(grpc::CallbackServerContext&)>;
 
-  // `name` is the service's full name.
-  explicit MessageService(std::string name) : name_(std::move(name)) {}
+  // `name` is the service's full name. `telemetry`, where there is one, hears of calls to AddAnswer's methods
+  // that are refused.
+  explicit MessageService(std::string name, Telemetry* telemetry = nullptr)
+      : name_(std::move(name)), telemetry_(telemetry) {}
 
   void AddMethod(const std::string& method, Start start);
   // One that is answered once.
@@ -114,6 +125,7 @@ class MessageService : public grpc::Service {
 
  private:
   const std::string name_;
+  Telemetry* const telemetry_;
   std::deque<std::string> paths_;  // gRPC keeps pointers into them
 };
 

@@ -96,28 +96,39 @@ void Answer(const Request& request, const std::vector<std::string>& services, Re
   }
 }
 
+constexpr size_t kQuestionBytesMax = 4096;
+
 // Reads a request, writes its answer, reads the next: one of each at a time. Deletes itself.
 template <typename Request, typename Response>
 class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
  public:
-  // `services` and `receiving` outlive the call.
-  Reactor(const std::vector<std::string>& services, CallTimeouts& receiving,
-          grpc::CallbackServerContext& context)
-      : services_(services), receiving_(receiving), context_(context) {
+  // `services` and `waits` outlive the call.
+  Reactor(const std::vector<std::string>& services, CallWaits& waits, grpc::CallbackServerContext& context)
+      : services_(services), waits_(waits), context_(context) {
     ReadNext();
   }
 
   void OnReadDone(bool ok) override {
-    receiving_.End(ticket_);
+    waits_.receiving.End(ticket_);
     if (!ok) {  // the client has asked all that it wanted
       this->Finish(grpc::Status::OK);
       return;
     }
+    // Answers repeat the question.
+    if (request_.ByteSizeLong() > kQuestionBytesMax) {
+      this->Finish(
+          {grpc::StatusCode::INVALID_ARGUMENT,
+           absl::StrCat("a question of ", request_.ByteSizeLong(), " bytes; at most ", kQuestionBytesMax)});
+      return;
+    }
+    response_.Clear();
     Answer(request_, services_, &response_);
+    ticket_ = waits_.unread.Begin(context_.c_call());
     this->StartWrite(&response_);
   }
 
   void OnWriteDone(bool ok) override {
+    waits_.unread.End(ticket_);
     if (ok) {
       ReadNext();
     } else {
@@ -129,14 +140,14 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
 
  private:
   void ReadNext() {
-    ticket_ = receiving_.Begin(context_.c_call());
+    ticket_ = waits_.receiving.Begin(context_.c_call());
     this->StartRead(&request_);
   }
 
   const std::vector<std::string>& services_;
-  CallTimeouts& receiving_;
+  CallWaits& waits_;
   grpc::CallbackServerContext& context_;
-  CallTimeouts::Ticket ticket_ = 0;  // of the read in flight
+  CallTimeouts::Ticket ticket_ = 0;  // of the read or write in flight
   Request request_;
   Response response_;
 };
@@ -147,14 +158,14 @@ grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,
                         grpc::reflection::v1::ServerReflectionResponse>*
 ReflectionService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
   return new Reactor<grpc::reflection::v1::ServerReflectionRequest,
-                     grpc::reflection::v1::ServerReflectionResponse>(services_, receiving_, *context);
+                     grpc::reflection::v1::ServerReflectionResponse>(services_, waits_, *context);
 }
 
 grpc::ServerBidiReactor<grpc::reflection::v1alpha::ServerReflectionRequest,
                         grpc::reflection::v1alpha::ServerReflectionResponse>*
 ReflectionAlphaService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
   return new Reactor<grpc::reflection::v1alpha::ServerReflectionRequest,
-                     grpc::reflection::v1alpha::ServerReflectionResponse>(services_, receiving_, *context);
+                     grpc::reflection::v1alpha::ServerReflectionResponse>(services_, waits_, *context);
 }
 
 }  // namespace spillway::server

@@ -8,16 +8,16 @@
 
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
-#include "server/call_timeouts.h"
+#include "server/message_call.h"
 
 namespace spillway::server {
 
 class ReflectionService final : public grpc::reflection::v1::ServerReflection::CallbackService {
  public:
-  // Full names of what the daemon serves. `receiving` bounds the time between two questions; it must outlive
-  // the service.
-  ReflectionService(std::vector<std::string> services, CallTimeouts& receiving)
-      : services_(std::move(services)), receiving_(receiving) {}
+  // Full names of what the daemon serves. `waits` bounds the time between two questions, and for reading an
+  // answer; it must outlive the service.
+  ReflectionService(std::vector<std::string> services, CallWaits& waits)
+      : services_(std::move(services)), waits_(waits) {}
 
   grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,
                           grpc::reflection::v1::ServerReflectionResponse>*
@@ -25,13 +25,13 @@ class ReflectionService final : public grpc::reflection::v1::ServerReflection::C
 
  private:
   const std::vector<std::string> services_;
-  CallTimeouts& receiving_;
+  CallWaits& waits_;
 };
 
 class ReflectionAlphaService final : public grpc::reflection::v1alpha::ServerReflection::CallbackService {
  public:
-  ReflectionAlphaService(std::vector<std::string> services, CallTimeouts& receiving)
-      : services_(std::move(services)), receiving_(receiving) {}
+  ReflectionAlphaService(std::vector<std::string> services, CallWaits& waits)
+      : services_(std::move(services)), waits_(waits) {}
 
   grpc::ServerBidiReactor<grpc::reflection::v1alpha::ServerReflectionRequest,
                           grpc::reflection::v1alpha::ServerReflectionResponse>*
@@ -39,7 +39,7 @@ class ReflectionAlphaService final : public grpc::reflection::v1alpha::ServerRef
 
  private:
   const std::vector<std::string> services_;
-  CallTimeouts& receiving_;
+  CallWaits& waits_;
 };
 
 }  // namespace spillway::server

@@ -27,7 +27,7 @@ void WriteLine(const scheduler::RequestRecord& record) {
        {"prompt_tokens", usage.prompt_tokens},
        {"cached_tokens", usage.cached_tokens},
        {"generated_tokens", usage.generated_tokens},
-       {"choices", static_cast<int64_t>(record.finishes.size())},
+       {"choices", record.choices},
        {"preemptions", usage.preemptions},
        {"priority", record.priority},
        {"queue_ms", usage.timings.queue_ms},
@@ -37,9 +37,21 @@ void WriteLine(const scheduler::RequestRecord& record) {
        {"total_ms", usage.timings.total_ms}});
 }
 
+void WriteLine(const Refusal& refusal) {
+  const LogLevel level = refusal.reason == Reason::kInternal ? LogLevel::kError : LogLevel::kInfo;
+  Log(level, "request refused",
+      {{"request_id", refusal.request_id},
+       {"method", refusal.method},
+       {"peer", refusal.peer},
+       {"code", absl::StatusCodeToString(InfoOf(refusal.reason).code)},
+       {"reason", InfoOf(refusal.reason).name},
+       {"message", refusal.message}});
+}
+
 }  // namespace
 
-RequestLog::RequestLog() : RequestLog(&WriteLine, kMaxWaiting) {}
+RequestLog::RequestLog()
+    : RequestLog([](const scheduler::RequestRecord& record) { WriteLine(record); }, kMaxWaiting) {}
 
 RequestLog::RequestLog(Write write, size_t max_waiting)
     : write_(std::move(write)), max_waiting_(max_waiting), thread_([this] { Work(); }) {}
@@ -65,18 +77,44 @@ void RequestLog::Add(const scheduler::RequestRecord& record) {
   changed_.NotifyOne();
 }
 
+void RequestLog::Add(Refusal refusal) {
+  // A field's value may be anything that a client sent.
+  constexpr size_t kMessageBytes = 512;
+  if (refusal.message.size() > kMessageBytes) refusal.message.resize(kMessageBytes);
+  const MonotonicNs now_ns = Clock::Real().NowNs();
+  {
+    MutexLock lock(mutex_);
+    if (now_ns - second_begin_ns_ >= kNsPerSecond) {
+      second_begin_ns_ = now_ns;
+      refusals_in_second_ = 0;
+    }
+    if (++refusals_in_second_ > kRefusalsPerSecond) {
+      ++unsaid_refusals_;
+      return;
+    }
+    refusals_.push_back(std::move(refusal));
+  }
+  changed_.NotifyOne();
+}
+
 void RequestLog::Work() {
   while (true) {
     std::vector<scheduler::RequestRecord> batch;
+    std::vector<Refusal> refusals;
     int64_t dropped = 0;
+    int64_t unsaid = 0;
     {
       MutexLock lock(mutex_);
-      while (waiting_.empty() && !stopping_) changed_.Wait(mutex_);
-      if (waiting_.empty()) return;
+      while (waiting_.empty() && refusals_.empty() && !stopping_) changed_.Wait(mutex_);
+      if (waiting_.empty() && refusals_.empty()) return;
       batch.swap(waiting_);
+      refusals.swap(refusals_);
       dropped = std::exchange(dropped_, 0);
+      unsaid = std::exchange(unsaid_refusals_, 0);
     }
     for (const scheduler::RequestRecord& record : batch) write_(record);
+    if (unsaid > 0) Log(LogLevel::kInfo, "more requests were refused than are logged", {{"lines", unsaid}});
+    for (const Refusal& refusal : refusals) WriteLine(refusal);
     if (dropped > 0) Log(LogLevel::kWarning, "lines of finished requests were dropped", {{"lines", dropped}});
   }
 }

@@ -1,22 +1,37 @@
-// One log line for every finished request: label, how it ended, token counts, times. Never prompts or
-// answers. Lines are written by a thread of their own, so that a full pipe behind stderr cannot hold up a
-// step; what does not fit the bounded queue is dropped, counted and said. Thread-safe.
+// One log line for every finished request: label, how it ended, token counts, times; and for calls that were
+// refused, a few a second. Never prompts or answers. Lines are written by a thread of their own, so that a
+// full pipe behind stderr cannot hold up a step; what does not fit the bounded queue is dropped, counted and
+// said. Thread-safe.
 #ifndef SPILLWAY_SERVER_REQUEST_LOG_H_
 #define SPILLWAY_SERVER_REQUEST_LOG_H_
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/mutex.h"
+#include "base/reason.h"
 #include "scheduler/scheduler.h"
 
 namespace spillway::server {
 
+// A call that was turned away before anything was computed for it.
+struct Refusal {
+  Reason reason = Reason::kNone;
+  std::string message;
+  std::string request_id;  // empty where it was not known yet
+  std::string method;
+  std::string peer;
+};
+
 class RequestLog {
  public:
   using Write = std::function<void(const scheduler::RequestRecord&)>;
+  // Whoever floods a daemon with calls that it refuses does not flood its log: others are counted, and said.
+  static constexpr int kRefusalsPerSecond = 20;
 
   RequestLog();
   // For tests: `write` instead of Log(), and a bound.
@@ -27,6 +42,7 @@ class RequestLog {
   RequestLog& operator=(const RequestLog&) = delete;
 
   void Add(const scheduler::RequestRecord& record);
+  void Add(Refusal refusal);
 
  private:
   void Work();
@@ -37,6 +53,10 @@ class RequestLog {
   CondVar changed_;
   std::vector<scheduler::RequestRecord> waiting_ ABSL_GUARDED_BY(mutex_);
   int64_t dropped_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<Refusal> refusals_ ABSL_GUARDED_BY(mutex_);
+  int64_t unsaid_refusals_ ABSL_GUARDED_BY(mutex_) = 0;
+  MonotonicNs second_begin_ns_ ABSL_GUARDED_BY(mutex_) = 0;
+  int refusals_in_second_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -195,7 +195,7 @@ std::vector<Flag> MakeFlags() {
           "notice: longer than the period of their checks. 0 where nothing balances. A second signal exits "
           "at "
           "once."),
-      IntFlag(kOperation, "drain_timeout_ms", 0, kMsMax, "30000", &S::drain_timeout_ms,
+      IntFlag(kOperation, "drain_timeout_ms", 0, kMsMax, "20000", &S::drain_timeout_ms,
               "After SIGTERM, running streams may finish for this long."),
       ChoiceFlag(kOperation, "log_format", {"text", "json"}, "text", &S::log_format,
                  "Form of the log on stderr: text, or one JSON object a line."),

@@ -6,6 +6,7 @@
 #define SPILLWAY_SERVER_TELEMETRY_H_
 
 #include <atomic>
+#include <utility>
 
 #include "scheduler/scheduler.h"
 #include "server/metrics.h"
@@ -46,6 +47,14 @@ class Telemetry final : public scheduler::Observer {
   void OnRejected(Reason reason) override {
     if (listening()) metrics_.OnRejected(reason);
   }
+
+  // A call that a service turned away, at any time; any thread.
+  void OnRefused(Refusal refusal) {
+    metrics_.OnRejected(refusal.reason);
+    log_.Add(std::move(refusal));
+  }
+  // One that the scheduler turned away, and has counted.
+  void LogRefused(Refusal refusal) { log_.Add(std::move(refusal)); }
 
  private:
   bool listening() const { return listening_.load(std::memory_order_acquire); }

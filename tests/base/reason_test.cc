@@ -45,6 +45,18 @@ TEST(Reason, FieldErrorsMayHaveAReasonOfTheirOwn) {
   EXPECT_EQ(ViolationsOf(status).size(), 1);
 }
 
+TEST(Reason, OfTextsThatAClientSentOnlyTheBeginningIsKept) {
+  const std::string endless(16 << 20, 'x');
+  const absl::Status named = MakeError(Reason::kModelNotFound, endless, {{"value", endless}});
+  EXPECT_EQ(ReasonOf(named), Reason::kModelNotFound);
+  EXPECT_LT(named.message().size(), 8192U);
+  EXPECT_LT(MetadataOf(named)[0].second.size(), 8192U);
+  const absl::Status fields = MakeFieldError({{endless, endless}, {"other", endless}});
+  EXPECT_LT(fields.message().size(), 32768U);
+  ASSERT_EQ(ViolationsOf(fields).size(), 2U);
+  EXPECT_LT(ViolationsOf(fields)[0].field.size(), 8192U);
+}
+
 TEST(Reason, ForeignErrorsAreInternal) {
   EXPECT_EQ(ReasonOf(absl::UnknownError("x")), Reason::kInternal);
   EXPECT_EQ(ReasonOf(absl::OkStatus()), Reason::kNone);

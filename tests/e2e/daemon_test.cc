@@ -8,6 +8,7 @@
 #include <sstream>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -255,21 +256,26 @@ bool Logs(const SpawnedDaemon& daemon, const std::string& text) {
 }
 
 TEST(Daemon, DrainTimeoutEndsStreamsAndStillExitsZero) {
-  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=0", "--drain_timeout_ms=0"}));
+  // On a device so slow that the stream cannot end by itself meanwhile: 490 tokens take ten seconds at least.
+  const std::string fault_file = absl::StrCat(testing::TempDir(), getpid(), "_slow");
+  std::ofstream(fault_file) << "slow";
+  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=0", "--drain_timeout_ms=0"}), {"FAULT_FILE=" + fault_file},
+                       {.binary = SPILLWAY_BIN_DIR "/faulty-spillwayd"});
   ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
-  const auto stub = LazyStub(daemon);
+  const auto stub = v1::InferenceService::NewStub(daemon.Connect());
   const auto context = NewContext();
-  // More than fits on its way to a client that does not read: it pauses, and cannot end well by itself.
-  const auto reader = stub->StreamComplete(context.get(), WideRequest(490));
+  const auto reader = stub->StreamComplete(context.get(), Request(490));
   v1::StreamEvent event;
   ASSERT_TRUE(reader->Read(&event));
   daemon.Signal(SIGINT);
-  ASSERT_TRUE(Logs(daemon, "reason=DRAINING")) << daemon.output();
   while (reader->Read(&event)) EXPECT_FALSE(event.has_usage());
   const grpc::Status status = reader->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << status.error_message();
   EXPECT_THAT(status.error_message(), HasSubstr("shut down"));
-  EXPECT_EQ(daemon.Wait().code, 0);
+  const ExitResult result = daemon.Wait();
+  EXPECT_EQ(result.code, 0);
+  EXPECT_THAT(result.output, HasSubstr("reason=DRAINING"));
+  std::remove(fault_file.c_str());
 }
 
 TEST(Daemon, ADrainLeavesItsTimeToThoseWhoReadLate) {

@@ -1,7 +1,9 @@
 // spillwayd on a device that breaks when it is told to: the CPU's, until the file that FAULT_FILE names holds
-// "stall" (the device never finishes again) or "error" (it fails). For failure_test.
+// "stall" (the device never finishes again), "error" (it fails) or "slow" (it takes its time). For
+// failure_test and daemon_test.
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -34,6 +36,7 @@ class FaultyDevice final : public device::ForwardingDevice {
     const absl::StatusOr<std::string> fault = ReadSmallFile(fault_file_);
     if (fault.ok() && *fault == "error") return absl::InternalError("the device fell off the bus");
     while (fault.ok() && *fault == "stall") pause();
+    if (fault.ok() && *fault == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(20));
     return ForwardingDevice::Synchronize(event);
   }
 

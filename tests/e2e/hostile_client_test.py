@@ -325,6 +325,20 @@ class HostileClientTest(unittest.TestCase):
             streams.append(stream)
         self.daemon.wait_for(lambda: self.daemon.metric("spillway_unread_answers_total") > before, "answers given up")
 
+    def test_reflection_that_nobody_reads(self):
+        connection = self.connect()
+        before = self.daemon.metric("spillway_unread_answers_total")
+        question = h2.message(h2.field(3, b"spillway/v1/inference.proto"))
+        for _ in range(12):
+            stream = connection.start("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+            connection.send(stream, question)
+        self.daemon.wait_for(lambda: self.daemon.metric("spillway_unread_answers_total") > before, "answers given up")
+
+    def test_reflection_asked_at_length(self):
+        _, answer = self.connect().call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                                        h2.field(3, b"x" * 30000))
+        self.assertLess(len(answer), 4096, "refused, not repeated")
+
     def test_garbage_on_the_grpc_port(self):
         for bytes_ in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0" * 5000,
                        os.urandom(5000), h2.PREFACE[:10], h2.PREFACE + os.urandom(5000),

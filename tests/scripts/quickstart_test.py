@@ -84,7 +84,7 @@ class QuickstartTest(unittest.TestCase):
         self.assertIn(f"--model={self.sandbox.folder}/mine.gguf\n", self.sandbox.text("daemon-arguments"))
 
     def test_a_model_that_is_not_there_is_refused_before_anything_else(self):
-        self.run_refused("--model=nowhere.gguf: no such file", "--model=nowhere.gguf")
+        self.run_refused("--model=nowhere.gguf: neither a file", "--model=nowhere.gguf")
         self.assertEqual(self.sandbox.text("calls"), "")
 
     def test_a_demo_model_that_cannot_be_fetched_ends_it(self):

@@ -117,7 +117,7 @@ TestServer::TestServer(const TestServerOptions& options)
                                     .max_connections = options.max_connections,
                                     .receive_timeout = options.receive_timeout,
                                     .unread_timeout = options.unread_timeout},
-                                   {state, text_pool, delivery, metrics, Clock::Real()});
+                                   {state, text_pool, delivery, telemetry, Clock::Real()});
   SPILLWAY_CHECK_MSG(started.ok(), started.status().ToString().c_str());
   server = *std::move(started);
   scheduler->Start();

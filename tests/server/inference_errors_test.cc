@@ -65,6 +65,9 @@ TEST(InferenceErrors, AnUnknownModelIsNotFoundEverywhere) {
   get.set_model("other");
   EXPECT_TRUE(server.stub->GetModel(NewContext().get(), get, &got).ok());
   EXPECT_EQ(got.model().name(), "tiny");
+  // Every call that was refused is counted, whatever its method.
+  EXPECT_NE(server.metrics.Scrape().find("spillway_requests_rejected_total{reason=\"MODEL_NOT_FOUND\"} 6\n"),
+            std::string::npos);
 }
 
 TEST(InferenceErrors, ReservedFieldsAreRefusedByNameOnTheWire) {

@@ -83,6 +83,29 @@ TEST(RequestLog, WritesEveryRecord) {
   EXPECT_THAT(labels, testing::ElementsAre("a"));
 }
 
+// A flood of refusals is not a flood of lines, and not of memory.
+TEST(RequestLog, RefusalsAreSaidAFewASecondAndTheRestCounted) {
+  testing::internal::CaptureStderr();
+  {
+    RequestLog log;
+    for (int i = 0; i < 1000; ++i) {
+      log.Add(Refusal{Reason::kQueueFull, std::string(100'000, 'x'), "id", "Complete", "ipv4:1.2.3.4:5"});
+    }
+  }
+  const std::string text = testing::internal::GetCapturedStderr();
+  const auto count = [&text](const std::string& what) {
+    int n = 0;
+    for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+    return n;
+  };
+  // A slow machine may need a few seconds for them.
+  EXPECT_GE(count("request refused"), RequestLog::kRefusalsPerSecond);
+  EXPECT_LT(count("request refused"), 200);
+  EXPECT_EQ(count("reason=QUEUE_FULL"), count("request refused"));
+  EXPECT_EQ(count("peer=ipv4:1.2.3.4:5"), count("request refused"));
+  EXPECT_LT(text.size(), 300'000U);
+}
+
 TEST(RequestLog, AFullQueueDropsInsteadOfWaiting) {
   std::promise<void> release;
   const std::shared_future<void> released = release.get_future().share();
@@ -95,9 +118,9 @@ TEST(RequestLog, AFullQueueDropsInsteadOfWaiting) {
           released.wait();
         },
         2);
-    log.Add({});
+    log.Add(scheduler::RequestRecord{});
     begun.get_future().wait();  // the writer hangs, as on a full pipe
-    for (int i = 0; i < 10; ++i) log.Add({});
+    for (int i = 0; i < 10; ++i) log.Add(scheduler::RequestRecord{});
     release.set_value();
   }
   EXPECT_EQ(written, 3);

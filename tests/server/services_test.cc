@@ -496,7 +496,7 @@ TEST(GrpcServer, APortInUseIsAnErrorThatSaysSo) {
   TestServer second;  // for its parts
   const auto started =
       GrpcServer::Start({.listen = first.server->address(), .context_tokens = 256},
-                        {second.state, second.text_pool, second.delivery, second.metrics, Clock::Real()});
+                        {second.state, second.text_pool, second.delivery, second.telemetry, Clock::Real()});
   ASSERT_FALSE(started.ok());
   EXPECT_THAT(std::string(started.status().message()), HasSubstr(first.server->address()));
   EXPECT_THAT(std::string(started.status().message()), HasSubstr("address already in use"));

@@ -137,9 +137,9 @@ TEST_F(StepTimelineTest, SpansLieOnTheHostsClockAndALanesOwnInOrder) {
     EXPECT_GE(span.begin_ns, last);
     last = span.end_ns;
   }
-  // A wait lies within the visit that waits.
+  // A wait of compute lies within the visit that waits.
   for (const TimelineSpan& wait : recording_.spans) {
-    if (!wait.label.waiting) continue;
+    if (!wait.label.waiting || wait.label.lane != Lane::kCompute) continue;
     const bool within =
         std::any_of(recording_.spans.begin(), recording_.spans.end(), [&](const TimelineSpan& s) {
           return s.label.lane == Lane::kCompute && !s.label.waiting && s.label.step == wait.label.step &&
