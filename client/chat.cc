@@ -1,5 +1,6 @@
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -61,7 +62,8 @@ bool AddTemplateVariable(const std::string& text, v1::ChatRequest* request) {
   const nlohmann::json json = nlohmann::json::parse(value, nullptr, /*allow_exceptions=*/false);
   if (json.is_boolean()) {
     variable.set_bool_value(json.get<bool>());
-  } else if (json.is_number_integer()) {
+  } else if (json.is_number_integer() &&
+             (!json.is_number_unsigned() || json.get<uint64_t>() <= std::numeric_limits<int64_t>::max())) {
     variable.set_int_value(json.get<int64_t>());
   } else if (json.is_number_float()) {
     variable.set_double_value(json.get<double>());

@@ -97,6 +97,7 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
   http_ = *std::move(http);
   const int64_t max_open_files = MaxOpenFiles();
   const int64_t max_connections = ConnectionLimit(settings_.max_connections, max_open_files);
+  metrics_.SetLimit("connections", max_connections);
   if (max_connections < settings_.max_connections) {
     Log(LogLevel::kWarning, "the limit of open files leaves fewer connections; raise it (ulimit -n)",
         {{"max_connections", max_connections}, {"open_files", max_open_files}});
@@ -166,6 +167,9 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
     return absl::Status(warm.code(), error);
   }
 
+  metrics_.SetLimit("sequences", settings_.max_sequences);
+  metrics_.SetLimit("waiting_requests", settings_.max_queue);
+  metrics_.SetLimit("context_tokens", model.context_tokens);
   metrics_.SetModelInfo(model.name(), model.architecture, model.compute_dtype, device.info().kind,
                         model.fingerprint);
   grpc_->admin().SetStatic(

@@ -387,6 +387,15 @@ std::vector<MetricInfo> MakeTable() {
        "only, X only or both.",
        {}},
 
+      {kLimit,
+       "spillway_limit",
+       kGauge,
+       "",
+       {{"what", {"sequences", "waiting_requests", "context_tokens", "connections"}}},
+       "What bounds this daemon: sequences that run at once, requests that wait, tokens of one sequence, "
+       "connections. "
+       "For alerts on how near it is to them.",
+       {}},
       {kMemory,
        "spillway_memory_bytes",
        kGauge,

@@ -56,6 +56,7 @@ enum class MetricId : uint8_t {
   kScheduledSteps,
   kLargestBatch,
   kPlacementTarget,
+  kLimit,
   kMemory,
   kConnections,
   kConnectionsRefused,

@@ -311,6 +311,10 @@ void Metrics::SetModelInfo(absl::string_view model, absl::string_view architectu
       .Set(1);
 }
 
+void Metrics::SetLimit(absl::string_view what, int64_t limit) {
+  impl_->GaugeOf(MetricId::kLimit, {{"what", std::string(what)}}).Set(static_cast<double>(limit));
+}
+
 void Metrics::SetMemory(absl::string_view place, absl::string_view use, int64_t bytes) {
   impl_->GaugeOf(MetricId::kMemory, {{"place", std::string(place)}, {"use", std::string(use)}})
       .Set(static_cast<double>(bytes));

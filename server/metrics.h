@@ -38,6 +38,8 @@ class Metrics : public scheduler::Observer {
   void SetModelInfo(absl::string_view model, absl::string_view architecture, absl::string_view dtype,
                     absl::string_view device, absl::string_view fingerprint);
   // `place` and `use` as in the table.
+  // `what`: of the table.
+  void SetLimit(absl::string_view what, int64_t limit);
   void SetMemory(absl::string_view place, absl::string_view use, int64_t bytes);
   // Asked at every scrape until replaced; empty while there is no scheduler.
   void SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot, std::function<bool()> ready);

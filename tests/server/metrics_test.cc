@@ -77,6 +77,7 @@ class MetricsTest : public testing::Test {
  protected:
   MetricsTest() {
     metrics_.SetModelInfo("tiny", "llama", "f32", "cpu", "ab");
+    metrics_.SetLimit("sequences", 64);
     metrics_.SetMemory("host", "weights", 12);
     metrics_.SetSources([] { return scheduler::SchedulerSnapshot(); }, [] { return true; });
   }
