@@ -11,6 +11,10 @@
 namespace spillway::profiler {
 namespace {
 
+// The part of the largest size's time that must have come with its units. Timings that agree within 1 % count
+// as equal when they are sampled, so two of them show no less.
+constexpr double kGrowthMin = 0.02;
+
 absl::Status CheckSamples(absl::Span<const CostSample> samples) {
   if (samples.size() < 2) return absl::InvalidArgumentError("a cost curve needs at least two samples");
   for (size_t i = 0; i < samples.size(); ++i) {
@@ -56,6 +60,16 @@ void Simplify(std::vector<CostSample>& hull) {
   }
 }
 
+// A cost that grows with its units and was not seen to grow: the samples' noise is as large as what lies
+// between them. What is sure is that a unit costs no more than the largest size's share of its own time; that
+// is how the curve goes on, behind a flat part. Too dear a unit is corrected by use, a free one makes plans
+// that nothing bounds.
+void GiveSlope(const CostSample& last, std::vector<CostPiece>& pieces) {
+  if (pieces.back().per_unit_s * last.units >= kGrowthMin * last.seconds) return;
+  if (pieces.size() == CostCurve::kMaxPieces) pieces.pop_back();
+  pieces.push_back({0, last.seconds / last.units});
+}
+
 double Median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
@@ -82,10 +96,7 @@ absl::StatusOr<CostCurve> FitConvex(absl::Span<const CostSample> samples) {
     const double slope = std::max(0.0, SlopeBetween(hull[i - 1], hull[i]));
     curve.pieces.push_back({hull[i].seconds - slope * hull[i].units, slope});
   }
-  // Flat to the end: noise hid how it grows, and no size is free. Larger ones cost in proportion.
-  if (hull.size() > 1 && curve.pieces.back().per_unit_s <= 0) {
-    curve.pieces.back() = {0, hull.back().seconds / hull.back().units};
-  }
+  GiveSlope(hull.back(), curve.pieces);
   std::vector<double> ratios;
   for (const CostSample& s : samples) ratios.push_back(s.seconds / curve.At(s.units));
   const double raise = Median(ratios);

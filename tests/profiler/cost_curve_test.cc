@@ -37,6 +37,42 @@ TEST(CostCurve, IsConvexAndGrowsWhateverTheNoise) {
   }
 }
 
+// Two sizes within the noise of a busy machine, the larger one by chance no slower. A curve that ends flat
+// says that units are free, and no profile passes with it.
+TEST(CostCurve, GrowthHiddenByNoiseGoesOnAtTheLargestSizesOwnRate) {
+  const std::vector<std::vector<CostSample>> noisy = {
+      {{16e3, 5e-4}, {64e3, 5e-4}},
+      {{16e3, 9e-4}, {64e3, 5e-4}},
+      {{16e3, 5.001e-4}, {64e3, 5.002e-4}},
+      {{16e3, 9e-4}, {64e3, 7e-4}, {256e3, 6e-4}, {1e6, 5e-4}},
+      {{1, 9}, {2, 8.5}, {3, 8}, {4, 7.6}, {5, 7.2}, {6, 6.8}, {7, 6.5}, {8, 6.2}, {9, 6}, {10, 5.8}}};
+  for (const auto& samples : noisy) {
+    const auto curve = FitConvex(samples);
+    ASSERT_TRUE(curve.ok()) << curve.status();
+    ASSERT_LE(curve->pieces.size(), static_cast<size_t>(CostCurve::kMaxPieces));
+    const CostSample& last = samples.back();
+    const double own_rate_s = last.seconds / last.units;
+    EXPECT_GE(curve->pieces.back().per_unit_s, own_rate_s / 2);
+    EXPECT_LE(curve->pieces.back().per_unit_s, own_rate_s * 2);
+    EXPECT_GE(curve->At(100 * last.units), 50 * last.seconds) << "more work takes longer";
+    for (const CostSample& sample : samples) {
+      EXPECT_GT(curve->At(sample.units), sample.seconds / 2) << "what was measured stays about what it was";
+      EXPECT_LT(curve->At(sample.units), sample.seconds * 2);
+    }
+    for (size_t i = 1; i < curve->pieces.size(); ++i) {
+      EXPECT_GE(curve->pieces[i].per_unit_s, curve->pieces[i - 1].per_unit_s);
+    }
+  }
+}
+
+TEST(CostCurve, GrowthThatWasSeenIsKept) {
+  // A link with a large overhead: of the largest size's time a twentieth is the bytes' own.
+  const std::vector<CostSample> samples = {{16e3, 1e-3 + 16e-6}, {32e3, 1e-3 + 32e-6}, {50e3, 1e-3 + 50e-6}};
+  const auto curve = FitConvex(samples);
+  ASSERT_TRUE(curve.ok()) << curve.status();
+  EXPECT_NEAR(curve->pieces.back().per_unit_s, 1e-9, 1e-12);
+}
+
 TEST(CostCurve, SawToothShowsAsFitErrorOnBothSides) {
   std::vector<CostSample> samples;
   for (int n = 1; n <= 100; ++n) samples.push_back({1.0 * n, n * (n % 2 == 0 ? 1.0 : 1.2)});
