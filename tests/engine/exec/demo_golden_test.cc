@@ -78,6 +78,10 @@ class DemoGoldenTest : public ::testing::TestWithParam<DTypeCase> {
     if (path == nullptr) GTEST_SKIP() << "set SPILLWAY_DEMO_MODEL to the demo model's path";
     golden_ = ReadDemoGolden();
     ASSERT_EQ(golden_.prompts.size(), 20u);
+#ifdef __SANITIZE_THREAD__
+    // It looks at every load of the matrix products, which makes all prompts a matter of hours; races show with one.
+    golden_.prompts.resize(1);
+#endif
     TinyEngineOptions options;
     options.dtype = GetParam().dtype;
     engine_ = std::make_unique<TinyEngine>(path, options);
