@@ -87,11 +87,11 @@ TEST(EmulatedLink, AReaderThatDoesNotWaitFindsNan) {
 #endif
   StreamEngineOptions slow;
   slow.link_bytes_per_s = 1e6;
+  const std::vector<uint8_t> source(100'000, 1);  // outlives the device, whose copy this does not wait for
   auto device = MakeDevice(slow);
   const auto target = device->Allocate(100'000, "target");
   const auto seen = device->Allocate(100'000, "seen");
   ASSERT_TRUE(target.ok() && seen.ok());
-  const std::vector<uint8_t> source(100'000, 1);
   const StreamId in = device->CreateStream("in"), compute = device->CreateStream("compute");
   const EventId copied = device->CreateEvent(), done = device->CreateEvent();
   device->CopyIn(in, *target, source.data(), 100'000);  // 100 ms on the link
