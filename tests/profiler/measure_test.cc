@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
@@ -264,18 +265,22 @@ TEST_F(MeasureTest, AnEmulatedLinkIsMeasuredInRealTime) {
   options_.visit_rows = 32;
   options_.chunk_tokens = 128;
   options_.host_buffer_bytes = kHostBytes;
-  const auto profile =
-      MeasureProfile(*device, model.config, *model.weights, GeometryOf(model.config, 128), options_);
-  ASSERT_TRUE(profile.ok()) << profile.status();
-  EXPECT_EQ(profile->source, ProfileSource::kMeasuredEmulatedLink);
-  // Real time on a busy machine: the size of the numbers only. Rates are recovered exactly where time is
-  // simulated.
-  for (const double rate :
-       {profile->copy_in.bytes_per_s, profile->copy_out.bytes_per_s, profile->copy_both_bytes_per_s / 2}) {
-    EXPECT_LT(rate, 2 * kRate);
-    EXPECT_GT(rate, kRate / 4);
+  // Real time on a busy machine: the size of the numbers only, and that is too low while others hold the
+  // processors, but not every time. Rates are recovered exactly where time is simulated.
+  constexpr int kAttempts = 8;
+  double least = 0;
+  for (int attempt = 0; attempt < kAttempts && least <= kRate / 4; ++attempt) {
+    const auto profile =
+        MeasureProfile(*device, model.config, *model.weights, GeometryOf(model.config, 128), options_);
+    ASSERT_TRUE(profile.ok()) << profile.status();
+    EXPECT_EQ(profile->source, ProfileSource::kMeasuredEmulatedLink);
+    EXPECT_NE(FormatProfile(*profile).find("emulated"), std::string::npos);
+    const auto [lowest, highest] = std::minmax(
+        {profile->copy_in.bytes_per_s, profile->copy_out.bytes_per_s, profile->copy_both_bytes_per_s / 2});
+    EXPECT_LT(highest, 2 * kRate) << "faster than the link is";
+    least = std::max(least, lowest);
   }
-  EXPECT_NE(FormatProfile(*profile).find("emulated"), std::string::npos);
+  EXPECT_GT(least, kRate / 4);
 }
 
 TEST_F(MeasureTest, AMachineWithoutALinkIsMeasuredToo) {
