@@ -8,14 +8,15 @@
 
 #include "gtest/gtest.h"
 
+// ThreadSanitizer has waits of its own (base/mutex.h).
+#ifndef __SANITIZE_THREAD__
+
 namespace {
 
 // The clock of the process's last timed wait; -1: none.
 clockid_t last_clock = -1;
 
 }  // namespace
-
-#ifndef __SANITIZE_THREAD__
 
 // In place of the C library's. They say which clock they were asked to wait by, and that the time has passed.
 extern "C" int pthread_cond_clockwait(pthread_cond_t* /*condition*/, pthread_mutex_t* /*mutex*/,
