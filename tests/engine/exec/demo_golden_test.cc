@@ -79,7 +79,8 @@ class DemoGoldenTest : public ::testing::TestWithParam<DTypeCase> {
     golden_ = ReadDemoGolden();
     ASSERT_EQ(golden_.prompts.size(), 20u);
 #ifdef __SANITIZE_THREAD__
-    // It looks at every load of the matrix products, which makes all prompts a matter of hours; races show with one.
+    // It looks at every load of the matrix products, which makes all prompts a matter of hours; races show
+    // with one.
     golden_.prompts.resize(1);
 #endif
     TinyEngineOptions options;
