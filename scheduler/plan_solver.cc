@@ -13,7 +13,10 @@
 namespace spillway::scheduler {
 
 PlanSolver::PlanSolver(profiler::MachineProfile profile, Options options)
-    : profile_(std::move(profile)), options_(std::move(options)), thread_([this] { Run(); }) {
+    : profile_(std::move(profile)), options_(std::move(options)), thread_([this] {
+        Run();
+        ReleaseSolver();
+      }) {
   SPILLWAY_CHECK(options_.max_questions > 0 && options_.solve != nullptr);
 }
 

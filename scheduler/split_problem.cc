@@ -424,4 +424,6 @@ absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs) {
   return SplitBuilder(inputs).Solve();
 }
 
+void ReleaseSolver() { glp_free_env(); }
+
 }  // namespace spillway::scheduler

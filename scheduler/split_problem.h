@@ -124,6 +124,9 @@ absl::Status ValidateSplitInputs(const SplitInputs& inputs);
 // would do); Internal: the solver failed or its answer broke a row. Takes microseconds; allocates.
 absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs);
 
+// Frees what the solver keeps for the calling thread between problems. A thread that solved calls it last.
+void ReleaseSolver();
+
 // Seconds of each resource and of the step if `groups` were obeyed: the rows evaluated, without a solver and
 // without allocating. REQUIRES: as many groups as inputs.groups. (split_inputs.cc)
 StepTimes EvaluateTimes(const SplitInputs& inputs, absl::Span<const GroupSplit> groups);
