@@ -55,7 +55,7 @@ class FailureTest : public testing::Test {
     EXPECT_TRUE(fakes::WriteFile(fault_file_, "").ok());
     daemon_ = std::make_unique<SpawnedDaemon>(
         std::vector<std::string>{"--model=" + TinyModelPath(), "--host_pool=64MiB",
-                                 "--stall_timeout_ms=1000"},
+                                 "--stall_timeout_ms=3000"},
         std::vector<std::string>{"FAULT_FILE=" + fault_file_},
         SpawnOptions{.binary = SPILLWAY_BIN_DIR "/faulty-spillwayd"});
   }
