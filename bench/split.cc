@@ -15,6 +15,7 @@
 #include "bench/split_options.h"
 #include "bench/split_prediction.h"
 #include "bench/split_report.h"
+#include "bench/split_streamed.h"
 #include "bench/split_sweep.h"
 
 namespace spillway::bench {
@@ -86,7 +87,11 @@ absl::Status Measure(const SplitBenchOptions& options, const std::atomic<bool>& 
   CheckLinkIsBusy(report);
   SummarizeErrors(first.errors, report);
   SummarizeEquality(first.equality, report);
-  report.Ratio("column_over_row_streamed", std::nullopt);  // no executor streams weights yet
+  StreamedOptions streamed;
+  streamed.config_json = ModelOf(options.models.front()).config_json;
+  streamed.threads = options.threads;
+  SPILLWAY_ASSIGN_OR_RETURN(const StreamedResult result, MeasureStreamed(streamed, stop));
+  ReportStreamed(streamed, result, report);
   report.PrintRatios();
   return absl::OkStatus();
 }
