@@ -24,6 +24,39 @@ std::vector<double> Doubling(int32_t first, int32_t most) {
   return units;
 }
 
+// The first layers of a model whose layers lie on the host, for all of them: they are alike. Two, so that
+// each comes from memory when its turn is, as one does that was just copied.
+class HeldLayers final : public model::LayerSource {
+ public:
+  static absl::StatusOr<std::unique_ptr<HeldLayers>> Create(device::Device& device, DeviceTimer& timer,
+                                                            const model::ModelWeights& weights) {
+    std::unique_ptr<HeldLayers> held(new HeldLayers(device));
+    const int32_t n_layers = std::min(2, static_cast<int32_t>(weights.layers().size()));
+    for (int32_t i = 0; i < n_layers; ++i) {
+      SPILLWAY_ASSIGN_OR_RETURN(const device::DevicePtr memory,
+                                device.Allocate(weights.LayerBytes(i), "a layer of the profile"));
+      held->memory_.push_back(memory);
+      device.CopyIn(timer.compute(), memory, weights.HostLayer(i), weights.LayerBytes(i));
+      held->layers_.push_back(weights.LayerAt(i, memory));
+    }
+    SPILLWAY_RETURN_IF_ERROR(timer.Drain(timer.compute()));
+    return held;
+  }
+  ~HeldLayers() override {
+    for (const device::DevicePtr memory : memory_) device_.Free(memory);
+  }
+  const model::LayerWeights* Find(int32_t layer) const override {
+    return &layers_[static_cast<size_t>(layer) % layers_.size()];
+  }
+
+ private:
+  explicit HeldLayers(device::Device& device) : device_(device) {}
+
+  device::Device& device_;
+  std::vector<device::DevicePtr> memory_;
+  std::vector<model::LayerWeights> layers_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LayerMeter>> LayerMeter::Create(
@@ -32,7 +65,11 @@ absl::StatusOr<std::unique_ptr<LayerMeter>> LayerMeter::Create(
     int32_t kv_chunk_tokens) {
   std::unique_ptr<LayerMeter> meter(
       new LayerMeter(device, timer, sampler, config, geometry, kv_chunk_tokens));
-  SPILLWAY_ASSIGN_OR_RETURN(meter->transformer_, model::Transformer::Create(device, config, weights, limits));
+  if (weights.layers_on_host()) {
+    SPILLWAY_ASSIGN_OR_RETURN(meter->held_, HeldLayers::Create(device, timer, weights));
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(meter->transformer_,
+                            model::Transformer::Create(device, config, weights, limits, meter->held_.get()));
   SPILLWAY_RETURN_IF_ERROR(meter->Allocate());
   SPILLWAY_RETURN_IF_ERROR(meter->Prepare());
   return meter;
@@ -55,7 +92,8 @@ int32_t LayerMeter::ChunkBlocks() const {
 
 LayerMeter::~LayerMeter() {
   if (timer_.stalled()) {
-    (void)transformer_.release();  // leaked on purpose: its scratch may still be in use
+    (void)transformer_.release();  // leaked on purpose: they may still be in use
+    (void)held_.release();
     return;
   }
   if (memory_) device_.Free(memory_);

@@ -90,6 +90,7 @@ class LayerMeter {
   const model::ModelConfig& config_;
   const kv::Geometry geometry_;
   const int32_t kv_chunk_tokens_;
+  std::unique_ptr<model::LayerSource> held_;  // where the model's layers lie on the host: a few of them
   std::unique_ptr<model::Transformer> transformer_;
   int64_t arena_blocks_ = 0;
   int32_t next_layer_ = 0;

@@ -87,7 +87,7 @@ ProfiledModel Describe(const model::ModelConfig& config, const model::ModelWeigh
   }
   // As the device holds them; norms and biases are less than a thousandth of it.
   model.layer_weight_bytes = static_cast<double>(matrix_bytes) / config.n_layers;
-  model.weight_bytes = static_cast<double>(weights.allocated_bytes());
+  model.weight_bytes = static_cast<double>(weights.allocated_bytes() + weights.host_bytes());
   return model;
 }
 

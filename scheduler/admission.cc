@@ -7,6 +7,12 @@
 
 namespace spillway::scheduler {
 
+namespace {
+
+bool InDecodePass(const Sequence& sequence) { return sequence.batch != nullptr && sequence.batch->decodes(); }
+
+}  // namespace
+
 Admission::Admission(const Limits& limits, const CacheRoom& room, PrefillQueue& prefill, Observer& observer)
     : limits_(limits),
       room_(room),
@@ -55,6 +61,7 @@ bool Admission::MakeRoom(const Sequence& sequence, const Shortage& shortage, Mon
   const int32_t priority = sequence.request.request().priority;
   victims_.clear();
   for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+    if (InDecodePass(**it)) continue;
     const ActiveRequest& request = (*it)->request;
     const bool idle = (*it)->state == SequenceState::kEnded ||
                       (request.paused() && now - request.paused_since_ns() >= kPauseBeforeParkedNs);
@@ -90,21 +97,29 @@ int64_t Admission::CountVictimsBlocks() {
   return count;
 }
 
-Sequence& Admission::WorstRunning() {
-  SPILLWAY_CHECK(!running_.empty());
+Sequence* Admission::WorstRunning() {
+  Sequence* worst = nullptr;
   Sequence* paused = nullptr;
   for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
-    if ((*it)->state == SequenceState::kEnded) return **it;
+    if (InDecodePass(**it)) continue;
+    if ((*it)->state == SequenceState::kEnded) return *it;
     if (paused == nullptr && (*it)->request.paused()) paused = *it;
+    if (worst == nullptr) worst = *it;
   }
-  return paused != nullptr ? *paused : *running_.back();
+  return paused != nullptr ? paused : worst;
 }
 
 bool Admission::GrowForDecode(Sequence& sequence) {
   while (!sequence.cache.Grow(sequence.n_tokens())) {
-    Sequence& victim = WorstRunning();
-    Preempt(victim);
-    if (&victim == &sequence) return false;
+    Sequence* const victim = WorstRunning();
+    SPILLWAY_CHECK(victim != nullptr);  // `sequence`, at least
+    // Others will give way once their pass is over.
+    if (victim == &sequence && std::any_of(running_.begin(), running_.end(),
+                                           [](const Sequence* other) { return InDecodePass(*other); })) {
+      return false;
+    }
+    Preempt(*victim);
+    if (victim == &sequence) return false;
   }
   return true;
 }
@@ -180,12 +195,14 @@ void Admission::Unpark(ActiveRequest& request) {
 void Admission::JoinDecode(Sequence& sequence) {
   if (sequence.counted_reader) return;
   sequence.counted_reader = true;
+  ++decode_readers_;
   decode_blocks_.Add(sequence.cache.full_block_ids());
 }
 
 void Admission::LeaveDecode(Sequence& sequence) {
   if (!sequence.counted_reader) return;
   sequence.counted_reader = false;
+  --decode_readers_;
   decode_blocks_.Remove(sequence.cache.full_block_ids());
 }
 

@@ -48,13 +48,14 @@ class Admission {
   const RequestQueue& queue() const { return queue_; }
 
   // Lets the first waiting sequence in when blocks for its tokens and its output reserve are available, or
-  // can be made so, and a place is free. Null when it must wait on. REQUIRES: no decode pass runs.
+  // can be made so, and a place is free. Null when it must wait on. Nobody is pushed out of a decode pass
+  // that runs.
   Sequence* AdmitNext(MonotonicNs now);
   // Something changed that AdmitNext cannot see.
   void Reconsider() { ++changes_; }
 
-  // Room for the next row. Others may have to give way; false: `sequence` itself had to. REQUIRES: no decode
-  // pass runs.
+  // Room for the next row. Others may have to give way, but for those in a decode pass that runs; false:
+  // `sequence` itself had to, or has to wait for that pass. REQUIRES: it is in no batch.
   bool GrowForDecode(Sequence& sequence);
 
   // The sequence ends, wherever it is. In a running batch it stays until the batch is over; a batch that has
@@ -71,6 +72,7 @@ class Admission {
   // Computed tokens went from `full_blocks_before` full blocks to more.
   void OnAdvanced(const Sequence& sequence, int32_t full_blocks_before);
   int64_t distinct_decode_blocks() const { return decode_blocks_.distinct(); }
+  int64_t decode_readers() const { return decode_readers_; }
 
   int64_t preemptions() const { return preemptions_; }
 
@@ -88,7 +90,8 @@ class Admission {
   bool MakeRoom(const Sequence& sequence, const Shortage& shortage, MonotonicNs now);
   // Blocks that nobody but the victims holds.
   int64_t CountVictimsBlocks();
-  Sequence& WorstRunning();
+  // Null: all are in a decode pass.
+  Sequence* WorstRunning();
   void Preempt(Sequence& sequence);
   void AbandonBatch(Batch& batch);
 
@@ -101,6 +104,7 @@ class Admission {
   std::vector<Sequence*> victims_;  // [max_sequences], of MakeRoom
   std::vector<int32_t> held_;       // [pool_blocks], by how many victims; all 0 but in CountVictimsBlocks
   DistinctBlocks decode_blocks_;
+  int64_t decode_readers_ = 0;
   // Counts what may let the first waiting one in; it is not tried again before that changes.
   uint64_t changes_ = 1;
   const Sequence* blocked_ = nullptr;

@@ -94,15 +94,21 @@ exec::BatchShape Batch::ShapeOf(exec::Phase phase, int64_t distinct_cached_token
   return shape;
 }
 
-exec::SplitPlan Batch::MakePlan(exec::Phase phase, int64_t distinct_cached_tokens) {
+exec::SplitPlan Batch::MakePlan(exec::Phase phase, int64_t distinct_cached_tokens, int32_t n_items) {
   if (!executor_.splits()) return exec::AllResidentPlan(ShapeOf(phase, distinct_cached_tokens));
-  const exec::BatchShape shape = executor_.ShapeOf(phase, segments_);
-  return planner_ != nullptr ? planner_->PlanFor(shape) : exec::TransferPlan(shape);
+  exec::BatchShape shape = executor_.ShapeOf(phase, segments_);
+  shape.weight_load_bytes /= n_items;
+  exec::SplitPlan plan = planner_ != nullptr ? planner_->PlanFor(shape) : exec::TransferPlan(shape);
+  plan.predicted_step_s *= n_items;
+  plan.corrected_step_s *= n_items;
+  return plan;
 }
 
-void Batch::Begin(exec::Phase phase, int64_t distinct_cached_tokens) {
-  SPILLWAY_CHECK(!members_.empty());
-  plan_ = MakePlan(phase, distinct_cached_tokens);
+void Batch::Begin(exec::Phase phase, int64_t distinct_cached_tokens, exec::Schedule schedule,
+                  int32_t n_items) {
+  SPILLWAY_CHECK(!members_.empty() && n_items > 0);
+  plan_ = MakePlan(phase, distinct_cached_tokens, n_items);
+  plan_.schedule = schedule;
   executor_.Begin(*item_, phase, segments_, plan_);
 }
 
@@ -129,6 +135,10 @@ void Batch::Leave(const Sequence& sequence) {
   SPILLWAY_CHECK(member != members_.end() && !member->left);
   member->left = true;
   --live_members_;
+}
+
+int32_t Batch::layers_done() const {
+  return static_cast<int32_t>(int64_t{item_->visits_done()} * executor_.n_layers() / item_->visits_total());
 }
 
 int64_t Batch::rows_left() const {

@@ -40,7 +40,9 @@ class Batch {
   void Add(Sequence& sequence, int32_t rows);
   // `distinct_cached_tokens`: cached tokens of all members, those of shared blocks once; not asked where the
   // executor splits, which then knows them by residency and form.
-  void Begin(exec::Phase phase, int64_t distinct_cached_tokens);
+  // `n_items`: of a column, which share a load of the weights.
+  void Begin(exec::Phase phase, int64_t distinct_cached_tokens,
+             exec::Schedule schedule = exec::Schedule::kRow, int32_t n_items = 1);
 
   // --- While running.
   bool running() const { return item_->running(); }
@@ -53,9 +55,12 @@ class Batch {
   void Leave(const Sequence& sequence);
   // Rows times layers that are still to be computed, in rows.
   int64_t rows_left() const;
+  // Layers that are done with all rows.
+  int32_t layers_done() const;
 
   // What the latest run obeys.
   const exec::SplitPlan& plan() const { return plan_; }
+  bool decodes() const { return plan_.shape.phase == exec::Phase::kDecode; }
   absl::Span<const Member> members() const { return members_; }
   int32_t live_members() const { return live_members_; }
   int32_t rows() const { return rows_; }
@@ -63,7 +68,7 @@ class Batch {
 
  private:
   exec::BatchShape ShapeOf(exec::Phase phase, int64_t distinct_cached_tokens) const;
-  exec::SplitPlan MakePlan(exec::Phase phase, int64_t distinct_cached_tokens);
+  exec::SplitPlan MakePlan(exec::Phase phase, int64_t distinct_cached_tokens, int32_t n_items);
   void LetGo();
 
   exec::Executor& executor_;

@@ -66,9 +66,6 @@ absl::StatusOr<PlanModes> ParsePlanModes(absl::string_view split, absl::string_v
 }
 
 absl::Status CheckPlanModes(const PlanModes& modes, const ServedCache& cache) {
-  if (modes.schedule == exec::Schedule::kColumn) {
-    return absl::UnimplementedError("--schedule=column: not served yet; use --schedule=row or auto");
-  }
   if (!cache.has_link) {
     if (modes.split != SplitMode::kAuto) {
       return absl::FailedPreconditionError(

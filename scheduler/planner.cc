@@ -125,8 +125,6 @@ exec::SplitPlan Planner::PlanFor(const BatchShape& shape) {
   exec::SplitPlan plan;
   plan.shape = shape;
   plan.mode = options_.modes.split;
-  // Whatever was chosen: the executors of today run rows.
-  plan.schedule = exec::Schedule::kRow;
   plan.tokens = ScaleShares(shape, SharesFor(shape, &plan.solve_id));
   const StepTimes times = Predict(shape, plan.tokens, {});
   plan.predicted_s = times.resource_s;
@@ -292,7 +290,7 @@ void Planner::OnStep(const exec::SplitPlan& plan, const exec::StepStats& stats) 
   }
   AddRate(in_bytes, LinkInSeconds(stats), &counts_.link_in_bytes_per_s);
   AddRate(out_bytes, LinkOutSeconds(stats), &counts_.link_out_bytes_per_s);
-  ++counts_.scheduled[static_cast<size_t>(schedule_.schedule)][static_cast<size_t>(schedule_.reason)];
+  ++counts_.scheduled[static_cast<size_t>(plan.schedule)][static_cast<size_t>(schedule_.reason)];
   Publish();
 }
 

@@ -60,7 +60,7 @@ struct PlannerSnapshot {
   ResourceFactors factors;
   PlacementTargets targets;
   ScheduleChoice schedule;
-  // Steps by the schedule that was chosen, and why.
+  // Steps by the schedule that they ran in, and why the latest choice was made.
   std::array<std::array<uint64_t, kScheduleReasons>, 2> scheduled{};
   // Bytes by busy time of the link's lanes, recent steps weighing most, and its share of the profile's rate;
   // 0 until something was carried.

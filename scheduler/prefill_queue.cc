@@ -111,7 +111,10 @@ PrefillCandidate PrefillQueue::CandidateOf(const Sequence& sequence) const {
   return candidate;
 }
 
-PrefillQueue::Pick PrefillQueue::PickNext() {
+PrefillQueue::Pick PrefillQueue::PickNext(bool only_latency) {
+  const auto is_latency = [](const Sequence& sequence) {
+    return sequence.request.request().objective == Objective::kLatency;
+  };
   candidates_.clear();
   picks_.clear();
   int32_t free_items = 0;
@@ -120,11 +123,17 @@ PrefillQueue::Pick PrefillQueue::PickNext() {
       ++free_items;
       continue;
     }
+    if (only_latency && (batch->plan().schedule == exec::Schedule::kColumn ||
+                         std::none_of(batch->members().begin(), batch->members().end(),
+                                      [&](const auto& m) { return !m.left && is_latency(*m.sequence); }))) {
+      continue;
+    }
     candidates_.push_back(CandidateOf(*batch));
     picks_.push_back({batch.get(), nullptr, {}});
   }
   const size_t n_running = candidates_.size();
   for (Sequence* sequence : waiting_) {
+    if (only_latency && !is_latency(*sequence)) continue;
     if (const int32_t found = sequence->cache.AdoptPublished(sequence->n_tokens()); found > 0) {
       adopted_tokens_ += found;
       adopted_prompt_tokens_ += sequence->request.OnPrefixFound(*sequence, found);
@@ -142,21 +151,21 @@ PrefillQueue::Pick PrefillQueue::PickNext() {
     candidates_.push_back(candidate);
     picks_.push_back({nullptr, sequence, {}});
   }
-  if (candidates_.empty()) return {};
+  if (candidates_.empty() || (only_latency && n_running == 0 && free_items == 0)) return {};
   const PrefillPolicy::Choice choice = policy_.Choose(candidates_, free_items);
   Pick pick = picks_[static_cast<size_t>(choice.index)];
   pick.choice = choice;
   return pick;
 }
 
-Batch& PrefillQueue::Start(const Pick& pick, bool streams_wait) {
+Batch& PrefillQueue::Start(const Pick& pick, bool streams_wait, exec::Schedule schedule, int32_t n_items) {
   if (pick.batch != nullptr) return *pick.batch;
   const auto free = std::find_if(batches_.begin(), batches_.end(),
                                  [](const std::unique_ptr<Batch>& batch) { return !batch->running(); });
   SPILLWAY_CHECK(free != batches_.end());
   Batch& batch = **free;
   Fill(batch, *pick.sequence, streams_wait);
-  batch.Begin(exec::Phase::kPrefill, CountDistinctTokens(batch));
+  batch.Begin(exec::Phase::kPrefill, CountDistinctTokens(batch), schedule, n_items);
   return batch;
 }
 

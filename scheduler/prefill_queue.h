@@ -53,9 +53,12 @@ class PrefillQueue {
   // From those that wait for an item; false when it was not among them.
   bool Remove(Sequence& sequence);
 
-  Pick PickNext();
-  // The pick's batch, begun if it has none yet.
-  Batch& Start(const Pick& pick, bool streams_wait);
+  Pick PickNext() { return PickNext(/*only_latency=*/false); }
+  // Of prompts that ask for latency, and of no batch that is a part of a column.
+  Pick PickLatency() { return PickNext(/*only_latency=*/true); }
+  // The pick's batch, begun if it has none yet; of a column of `n_items`.
+  Batch& Start(const Pick& pick, bool streams_wait, exec::Schedule schedule = exec::Schedule::kRow,
+               int32_t n_items = 1);
   void OnVisited(const Pick& pick);
   absl::Span<const std::unique_ptr<Batch>> batches() const { return batches_; }
   // Prompt tokens of waiting sequences that others computed before it came to them, ever.
@@ -63,8 +66,13 @@ class PrefillQueue {
   // The same of all tokens, those that a preemption took among them. Each adoption gives blocks back.
   int64_t adopted_tokens() const { return adopted_tokens_; }
 
+  // Cached tokens of all members, those of shared blocks once.
+  int64_t CountDistinctTokens(const Batch& batch);
+
  private:
   PrefillQueue(const Limits& limits, Pacer& pacer);
+
+  Pick PickNext(bool only_latency);
 
   // The running piece from which the block that the sequence would compute next will be ready sooner, or
   // null.
@@ -77,7 +85,6 @@ class PrefillQueue {
   // The shortest waiting sequence that may join `batch`, or null.
   Sequence* NextToPack(const Batch& batch, int32_t priority, int32_t rows_free) const;
   void Take(Batch& batch, Sequence& sequence, int32_t rows);
-  int64_t CountDistinctTokens(const Batch& batch);
 
   const Limits limits_;
   Pacer& pacer_;

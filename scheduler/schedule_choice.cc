@@ -22,8 +22,8 @@ absl::string_view NameOf(ScheduleReason reason) {
       return "WEIGHTS_RESIDENT";
     case ScheduleReason::kWeightsStreamed:
       return "WEIGHTS_STREAMED";
-    case ScheduleReason::kManyPrompts:
-      return "MANY_PROMPTS";
+    case ScheduleReason::kPromptsWait:
+      return "PROMPTS_WAIT";
   }
   return "";
 }
@@ -55,14 +55,15 @@ ScheduleChoice ChooseSchedule(const LoadDescription& load, std::optional<exec::S
     return choice;
   };
   using exec::Schedule;
-  if (forced.has_value()) return choose(*forced, ScheduleReason::kForced, std::max(batches, load.prompts));
+  if (forced.has_value())
+    return choose(*forced, ScheduleReason::kForced, batches + (load.prompts > 0 ? 1 : 0));
   if (load.latency_wanted) return choose(Schedule::kRow, ScheduleReason::kLatencyWanted, 1);
   // That more than one batch is queued is no reason yet: one larger batch shares the load just as well.
   if (load.weights_streamed && batches > 1) {
-    return choose(Schedule::kColumn, ScheduleReason::kWeightsStreamed, batches);
+    return choose(Schedule::kColumn, ScheduleReason::kWeightsStreamed, batches + (load.prompts > 0 ? 1 : 0));
   }
-  if (load.prompts >= kManyPrompts) {
-    return choose(Schedule::kColumn, ScheduleReason::kManyPrompts, load.prompts);
+  if (load.weights_streamed && load.prompts > 0 && load.running_sequences > 0) {
+    return choose(Schedule::kColumn, ScheduleReason::kPromptsWait, batches + 1);
   }
   return choose(Schedule::kRow,
                 load.weights_streamed ? ScheduleReason::kOneBatchFits : ScheduleReason::kWeightsResident, 1);

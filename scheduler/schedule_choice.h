@@ -1,8 +1,9 @@
 // Which schedule suits a load: row (one batch through all layers: latency) or column (several batches at each
 // layer share one load of its weights: throughput), how many batches, and how large one may be. A pure
-// function, whose reason is exported.
+// function, whose reason is exported. StepLoop obeys it when its next pass begins.
 //
-// Today the row schedule is what runs, whatever is chosen here; the column executor obeys it once it exists.
+// Weights that are resident leave nothing to share: a column would only make every batch end when the last
+// one does.
 #ifndef SPILLWAY_SCHEDULER_SCHEDULE_CHOICE_H_
 #define SPILLWAY_SCHEDULER_SCHEDULE_CHOICE_H_
 
@@ -20,7 +21,7 @@ enum class ScheduleReason : uint8_t {
   kOneBatchFits,     // all sequences fit one larger batch, which needs one load of the weights anyway
   kWeightsResident,  // there is no load to share
   kWeightsStreamed,  // more than one batch, and weights are loaded layer by layer
-  kManyPrompts,      // their chunks share a layer's keys and values
+  kPromptsWait,      // weights are streamed, and a prompt's piece shares their load with a decode batch
 };
 constexpr int kScheduleReasons = 6;
 absl::string_view NameOf(ScheduleReason reason);    // "WEIGHTS_STREAMED"
@@ -30,7 +31,7 @@ struct LoadDescription {
   int32_t running_sequences = 0;  // decoding
   int32_t waiting_sequences = 0;  // that could run beside them if there were room
   int32_t prompts = 0;            // being computed or waiting to be
-  bool latency_wanted = false;
+  bool latency_wanted = false;    // and has no passes of its own
   bool weights_streamed = false;
 
   // What bounds one batch. 0: no bound.
@@ -44,12 +45,10 @@ struct LoadDescription {
 struct ScheduleChoice {
   exec::Schedule schedule = exec::Schedule::kRow;
   ScheduleReason reason = ScheduleReason::kWeightsResident;
-  int32_t n_items = 1;        // batches that share a layer's visit; 1 for row
+  int32_t n_items = 1;        // batches, and a prompt's piece, that share a load; 1 for row
   int32_t largest_batch = 0;  // sequences of one batch that fit
 };
 
-// Prompts at once from which on column is chosen although weights are resident.
-constexpr int32_t kManyPrompts = 8;
 constexpr int32_t kMostItems = 8;
 
 // Sequences of one batch that every bound allows; at least 1.

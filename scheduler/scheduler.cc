@@ -29,6 +29,10 @@ absl::Status ValidateOptions(const Scheduler::Parts& parts, const SchedulerOptio
   if (options.context_tokens < 2) return absl::InvalidArgumentError("the context must have 2 tokens or more");
   if (options.max_sequences < 1) return absl::InvalidArgumentError("max_sequences must be 1 or more");
   if (options.max_queue < 1) return absl::InvalidArgumentError("max_queue must be 1 or more");
+  if (options.batch_sequences < 0) return absl::InvalidArgumentError("batch_sequences must not be negative");
+  if (!(options.throughput_share >= 0 && options.throughput_share < 1)) {
+    return absl::InvalidArgumentError("throughput_share must be in 0..1, 1 excluded");
+  }
   if (options.prefill_rows < 4) return absl::InvalidArgumentError("prefill_rows must be 4 or more");
   if (!(options.max_gap_ms > 0)) return absl::InvalidArgumentError("max_gap_ms must be more than 0");
   if (options.reserve_output_tokens < 0 || options.slow_reader_timeout_ms <= 0) {

@@ -28,12 +28,16 @@ namespace spillway::scheduler {
 struct SchedulerOptions {
   int32_t context_tokens = 0;   // prompt + generated of one sequence, at most
   int32_t max_sequences = 64;   // running at once, decode and prefill
+  int32_t batch_sequences = 0;  // of these in one decode batch; 0: all. Raised to max_sequences / kMostItems
   int32_t max_queue = 512;      // requests waiting
   int32_t prefill_rows = 1024;  // rows of suspended prefills' hidden states, all together
   double max_gap_ms = 100;      // between two decode passes while prefill goes on, where one pass allows it
   int32_t reserve_output_tokens = 64;  // blocks kept for output when a request is admitted from the queue
   int64_t slow_reader_timeout_ms = 30'000;
-  bool prefix_cache = true;  // requests find what others computed of the same prefix and salt
+  // None: columns where weights are streamed and one batch does not take all, or prompts wait; else rows.
+  std::optional<exec::Schedule> schedule;
+  double throughput_share = 0.25;  // of the time, beside row passes of those that ask for latency; below 1
+  bool prefix_cache = true;        // requests find what others computed of the same prefix and salt
   std::vector<uint8_t> model_fingerprint;
 };
 

@@ -16,6 +16,8 @@ StepLoop::StepLoop(const Scheduler::Parts& parts, const SchedulerOptions& option
       block_tokens_(parts.geometry.block_tokens),
       slow_reader_timeout_ns_(options.slow_reader_timeout_ms * kNsPerMs),
       shares_prefixes_(options.prefix_cache),
+      forced_schedule_(options.schedule),
+      throughput_share_(options.throughput_share),
       inbox_(inbox),
       shared_(shared),
       pacer_(pacer) {
@@ -52,10 +54,24 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
       *loop->prefill_, parts.observer);
 
   exec::ItemLimits decode;
-  decode.max_rows = decode.max_segments = decode.max_outputs = options.max_sequences;
-  decode.max_blocks = options.max_sequences * blocks_per_sequence;
-  SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(decode));
-  loop->decode_ = std::make_unique<Batch>(executor, std::move(item), room.block_tokens, parts.planner);
+  decode.max_rows = decode.max_segments = decode.max_outputs = BatchSequences(options);
+  decode.max_blocks = decode.max_segments * blocks_per_sequence;
+  const auto create = [&]() -> absl::StatusOr<std::unique_ptr<Batch>> {
+    SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(decode));
+    return std::make_unique<Batch>(executor, std::move(item), room.block_tokens, parts.planner);
+  };
+  const bool columns = options.schedule.has_value() ? *options.schedule == exec::Schedule::kColumn
+                                                    : executor.weight_pass_bytes() > 0;
+  const int32_t n_batches =
+      columns ? (options.max_sequences + decode.max_segments - 1) / decode.max_segments : 1;
+  for (int32_t i = 0; i < n_batches; ++i) {
+    SPILLWAY_ASSIGN_OR_RETURN(auto batch, create());
+    loop->decodes_.push_back(std::move(batch));
+  }
+  if (columns) {
+    SPILLWAY_ASSIGN_OR_RETURN(loop->latency_, create());
+  }
+  loop->pass_.reserve(static_cast<size_t>(n_batches) + 1);
   loop->PublishState();
   return loop;
 }
@@ -63,8 +79,8 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
 bool StepLoop::RunOnce() {
   TakeMail();
   FireTimers();
-  // During a decode pass no prefill could begin, and nobody may be pushed out of the pass.
-  if (!decode_->running()) AdmitWaiting();
+  // During a pass only a prompt that asks for latency could begin.
+  if (latency_ != nullptr || !PassRuns()) AdmitWaiting();
   const bool visited = !failed_ && RunVisit();
   requests_.Sweep();
   // Waiting for readers is no work; a queue that nothing runs before would be a stall.
@@ -87,76 +103,12 @@ void StepLoop::CountVisit() {
   state_.snapshot.last_visit_ns = parts_.clock.NowNs();
 }
 
-bool StepLoop::RunVisit() {
-  if (decode_->running()) {
-    VisitDecode();
-    return true;
-  }
-  const MonotonicNs waiting_since = CollectReady();
-  const int64_t adopted_before = prefill_->adopted_tokens();
-  const PrefillQueue::Pick pick = prefill_->PickNext();
-  // Blocks became free: those that were to hold what others have computed meanwhile.
-  if (prefill_->adopted_tokens() != adopted_before) admission_->Reconsider();
-  if (ready_.empty() && !pick.any()) return false;
-  MarkBusy();
-  const bool decode =
-      !ready_.empty() &&
-      (!pick.any() || pacer_.DecodeIsDue(parts_.clock.NowNs(), waiting_since, pick.choice.visit_ns));
-  if (!decode) {
-    VisitPrefill(pick);
-  } else if (BeginDecode()) {
-    VisitDecode();
-  }
-  return true;
-}
-
-MonotonicNs StepLoop::CollectReady() {
-  ready_.clear();
-  MonotonicNs waiting_since = parts_.clock.NowNs();
-  for (Sequence* sequence : admission_->running()) {
-    if (sequence->state != SequenceState::kDecode || sequence->request.paused()) continue;
-    if (sequence->request.stream().Full()) {
-      Pause(sequence->request);
-      continue;
-    }
-    ready_.push_back(sequence);
-    waiting_since = std::min(waiting_since, sequence->last_token_ns);
-  }
-  // A pause takes a request's other choices with it.
-  ready_.erase(std::remove_if(ready_.begin(), ready_.end(),
-                              [](const Sequence* sequence) { return sequence->request.paused(); }),
-               ready_.end());
-  return waiting_since;
-}
-
-bool StepLoop::BeginDecode() {
-  decode_->Clear();
-  int64_t tail_tokens = 0;
-  for (Sequence* sequence : ready_) {
-    // One before it in the order may have pushed it out.
-    if (sequence->state != SequenceState::kDecode || !admission_->GrowForDecode(*sequence)) continue;
-    decode_->Add(*sequence, 1);
-    tail_tokens += sequence->cache.computed_tokens() % block_tokens_;
-  }
-  if (decode_->members().empty()) return false;
-  pass_begin_ns_ = parts_.clock.NowNs();
-  decode_->Begin(exec::Phase::kDecode, admission_->distinct_decode_blocks() * block_tokens_ + tail_tokens);
-  return true;
-}
-
-void StepLoop::VisitDecode() {
-  if (absl::Status status = decode_->Visit(); !status.ok()) return Fail(status);
-  CountVisit();
-  if (decode_->done()) FinishDecode();
-}
-
-void StepLoop::FinishDecode() {
-  auto result = decode_->Finish();
+void StepLoop::FinishDecode(Batch& batch) {
+  auto result = batch.Finish();
   if (!result.ok()) return Fail(result.status());
-  pacer_.OnDecodePass(parts_.clock.NowNs() - pass_begin_ns_);
-  OnStep(*decode_, result->stats);
+  OnStep(batch, result->stats);
   size_t sample = 0;
-  for (const Batch::Member& member : decode_->members()) {
+  for (const Batch::Member& member : batch.members()) {
     const device::SampleResult& drawn = result->samples[sample++];
     Sequence& sequence = *member.sequence;
     if (member.left) {
@@ -214,31 +166,36 @@ void StepLoop::OnStep(const Batch& batch, const exec::StepStats& stats) {
   if (stats.phase == exec::Phase::kPrefill) state_.prompt_rate.Add(now, stats.rows);
   if (stats.sampled_rows > 0) state_.generated_rate.Add(now, stats.sampled_rows);
   if (parts_.planner != nullptr && parts_.executor.splits()) {
-    TellPlanner();
+    parts_.planner->OnLoad(DescribeLoad());
     parts_.planner->OnStep(batch.plan(), stats);
   }
   parts_.observer.OnStep(stats);
 }
 
-void StepLoop::TellPlanner() {
+LoadDescription StepLoop::DescribeLoad() {
   LoadDescription load;
   int64_t cached_tokens = 0;
+  bool all_latency = true;
   for (const Sequence* sequence : admission_->running()) {
     const bool prefills = sequence->state == SequenceState::kPrefill;
     load.running_sequences += !prefills;
     load.prompts += prefills;
     cached_tokens += sequence->cache.computed_tokens();
-    load.latency_wanted |= sequence->request.request().objective == Objective::kLatency;
+    const bool latency = sequence->request.request().objective == Objective::kLatency;
+    load.latency_wanted |= latency;
+    all_latency &= latency;
   }
+  // Beside columns they have passes of their own.
+  if (latency_ != nullptr) load.latency_wanted &= all_latency;
   const int32_t waiting = inbox_.waiting().requests;
   load.waiting_sequences = load.prompts + waiting;
   load.prompts += waiting;
-  load.weights_streamed = decode_->plan().shape.weight_load_bytes > 0;
-  load.max_sequences = decode_->limits().max_segments;
+  load.weights_streamed = parts_.executor.weight_pass_bytes() > 0;
+  load.max_sequences = decodes_.front()->limits().max_segments;
   const int64_t running = static_cast<int64_t>(admission_->running().size());
   load.tokens_per_sequence = running > 0 ? cached_tokens / running : 0;
   load.pool_tokens = parts_.blocks.Counts().total_blocks * block_tokens_;
-  parts_.planner->OnLoad(load);
+  return load;
 }
 
 void StepLoop::Fail(const absl::Status& error) {

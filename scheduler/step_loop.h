@@ -2,8 +2,12 @@
 //
 //   arrivals, cancellations, timers -> admission -> the next visit: of a decode pass, or of the best prefill
 //
-// A decode pass, once begun, runs through all layers: prefill in between would make every stream wait for the
-// gain of one prompt. Cancellations, deadlines and arrivals are still seen before each of its visits.
+// A decode pass, once begun, runs through all layers. By the row schedule it is one batch, and nothing comes
+// in between: prefill would make every stream wait for the gain of one prompt. By the column schedule it is
+// all batches that are ready, and a piece of a prompt with them, each layer visited by all before any goes to
+// the next: so they share a load of its weights. Sequences that ask for latency then decode, and are
+// prefilled, in row passes of their own, which come in between any two visits; others keep at least their
+// share of the time. Cancellations, deadlines and arrivals are seen before each visit.
 //
 // Step thread only (or one thread at a time, where tests turn the loop by hand).
 #ifndef SPILLWAY_SCHEDULER_STEP_LOOP_H_
@@ -11,11 +15,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "base/clock.h"
 #include "base/reason.h"
 #include "scheduler/admission.h"
@@ -24,6 +30,7 @@
 #include "scheduler/pacer.h"
 #include "scheduler/prefill_queue.h"
 #include "scheduler/request_table.h"
+#include "scheduler/schedule_choice.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/step_state.h"
 
@@ -66,20 +73,38 @@ class StepLoop {
   void EndInvalid();
   void OnFinished(Sequence& sequence, FinishedEvent finished);
 
-  // --- Visits (step_loop.cc).
+  // --- Passes (step_passes.cc).
+  enum class Members : uint8_t { kAll, kLatency, kThroughput };
+  // Of one decode batch.
+  static int32_t BatchSequences(const SchedulerOptions& options);
   bool RunVisit();
+  bool PassRuns() const;
   // Decoding sequences that may take part in a pass into ready_; pauses those whose reader is behind. Returns
   // since when the one that waits longest waits.
-  MonotonicNs CollectReady();
+  MonotonicNs CollectReady(Members which);
+  // As many of ready_ as one batch takes.
+  void KeepLongestWaiting();
+  // Room for the next row of each of ready_; who has to give way leaves it.
+  void GrowReady();
+  void BeginBatch(Batch& batch, absl::Span<Sequence* const> members, exec::Schedule schedule,
+                  int32_t n_items);
   // False: everyone gave way.
-  bool BeginDecode();
-  void VisitDecode();
-  void FinishDecode();
+  bool BeginRow();
+  bool BeginColumn();
+  void VisitPass();
+  // Row passes of those that ask for latency, where there are columns. False: there is nothing to visit.
+  bool LatencyIsDue() const;
+  bool VisitLatency();
+  bool BeginLatency();
+  void PayLatencyDebt(MonotonicNs since_ns);
+
+  // --- Visits (step_loop.cc).
+  void FinishDecode(Batch& batch);
   void VisitPrefill(const PrefillQueue::Pick& pick);
   void FinishPrefill(Batch& batch);
   void OnStep(const Batch& batch, const exec::StepStats& stats);
   // What runs and waits, for the choice of schedule.
-  void TellPlanner();
+  LoadDescription DescribeLoad();
   void MarkBusy();
   void CountVisit();
   void Fail(const absl::Status& error);
@@ -89,17 +114,22 @@ class StepLoop {
   const int32_t block_tokens_;
   const int64_t slow_reader_timeout_ns_;
   const bool shares_prefixes_;
+  const std::optional<exec::Schedule> forced_schedule_;
+  const double throughput_share_;
   Inbox& inbox_;
   SharedStepState& shared_;
   Pacer pacer_;
   std::unique_ptr<PrefillQueue> prefill_;
   std::unique_ptr<Admission> admission_;
-  std::unique_ptr<Batch> decode_;
+  std::vector<std::unique_ptr<Batch>> decodes_;  // one, or as many as a column has of decode batches
+  std::unique_ptr<Batch> latency_;               // where there are columns
+  std::vector<Batch*> pass_;                     // the batches that were begun together, in order
   RequestTable requests_;
   Inbox::Mail mail_;
   std::vector<Sequence*> ready_;  // [max_sequences]
   std::vector<ActiveRequest*> invalid_;
   MonotonicNs pass_begin_ns_ = 0;
+  double latency_debt_ns_ = 0;       // time that others have before the next latency pass begins
   int64_t admitted_hit_tokens_ = 0;  // prompt tokens found in the prefix cache on admission
   bool failed_ = false;
   StepState state_;

@@ -141,21 +141,52 @@ absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeade
   return tokens;
 }
 
-absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, device::Device& device) {
+absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const ModelHeader& header,
+                                             device::Device& device) {
   LoadProgress progress;
+  SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
+  if (settings.weights_on == "host" && device.info().host_addressable) {
+    return absl::InvalidArgumentError(
+        "--weights_on=host: this device's memory is the host's, so nothing would be streamed; use auto");
+  }
   model::WeightOptions options;
   options.mode = device::WeightMode::kExpanded;
+  options.layers_on = settings.weights_on == "host"     ? model::WeightPlace::kHost
+                      : settings.weights_on == "device" ? model::WeightPlace::kDevice
+                                                        : model::WeightPlace::kAuto;
+  if (!device.info().host_addressable) {
+    options.reserve = [&](int64_t memory_bytes) {
+      device::DeviceInfo info = device.info();
+      info.memory_bytes = memory_bytes;
+      return DeviceBytesBesideWeights(settings, context_tokens, info, header.config);
+    };
+  }
   options.progress = [&progress](int64_t done, int64_t total) { progress.Report(done, total); };
   if (!settings.random_weights.empty()) {
     Log(LogLevel::kWarning, "RANDOM WEIGHTS: what is generated means nothing; token ids only, no text",
         {{"shape", settings.random_weights}, {"seed", settings.random_seed}});
-    return model::LoadRandomModel(settings.random_weights, static_cast<uint64_t>(settings.random_seed),
-                                  device, options);
   }
-  absl::StatusOr<model::Model> loaded = model::LoadModel(settings.model, device, options);
-  if (loaded.ok() && !loaded->why_no_text.empty()) {
+  absl::StatusOr<model::Model> loaded =
+      settings.random_weights.empty()
+          ? model::LoadModel(settings.model, device, options)
+          : model::LoadRandomModel(settings.random_weights, static_cast<uint64_t>(settings.random_seed),
+                                   device, options);
+  if (absl::IsResourceExhausted(loaded.status()) && !device.info().host_addressable) {
+    return absl::Status(loaded.status().code(),
+                        absl::StrCat("--device_memory: ", loaded.status().message(),
+                                     "; fewer --max_sequences and --prefill_rows take less"));
+  }
+  SPILLWAY_RETURN_IF_ERROR(loaded.status());
+  if (settings.random_weights.empty() && !loaded->why_no_text.empty()) {
     Log(LogLevel::kWarning, "NO TOKENIZER: the model takes and gives token ids only",
         {{"reason", loaded->why_no_text}});
+  }
+  if (const model::ModelWeights& weights = *loaded->weights; weights.layers_on_host()) {
+    Log(LogLevel::kWarning,
+        "the layers' weights lie on the host: each step loads them over the link, a layer at a time",
+        {{"layers", FormatBytes(weights.host_bytes())},
+         {"a_layer", FormatBytes(weights.largest_layer_bytes())},
+         {"device_memory", FormatBytes(device.info().memory_bytes)}});
   }
   return loaded;
 }
@@ -164,7 +195,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
                                                      device::Device& device, scheduler::Observer& observer) {
   auto engine = std::unique_ptr<Engine>(new Engine());
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
-  SPILLWAY_ASSIGN_OR_RETURN(engine->loaded_, LoadServedModel(settings, device));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->loaded_, LoadServedModel(settings, header, device));
   const std::vector<uint8_t> fingerprint(engine->loaded_.fingerprint.begin(),
                                          engine->loaded_.fingerprint.end());
   SPILLWAY_RETURN_IF_ERROR(engine->DescribeModel(settings, header, device));
@@ -199,11 +230,15 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   scheduler::SchedulerOptions options;
   options.context_tokens = context_tokens;
   options.max_sequences = static_cast<int32_t>(settings.max_sequences);
+  options.batch_sequences = static_cast<int32_t>(settings.batch_sequences);
   options.max_queue = static_cast<int32_t>(settings.max_queue);
   options.prefill_rows = static_cast<int32_t>(settings.prefill_rows);
   options.max_gap_ms = static_cast<double>(settings.max_gap_ms);
   options.reserve_output_tokens = static_cast<int32_t>(settings.reserve_output_tokens);
   options.slow_reader_timeout_ms = settings.slow_reader_timeout_ms;
+  SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
+  options.schedule = modes.schedule;
+  options.throughput_share = static_cast<double>(settings.throughput_share_percent) / 100;
   options.prefix_cache = engine->model_.prefix_cache;
   options.model_fingerprint = fingerprint;
   SPILLWAY_ASSIGN_OR_RETURN(engine->scheduler_,
@@ -219,9 +254,18 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
         {{"context_tokens", engine->model_.context_tokens}, {"asked_tokens", context_tokens}});
   }
   const std::string place = device.info().host_addressable ? "host" : "device";
-  engine->memory_ = {{place, "weights", weights_bytes},
-                     {"host", "kv_pool", engine->pool_->size_bytes()},
-                     {place, "scratch", device.allocated_bytes() - weights_bytes}};
+  const exec::Executor& executor = *engine->executor_;
+  const auto add = [&engine](const std::string& where, const std::string& use, int64_t bytes) {
+    if (bytes > 0) engine->memory_.push_back({where, use, bytes});
+  };
+  add(place, "weights", weights_bytes + executor.weight_slots_bytes());
+  add("host", "weights", engine->loaded_.weights->host_bytes());
+  add("host", "kv_pool", engine->pool_->size_bytes());
+  add(place, "kv_cache", executor.residency_bytes());
+  add(place, "staging", executor.staging_bytes());
+  add(place, "scratch",
+      device.allocated_bytes() - weights_bytes - executor.weight_slots_bytes() - executor.residency_bytes() -
+          executor.staging_bytes());
   return engine;
 }
 

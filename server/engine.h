@@ -41,7 +41,8 @@ absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeade
 
 // The model that --model or --random_weights names, on the device; says in the log how far loading is. Errors
 // are one line that names the file and the remedy.
-absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, device::Device& device);
+absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const ModelHeader& header,
+                                             device::Device& device);
 
 class Engine {
  public:

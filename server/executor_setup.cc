@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "engine/exec/link_executor.h"
 #include "engine/exec/row_executor.h"
+#include "scheduler/schedule_choice.h"
 #include "server/planner_setup.h"
 
 namespace spillway::server {
@@ -24,26 +25,47 @@ constexpr int32_t kRingChunks = 6;
 constexpr int64_t kRingChunkBytesMax = 2 * kMiB;
 constexpr int64_t kDeviceParts = 128;
 
+// The scheduler's work items (StepLoop::Create, PrefillQueue::Create): decode batches, one for latency where
+// there may be columns, and four for prefill. Counted as if there may be.
+constexpr int64_t kPrefillItems = 4;
+constexpr int64_t kPrefillSegments = 16;
+int64_t BatchSequences(const Settings& settings) {
+  const int64_t most = settings.max_sequences;
+  if (settings.batch_sequences <= 0 || settings.batch_sequences >= most) return most;
+  return std::max(settings.batch_sequences, (most + scheduler::kMostItems - 1) / scheduler::kMostItems);
+}
+int64_t DecodeItems(const Settings& settings) {
+  const int64_t each = BatchSequences(settings);
+  return (settings.max_sequences + each - 1) / each + 1;
+}
+
 // What the scheduler's work items will take of device memory at most: rows, and tables of an entry a block.
 int64_t WorkItemBytes(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
                       const kv::Geometry& geometry) {
   constexpr int64_t kRowTableBytes = 64;
   constexpr int64_t kBlockTableBytes = 64;
-  const int64_t rows = settings.max_sequences + settings.prefill_rows;
+  const int64_t decode_rows = BatchSequences(settings) * DecodeItems(settings);
+  const int64_t rows = decode_rows + settings.prefill_rows;
   const int64_t sequence_blocks = geometry.blocks_for(context_tokens) + 1;
-  const int64_t blocks = (settings.max_sequences + 8) * sequence_blocks + rows;
+  const int64_t blocks = (decode_rows + 8) * sequence_blocks + rows;
   return rows * (int64_t{config.d_model} * 4 + kRowTableBytes) + blocks * kBlockTableBytes + kMiB;
+}
+
+exec::LinkExecutorOptions LinkOptions(const Settings& settings, const device::DeviceInfo& info,
+                                      const kv::Geometry& geometry) {
+  exec::LinkExecutorOptions options;
+  options.head_rows = kHeadRows;
+  options.ring_chunks = kRingChunks;
+  options.ring_chunk_bytes = RingChunkBytes(info, geometry);
+  options.chunk_rows = LinkItemRows(settings);
+  return options;
 }
 
 absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
     const Settings& settings, int32_t context_tokens, device::Device& device, const model::Model& model,
     kv::HostPool& pool, kv::BlockStore& blocks, exec::Timeline& timeline) {
-  exec::LinkExecutorOptions options;
+  exec::LinkExecutorOptions options = LinkOptions(settings, device.info(), pool.geometry());
   options.timeline = &timeline;
-  options.head_rows = kHeadRows;
-  options.ring_chunks = kRingChunks;
-  options.ring_chunk_bytes = RingChunkBytes(device.info(), pool.geometry());
-  options.chunk_rows = LinkItemRows(settings);
   SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
   if (modes.residency == scheduler::ResidencyMode::kOff) options.resident_blocks_max = 0;
   if (modes.residency == scheduler::ResidencyMode::kFixed) {
@@ -73,8 +95,8 @@ int64_t RingChunkBytes(const device::DeviceInfo& info, const kv::Geometry& geome
 }
 
 int32_t LinkItemRows(const Settings& settings) {
-  return static_cast<int32_t>(
-      std::max({settings.prefill_chunk_tokens, settings.max_sequences, settings.prefill_rows / 4}));
+  return static_cast<int32_t>(std::max(
+      {settings.prefill_chunk_tokens, BatchSequences(settings), settings.prefill_rows / kPrefillItems}));
 }
 
 int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry) {
@@ -109,6 +131,40 @@ kv::Form StoredForm(const device::Device& device, const model::Model& model, con
   Log(LogLevel::kWarning, "keys and values cannot be rebuilt on this device; they are always carried",
       {{"cause", sliced.message()}});
   return kv::Form::kKv;
+}
+
+int64_t DeviceBytesBesideWeights(const Settings& settings, int32_t context_tokens,
+                                 const device::DeviceInfo& info, const model::ModelConfig& config) {
+  if (info.host_addressable) return 0;
+  const kv::Geometry geometry = GeometryOf(info, config);
+  const exec::LinkExecutorOptions options = LinkOptions(settings, info, geometry);
+  const bool stores_x = geometry.chi_bytes() < geometry.beta_bytes();
+  const int64_t block_bytes = 2 * geometry.slot_bytes();  // of a layer
+  const int64_t x_bytes = geometry.block_tokens * geometry.chi_bytes();
+  const int64_t chunk_bytes = options.ring_chunk_bytes;
+  const int64_t rebuilt_blocks = stores_x ? chunk_bytes / x_bytes : 0;
+  const model::TransformerLimits limits{options.chunk_rows, options.head_rows,
+                                        static_cast<int32_t>(rebuilt_blocks * geometry.block_tokens)};
+  // Blocks that may be open at once, as LinkExecutor counts them, with its eighth to spare.
+  const auto open_blocks = [&](int64_t rows, int64_t segments) {
+    return rows / geometry.block_tokens + 2 * segments;
+  };
+  const int64_t piece_rows = std::max<int64_t>(1, settings.prefill_rows / kPrefillItems);
+  const int64_t each = BatchSequences(settings);
+  int64_t open =
+      DecodeItems(settings) * open_blocks(each, each) +
+      kPrefillItems *
+          open_blocks(piece_rows, std::min({settings.max_sequences, kPrefillSegments, piece_rows}));
+  open += (open + 7) / 8;
+  if (settings.host_pool_bytes > 0) {
+    const kv::Form form = stores_x ? kv::Form::kBoth : kv::Form::kKv;
+    open = std::min(open, settings.host_pool_bytes / geometry.block_bytes(form));
+  }
+  const int64_t open_slots = 2 + (stores_x ? geometry.x_slots() : 0);
+  return model::Transformer::ScratchBytes(config, info.compute_dtype, limits) +
+         options.ring_chunks * chunk_bytes + rebuilt_blocks * block_bytes +
+         WorkItemBytes(settings, context_tokens, config, geometry) +
+         open * open_slots * geometry.slot_bytes() * geometry.n_layers + 2 * kMiB;
 }
 
 absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& settings,

@@ -33,6 +33,11 @@ int32_t LinkItemRows(const Settings& settings);
 // may choose; else K and V alone.
 kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry);
 
+// What serving takes of the device beside weights at least: scratch, staging, work items and the blocks that
+// are being written. 0 without a link, where device memory is host memory and nothing is said ahead.
+int64_t DeviceBytesBesideWeights(const Settings& settings, int32_t context_tokens,
+                                 const device::DeviceInfo& info, const model::ModelConfig& config);
+
 // The executor that this device needs, told of what `blocks` loses. Errors name the flag. Everything must
 // outlive it. `context_tokens`: of one sequence at most.
 absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& settings,

@@ -134,7 +134,8 @@ absl::StatusOr<std::optional<MachineProfile>> ObtainProfile(const Settings& sett
 }
 
 absl::Status ProfileOnly(const Settings& settings, device::Device& device) {
-  SPILLWAY_ASSIGN_OR_RETURN(const model::Model model, LoadServedModel(settings, device));
+  SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings));
+  SPILLWAY_ASSIGN_OR_RETURN(const model::Model model, LoadServedModel(settings, header, device));
   SPILLWAY_ASSIGN_OR_RETURN(const std::optional<MachineProfile> profile,
                             ObtainProfile(settings, device, model));
   if (!profile.has_value())

@@ -85,6 +85,10 @@ std::vector<Flag> MakeFlags() {
       ChoiceFlag(kModel, "weights", {"expanded", "packed"}, "expanded", &S::weights,
                  "expanded: decoded to --dtype at load, fastest. packed: kept as the file encodes them (not "
                  "served yet)."),
+      ChoiceFlag(kModel, "weights_on", {"auto", "device", "host"}, "auto", &S::weights_on,
+                 "Where the layers' weights lie. device: all there. host: in host memory, streamed over the "
+                 "link a layer at a time, for models larger than the device. auto: host where the device is "
+                 "too small."),
       IntFlag(kModel, "threads", 0, 1024, "0", &S::threads,
               "CPU threads that compute. 0: the cores this process may use."),
       SizeFlag(
@@ -108,6 +112,11 @@ std::vector<Flag> MakeFlags() {
           "Memory for the KV cache. 0: most of what is free (all that is available less max(4 GiB, 10 %), "
           "and never more than --max_sequences of --context can fill); give a size to leave more to others."),
       IntFlag(kMemory, "max_sequences", 1, 4096, "64", &S::max_sequences, "Sequences that run at once."),
+      IntFlag(
+          kMemory, "batch_sequences", 0, 4096, "0", &S::batch_sequences,
+          "Of these in one decode batch: its rows take device memory. 0: all. With streamed weights up to 8 "
+          "batches share their load by the column schedule (so at least an eighth of --max_sequences); else "
+          "batches take turns."),
       IntFlag(kMemory, "max_queue", 1, 1'000'000, "512", &S::max_queue,
               "Requests that may wait; further ones are refused (QUEUE_FULL)."),
       IntFlag(
@@ -138,9 +147,15 @@ std::vector<Flag> MakeFlags() {
       ModeFlag("residency", &S::residency,
                "Which cached tokens stay on the device: auto (as many, and in the form, as pays), off, or "
                "fixed:F (at most the fraction F of the pool's blocks, as keys and values)."),
-      ChoiceFlag(kPlanning, "schedule", {"auto", "row", "column"}, "auto", &S::schedule,
-                 "row: one batch through all layers. column: several batches at each layer (not served yet). "
-                 "auto: as the load asks for; today row."),
+      ChoiceFlag(
+          kPlanning, "schedule", {"auto", "row", "column"}, "auto", &S::schedule,
+          "row: one batch through all layers, then the next. column: all batches, and a piece of a prompt, "
+          "at each layer, so that they share a load of its weights. auto: column where weights are "
+          "streamed (--weights_on) and more than one batch runs, or prompts are computed beside it."),
+      IntFlag(
+          kPlanning, "throughput_share_percent", 0, 99, "25", &S::throughput_share_percent,
+          "With streamed weights requests that ask for latency run in row passes of their own between the "
+          "others' visits; others keep at least this part of the time."),
 
       IntFlag(kRequests, "default_max_tokens", 0, kTokensMax, "1024", &S::default_max_tokens,
               "Tokens generated for a request without max_tokens, at most. 0: what the context leaves."),

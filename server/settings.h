@@ -24,6 +24,7 @@ struct Settings {
   std::string device;
   std::string dtype;
   std::string weights;
+  std::string weights_on;
   int64_t threads = 0;
   int64_t device_memory_bytes = 0;
   int64_t emulated_link_mb_per_s = 0;
@@ -32,6 +33,7 @@ struct Settings {
   int64_t context_tokens = 0;
   int64_t host_pool_bytes = 0;
   int64_t max_sequences = 0;
+  int64_t batch_sequences = 0;
   int64_t max_queue = 0;
   int64_t max_gap_ms = 0;
   int64_t prefill_chunk_tokens = 0;
@@ -42,6 +44,7 @@ struct Settings {
   std::string split;
   std::string residency;
   std::string schedule;
+  int64_t throughput_share_percent = 0;
 
   int64_t default_max_tokens = 0;
   int64_t max_priority = 0;

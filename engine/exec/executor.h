@@ -98,10 +98,18 @@ class Executor {
   virtual bool splits() const { return false; }
   // Device memory for resident tokens and those being written. 0 where every token is read in place.
   virtual int64_t residency_bytes() const { return 0; }
+  // Device memory that carried tokens pass through, and that streamed layers take turns in.
+  virtual int64_t staging_bytes() const { return 0; }
+  virtual int64_t weight_slots_bytes() const { return 0; }
+  // Weights that a pass through all layers loads to the device. 0: they are there.
+  virtual int64_t weight_pass_bytes() const { return 0; }
   // What a plan for these segments is solved for: their distinct cached tokens by residency and stored form
   // as they are now. REQUIRES: splits(), and what Begin requires of segments.
   virtual BatchShape ShapeOf(Phase phase, absl::Span<const Segment> segments);
 
+  // Items of plans for the column schedule are visited in turn: of those that run always one with the fewest
+  // layers done, in the order in which they began. (Others are possible, at the price of loading weights
+  // again.) Items of row plans may be visited at any time.
   // Obeys `plan` as far as blocks allow (a block is carried whole, in a form in which it is stored).
   // REQUIRES: !item.running(), at least one segment, within item.limits(), ids within the vocabulary, blocks
   // cover the rows. Blocks that rows are written to belong to one segment alone.

@@ -67,8 +67,8 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   if (StoresX()) {
     const int64_t rebuilt_blocks = chunk_bytes / x_bytes;
     limits.max_rebuild_rows = static_cast<int32_t>(rebuilt_blocks * geometry.block_tokens);
-    SPILLWAY_ASSIGN_OR_RETURN(rebuilt_,
-                              device_.Allocate(rebuilt_blocks * kv_bytes, "rebuilt keys and values"));
+    rebuilt_bytes_ = rebuilt_blocks * kv_bytes;
+    SPILLWAY_ASSIGN_OR_RETURN(rebuilt_, device_.Allocate(rebuilt_bytes_, "rebuilt keys and values"));
   }
   if (weights.layers_on_host()) {
     SPILLWAY_ASSIGN_OR_RETURN(weights_,
@@ -137,7 +137,7 @@ LinkExecutor::Item& LinkExecutor::ItemOf(WorkItem& item) const {
 
 BatchShape LinkExecutor::ShapeOf(Phase phase, absl::Span<const Segment> segments) {
   BatchShape shape = ShapeWithoutCache(phase, segments);
-  if (weights_ != nullptr) shape.weight_load_bytes = weights_->pass_bytes();
+  shape.weight_load_bytes = weight_pass_bytes();
   int64_t& on_host = pool_.form() == kv::Form::kKv  ? shape.host_kv_tokens
                      : pool_.form() == kv::Form::kX ? shape.host_x_tokens
                                                     : shape.host_both_tokens;

@@ -79,6 +79,9 @@ class LinkExecutor final : public Executor {
   int32_t vocab_size() const override { return transformer_->config().vocab_size; }
   bool splits() const override { return true; }
   int64_t residency_bytes() const override { return cache_->size_bytes(); }
+  int64_t staging_bytes() const override { return ring_bytes() + rebuilt_bytes_; }
+  int64_t weight_slots_bytes() const override { return weights_ != nullptr ? 2 * weights_->slot_bytes() : 0; }
+  int64_t weight_pass_bytes() const override { return weights_ != nullptr ? weights_->pass_bytes() : 0; }
   BatchShape ShapeOf(Phase phase, absl::Span<const Segment> segments) override;
 
   void Begin(WorkItem& item, Phase phase, absl::Span<const Segment> segments, const SplitPlan& plan) override;
@@ -142,6 +145,7 @@ class LinkExecutor final : public Executor {
   std::unique_ptr<kv::DeviceCache> cache_;
   std::unique_ptr<BlockWriter> writer_;
   device::DevicePtr rebuilt_;  // K and V of one chunk's X: slots 2b, 2b + 1
+  int64_t rebuilt_bytes_ = 0;
   DistinctTokens distinct_;
 
   TimelineWriter timeline_;

@@ -58,7 +58,7 @@ struct BatchShape {
   int64_t host_kv_tokens = 0;  // stored as KV only
   int64_t host_x_tokens = 0;   // stored as X only
   int64_t host_both_tokens = 0;
-  int64_t weight_load_bytes = 0;  // W: 0 when resident
+  int64_t weight_load_bytes = 0;  // W: 0 when resident; of a column's item its share
 
   bool operator==(const BatchShape&) const = default;
 };
@@ -70,7 +70,9 @@ struct SplitPlan {
   TokenClasses tokens;
 
   // Predicted seconds of the step by resource, from the profile alone, and their maximum (pipelined) or the
-  // serial form's sum. 0 where no profile exists yet.
+  // serial form's sum. 0 where no profile exists yet. An item of a column: predicted_s is of its own work,
+  // with its share of the weights that all load together; the step's seconds are those of all of them, as it
+  // ends when they do.
   std::array<double, kResources> predicted_s{};
   double predicted_step_s = 0;
   double corrected_step_s = 0;  // the same with feedback

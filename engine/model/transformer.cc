@@ -52,29 +52,46 @@ Transformer::~Transformer() {
   if (scratch_) device_.Free(scratch_);
 }
 
-absl::Status Transformer::AllocateScratch() {
-  const int64_t element_bytes = device::SizeOf(device_.info().compute_dtype);
-  const int64_t rows = limits_.max_rows;
-  const int64_t d_ff = config_.d_ff;
-  std::vector<std::pair<DevicePtr*, int64_t>> buffers = {
-      {&normed_, std::max(rows, int64_t{limits_.max_head_rows}) * config_.d_model * element_bytes},
-      {&qkv_, rows * (config_.d_q() + 2 * config_.d_kv()) * element_bytes},
-      {&acc_, rows * config_.d_q() * 4},
-      {&max_, rows * config_.n_heads * 4},
-      {&sum_, rows * config_.n_heads * 4},
-      {&attended_, rows * config_.d_q() * element_bytes},
-      {&up_, rows * (IsGated(config_) ? 2 * d_ff : d_ff) * element_bytes},
-      {&logits_, int64_t{limits_.max_head_rows} * config_.vocab_size * 4},
-      {&rebuilt_, limits_.max_rebuild_rows * 2 * config_.d_kv() * element_bytes},
+std::vector<Transformer::Buffer> Transformer::Buffers(const ModelConfig& config, device::DType dtype,
+                                                      const TransformerLimits& limits) {
+  using T = Transformer;
+  const int64_t element_bytes = device::SizeOf(dtype);
+  const int64_t rows = limits.max_rows;
+  const int64_t d_ff = config.d_ff;
+  std::vector<Buffer> buffers = {
+      {&T::normed_, std::max(rows, int64_t{limits.max_head_rows}) * config.d_model * element_bytes},
+      {&T::qkv_, rows * (config.d_q() + 2 * config.d_kv()) * element_bytes},
+      {&T::acc_, rows * config.d_q() * 4},
+      {&T::max_, rows * config.n_heads * 4},
+      {&T::sum_, rows * config.n_heads * 4},
+      {&T::attended_, rows * config.d_q() * element_bytes},
+      {&T::up_, rows * (IsGated(config) ? 2 * d_ff : d_ff) * element_bytes},
+      {&T::logits_, int64_t{limits.max_head_rows} * config.vocab_size * 4},
+      {&T::rebuilt_, limits.max_rebuild_rows * 2 * config.d_kv() * element_bytes},
   };
-  if (IsGated(config_)) buffers.emplace_back(&activated_, rows * d_ff * element_bytes);
-  std::vector<int64_t> offsets;
-  for (const auto& [buffer, size_bytes] : buffers) {
-    offsets.push_back(scratch_bytes_);
-    scratch_bytes_ += (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+  if (IsGated(config)) buffers.emplace_back(&T::activated_, rows * d_ff * element_bytes);
+  for (auto& [buffer, size_bytes] : buffers) {
+    size_bytes = (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
   }
+  return buffers;
+}
+
+int64_t Transformer::ScratchBytes(const ModelConfig& config, device::DType dtype,
+                                  const TransformerLimits& limits) {
+  int64_t sum = 0;
+  for (const auto& [buffer, size_bytes] : Buffers(config, dtype, limits)) sum += size_bytes;
+  return sum;
+}
+
+absl::Status Transformer::AllocateScratch() {
+  const device::DType dtype = device_.info().compute_dtype;
+  scratch_bytes_ = ScratchBytes(config_, dtype, limits_);
   SPILLWAY_ASSIGN_OR_RETURN(scratch_, device_.Allocate(scratch_bytes_, "transformer scratch"));
-  for (size_t i = 0; i < buffers.size(); ++i) *buffers[i].first = scratch_ + offsets[i];
+  DevicePtr next = scratch_;
+  for (const auto& [buffer, size_bytes] : Buffers(config_, dtype, limits_)) {
+    this->*buffer = next;
+    next = next + size_bytes;
+  }
   return absl::OkStatus();
 }
 

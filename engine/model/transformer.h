@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -96,8 +97,15 @@ class Transformer {
                          device::DevicePtr row_index);
 
   int64_t scratch_bytes() const { return scratch_bytes_; }
+  // What it is for such a model and limits.
+  static int64_t ScratchBytes(const ModelConfig& config, device::DType dtype,
+                              const TransformerLimits& limits);
 
  private:
+  // A part of the scratch, and its size.
+  using Buffer = std::pair<device::DevicePtr Transformer::*, int64_t>;
+  static std::vector<Buffer> Buffers(const ModelConfig& config, device::DType dtype,
+                                     const TransformerLimits& limits);
   Transformer(device::Device& device, const ModelConfig& config, const ModelWeights& weights,
               const TransformerLimits& limits, const LayerSource& layers);
 

@@ -56,6 +56,15 @@ void WeightLoader::SetLater(device::DevicePtr* ptr, int64_t offset_bytes) {
   }
 }
 
+int64_t WeightLoader::largest_layer_bytes() const {
+  int64_t largest = 0;
+  for (size_t i = 0; i < host_layers_.size(); ++i) {
+    const int64_t end = i + 1 < host_layers_.size() ? host_layers_[i + 1] : host_reserved_bytes_;
+    largest = std::max(largest, end - host_layers_[i]);
+  }
+  return largest;
+}
+
 void WeightLoader::BeginHostLayer() { host_layers_.push_back(host_reserved_bytes_); }
 
 absl::Status WeightLoader::PlaceMatrix(const std::vector<std::string>& names, Use use,

@@ -41,6 +41,11 @@ class WeightLoader {
   static constexpr uint64_t kLayerOrigin = 256;
   void BeginHostLayer();
 
+  // What was placed so far: on the device, and of layers on the host.
+  int64_t reserved_bytes() const { return reserved_bytes_; }
+  int64_t host_reserved_bytes() const { return host_reserved_bytes_; }
+  int64_t largest_layer_bytes() const;
+
   // Allocates, fills and sets every address; then `weights` owns the memory.
   absl::Status Fill(ModelWeights& weights);
 

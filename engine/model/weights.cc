@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/status_macros.h"
 #include "engine/model/weight_loader.h"
 
@@ -61,33 +62,88 @@ absl::Status PlaceLayer(const ModelConfig& config, int32_t index, LayerWeights& 
 
 }  // namespace
 
+absl::Status ModelWeights::Place(const ModelConfig& config, WeightPlace layers_on, WeightLoader& loader) {
+  using Use = WeightLoader::Use;
+  layers_.assign(static_cast<size_t>(config.n_layers), {});
+  SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("token_embd.weight", 0, Use::kEmbedding, &embedding_));
+  if (config.position == PositionKind::kLearned) {
+    SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("position_embd.weight", config.position_offset, Use::kEmbedding,
+                                              &position_embedding_));
+  }
+  SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.weight"}, &output_norm_));
+  if (config.norm == NormKind::kLayer) {
+    SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.bias"}, &output_norm_bias_));
+  }
+  SPILLWAY_RETURN_IF_ERROR(config.has_tied_embedding
+                               ? loader.PlaceMatrix({"token_embd.weight"}, Use::kTiedHead, &head_)
+                               : loader.PlaceMatrix({"output.weight"}, Use::kHead, &head_));
+  if (config.position == PositionKind::kRotary) {
+    loader.PlaceF32(InverseFrequencies(config.rope), &inverse_frequency_);
+  }
+  for (int32_t i = 0; i < config.n_layers; ++i) {
+    if (layers_on == WeightPlace::kHost) loader.BeginHostLayer();
+    SPILLWAY_RETURN_IF_ERROR(PlaceLayer(config, i, layers_[static_cast<size_t>(i)], loader));
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
+// Where the layers go; what does not fit is refused here, before anything is loaded.
+absl::StatusOr<WeightPlace> ChoosePlace(const device::Device& device, const WeightLoader& sizes,
+                                        const WeightOptions& options) {
+  const int64_t memory_bytes = device.info().memory_bytes;
+  const int64_t other_bytes = device.allocated_bytes() + sizes.reserved_bytes();
+  const int64_t layers_bytes = sizes.host_reserved_bytes();
+  const int64_t slots_bytes = std::min(layers_bytes, 2 * sizes.largest_layer_bytes());
+  const bool may_stream = !device.info().host_addressable;
+  const auto reserve = [&options](int64_t bytes) { return options.reserve ? options.reserve(bytes) : 0; };
+  const auto needed = [&](WeightPlace place, int64_t bytes) {
+    return other_bytes + (place == WeightPlace::kHost ? slots_bytes : layers_bytes) + reserve(bytes);
+  };
+  WeightPlace place = options.layers_on;
+  if (place == WeightPlace::kAuto) {
+    const bool fits = needed(WeightPlace::kDevice, memory_bytes) <= memory_bytes;
+    place = fits || !may_stream ? WeightPlace::kDevice : WeightPlace::kHost;
+  }
+  if (needed(place, memory_bytes) <= memory_bytes) return place;
+  // What is needed grows a little with what is there: the least memory that suffices for itself.
+  constexpr int kMostRounds = 64;
+  const auto least = [&](WeightPlace at) {
+    int64_t bytes = needed(at, memory_bytes);
+    for (int i = 0; i < kMostRounds && needed(at, bytes) > bytes; ++i) bytes = needed(at, bytes);
+    return bytes;
+  };
+  const bool on_host = place == WeightPlace::kHost;
+  const int64_t total_bytes = least(place);
+  std::string message = absl::StrCat(
+      "a device memory of ", FormatBytes(memory_bytes), " is too small; ", FormatBytes(total_bytes),
+      " would do (", total_bytes, " bytes): ", on_host ? "two layers at a time " : "all layers ",
+      FormatBytes(on_host ? slots_bytes : layers_bytes), ", the other weights ",
+      FormatBytes(sizes.reserved_bytes()), ", work and the blocks that are written ",
+      FormatBytes(reserve(total_bytes)));
+  if (!on_host && may_stream) {
+    absl::StrAppend(&message, "; with the layers' weights on the host ",
+                    FormatBytes(least(WeightPlace::kHost)));
+  }
+  return absl::ResourceExhaustedError(message);
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Load(device::Device& device,
                                                                  const TensorSource& source,
                                                                  const ModelConfig& config,
                                                                  const WeightOptions& options) {
-  using Use = WeightLoader::Use;
   std::unique_ptr<ModelWeights> weights(new ModelWeights(device));
-  weights->layers_.resize(static_cast<size_t>(config.n_layers));
+  WeightPlace place = options.layers_on;
+  if (place == WeightPlace::kAuto || options.reserve) {
+    WeightLoader sizes(device, source, options);
+    SPILLWAY_RETURN_IF_ERROR(weights->Place(config, WeightPlace::kHost, sizes));
+    SPILLWAY_ASSIGN_OR_RETURN(place, ChoosePlace(device, sizes, options));
+  }
   WeightLoader loader(device, source, options);
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("token_embd.weight", 0, Use::kEmbedding, &weights->embedding_));
-  if (config.position == PositionKind::kLearned) {
-    SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("position_embd.weight", config.position_offset, Use::kEmbedding,
-                                              &weights->position_embedding_));
-  }
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.weight"}, &weights->output_norm_));
-  if (config.norm == NormKind::kLayer) {
-    SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.bias"}, &weights->output_norm_bias_));
-  }
-  SPILLWAY_RETURN_IF_ERROR(config.has_tied_embedding
-                               ? loader.PlaceMatrix({"token_embd.weight"}, Use::kTiedHead, &weights->head_)
-                               : loader.PlaceMatrix({"output.weight"}, Use::kHead, &weights->head_));
-  if (config.position == PositionKind::kRotary) {
-    loader.PlaceF32(InverseFrequencies(config.rope), &weights->inverse_frequency_);
-  }
-  for (int32_t i = 0; i < config.n_layers; ++i) {
-    if (options.layers_on == WeightPlace::kHost) loader.BeginHostLayer();
-    SPILLWAY_RETURN_IF_ERROR(PlaceLayer(config, i, weights->layers_[static_cast<size_t>(i)], loader));
-  }
+  SPILLWAY_RETURN_IF_ERROR(weights->Place(config, place, loader));
   SPILLWAY_RETURN_IF_ERROR(loader.Fill(*weights));
   return weights;
 }

@@ -47,7 +47,8 @@ class LayerSource {
   virtual const LayerWeights* Find(int32_t layer) const = 0;
 };
 
-enum class WeightPlace : uint8_t { kDevice, kHost };
+// kAuto: the host where the device is too small, and could be reached over a link.
+enum class WeightPlace : uint8_t { kDevice, kHost, kAuto };
 
 // Bytes of one purpose, for the memory table and metrics.
 struct MemoryUse {
@@ -58,6 +59,9 @@ struct MemoryUse {
 struct WeightOptions {
   // Of the layers; embedding, head and the output's norm are always on the device.
   WeightPlace layers_on = WeightPlace::kDevice;
+  // Of a device memory of so many bytes, what must be left for what comes after. What is too large together
+  // is refused before anything is loaded. Empty: whatever is left.
+  std::function<int64_t(int64_t memory_bytes)> reserve = nullptr;
   device::WeightMode mode = device::WeightMode::kExpanded;
   int32_t threads = 0;  // of loading; 0: as many as the device computes with
   // Told bytes of the device's layout that are done, of how many; called from the loading threads, one at a
@@ -68,7 +72,7 @@ struct WeightOptions {
 class ModelWeights final : public LayerSource {
  public:
   // Packs the tensors of `source` that `config` implies. InvalidArgument for a tensor that the device cannot
-  // hold or multiply, ResourceExhausted where memory is too small.
+  // hold or multiply, ResourceExhausted where memory is too small, naming how much would do.
   static absl::StatusOr<std::unique_ptr<ModelWeights>> Load(device::Device& device,
                                                             const TensorSource& source,
                                                             const ModelConfig& config,
@@ -115,6 +119,7 @@ class ModelWeights final : public LayerSource {
   };
 
   explicit ModelWeights(device::Device& device) : device_(device) {}
+  absl::Status Place(const ModelConfig& config, WeightPlace layers_on, class WeightLoader& loader);
   const Run& RunOf(int32_t layer) const { return runs_[static_cast<size_t>(layer)]; }
 
   device::Device& device_;

@@ -134,6 +134,7 @@ void FakeExecutor::Begin(exec::WorkItem& work_item, exec::Phase phase,
   const int32_t n_chunks = (n_rows + options_.chunk_rows - 1) / options_.chunk_rows;
   item.Start(n_chunks * options_.n_layers);
   running_.push_back(&item);
+  most_running_ = std::max(most_running_, static_cast<int32_t>(running_.size()));
 
   most_segments_ = std::max(most_segments_, static_cast<int32_t>(segments.size()));
   item.stats = {};
@@ -161,6 +162,7 @@ std::map<kv::BlockId, int32_t> FakeExecutor::CachedTokens(absl::Span<const exec:
 
 exec::BatchShape FakeExecutor::ShapeOf(exec::Phase phase, absl::Span<const exec::Segment> segments) {
   exec::BatchShape shape = Executor::ShapeOf(phase, segments);
+  shape.weight_load_bytes = weight_pass_bytes();
   for (const auto& [block, tokens] : CachedTokens(segments)) {
     const bool full = tokens == options_.block_tokens;
     (!full            ? shape.resident_kv_tokens
@@ -174,7 +176,8 @@ void FakeExecutor::CheckPlan(const Item& item, const exec::SplitPlan& plan) {
   last_plan_ = plan;
   planned_steps_ += plan.solve_id != 0;
   if (options_.splits) {
-    const exec::BatchShape shape = ShapeOf(plan.shape.phase, item.segments);
+    exec::BatchShape shape = ShapeOf(plan.shape.phase, item.segments);
+    shape.weight_load_bytes = plan.shape.weight_load_bytes;
     const exec::TokenClasses& tokens = plan.tokens;
     const bool right =
         plan.shape == shape && tokens.resident_kv_tokens == shape.resident_kv_tokens &&
@@ -232,6 +235,14 @@ double FakeExecutor::CostNs(const Item& item, int32_t first_row, int32_t n_rows)
   return options_.visit_ns + options_.row_ns * n_rows + options_.read_ns * reads;
 }
 
+double FakeExecutor::LoadNs(int32_t layer) {
+  if (options_.weight_bytes == 0 || layer == held_layers_[0]) return 0;
+  const bool held = layer == held_layers_[1];
+  held_layers_ = {layer, held_layers_[0]};
+  weight_loads_ += !held;
+  return held ? 0 : options_.weight_ns;
+}
+
 absl::Status FakeExecutor::Visit(exec::WorkItem& work_item) {
   Item& item = static_cast<Item&>(work_item);
   SPILLWAY_CHECK(item.running() && !item.done());
@@ -245,7 +256,7 @@ absl::Status FakeExecutor::Visit(exec::WorkItem& work_item) {
   Compute(item, layer, first_row, chunk);
 
   // The device works in order; the caller runs ahead of it by so many visits of an item.
-  const int64_t cost_ns = static_cast<int64_t>(CostNs(item, first_row, chunk));
+  const int64_t cost_ns = static_cast<int64_t>(LoadNs(layer) + CostNs(item, first_row, chunk));
   busy_until_ns_ = std::max(busy_until_ns_, clock_.NowNs()) + cost_ns;
   item.visit_ends_ns.push_back(busy_until_ns_);
   item.stats.lanes[static_cast<size_t>(exec::Lane::kCompute)].busy_ns += cost_ns;

@@ -8,6 +8,7 @@
 #ifndef SPILLWAY_TESTS_FAKES_FAKE_EXECUTOR_H_
 #define SPILLWAY_TESTS_FAKES_FAKE_EXECUTOR_H_
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -34,6 +35,9 @@ struct FakeExecutorOptions {
   // full lies on the device. A token carried costs so much, as X half of it.
   bool splits = false;
   double carry_ns = 4;
+  // Of a layer; 0: they are resident. Else two layers are held, and a visit of another one loads it first.
+  int64_t weight_bytes = 0;
+  double weight_ns = 0;  // of such a load
   // Visits that are enqueued before the caller waits, as on a device.
   int32_t visits_in_flight = 2;
 };
@@ -63,6 +67,7 @@ class FakeExecutor : public exec::Executor {
   int32_t n_layers() const override { return options_.n_layers; }
   int32_t vocab_size() const override { return options_.vocab_size; }
   bool splits() const override { return options_.splits; }
+  int64_t weight_pass_bytes() const override { return options_.weight_bytes * options_.n_layers; }
   exec::BatchShape ShapeOf(exec::Phase phase, absl::Span<const exec::Segment> segments) override;
   void Begin(exec::WorkItem& item, exec::Phase phase, absl::Span<const exec::Segment> segments,
              const exec::SplitPlan& plan) override;
@@ -77,6 +82,8 @@ class FakeExecutor : public exec::Executor {
   // What was seen so far.
   int64_t visits() const { return visits_; }
   int64_t rows_computed() const { return rows_computed_; }
+  int64_t weight_loads() const { return weight_loads_; }
+  int32_t most_running() const { return most_running_; }                // items at a time
   int64_t distinct_mismatches() const { return distinct_mismatches_; }  // plans with a wrong count of tokens
   int32_t most_segments() const { return most_segments_; }
   int64_t planned_steps() const { return planned_steps_; }  // whose plan came of a solve
@@ -93,6 +100,7 @@ class FakeExecutor : public exec::Executor {
   void CountCarried(const exec::TokenClasses& tokens, exec::StepStats& stats) const;
   void CheckWrites(const Item& item) const;
   void Compute(Item& item, int32_t layer, int32_t first_row, int32_t n_rows);
+  double LoadNs(int32_t layer);
   double CostNs(const Item& item, int32_t first_row, int32_t n_rows) const;
   void WaitUntil(MonotonicNs time);
 
@@ -105,6 +113,9 @@ class FakeExecutor : public exec::Executor {
   int64_t visits_to_failure_ = -1;
   int64_t visits_ = 0;
   int64_t rows_computed_ = 0;
+  std::array<int32_t, 2> held_layers_ = {-1, -1};  // used last, and before that
+  int64_t weight_loads_ = 0;
+  int32_t most_running_ = 0;
   int64_t distinct_mismatches_ = 0;
   int32_t most_segments_ = 0;
   int64_t planned_steps_ = 0;

@@ -60,8 +60,7 @@ TEST(PlanModes, AModeThatCannotServeTheModelIsRefused) {
     EXPECT_THAT(std::string(CheckPlanModes(modes, grouped).message()),
                 HasSubstr(std::string("--split=") + split));
   }
-  EXPECT_EQ(CheckPlanModes(*ParsePlanModes("auto", "auto", "column"), multi_head).code(),
-            absl::StatusCode::kUnimplemented);
+  EXPECT_TRUE(CheckPlanModes(*ParsePlanModes("auto", "auto", "column"), multi_head).ok());
 }
 
 TEST(PlanModes, WithoutAProfileThereIsOnlyTransfer) {

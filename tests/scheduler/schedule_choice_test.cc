@@ -43,15 +43,17 @@ TEST(ScheduleChoice, AQueueAloneNeverSelectsColumn) {
   EXPECT_EQ(choice.reason, ScheduleReason::kOneBatchFits);
 }
 
-TEST(ScheduleChoice, ManyPromptsSelectColumn) {
+TEST(ScheduleChoice, APromptSharesTheLoadOfADecodeBatch) {
   LoadDescription load = Load(2, 0, 64);
-  load.prompts = kManyPrompts - 1;
-  EXPECT_EQ(ChooseSchedule(load, std::nullopt).schedule, Schedule::kRow);
-  load.prompts = kManyPrompts + 20;
+  load.prompts = 30;
+  EXPECT_EQ(ChooseSchedule(load, std::nullopt).reason, ScheduleReason::kWeightsResident);
+  load.weights_streamed = true;
   const ScheduleChoice choice = ChooseSchedule(load, std::nullopt);
   EXPECT_EQ(choice.schedule, Schedule::kColumn);
-  EXPECT_EQ(choice.reason, ScheduleReason::kManyPrompts);
-  EXPECT_EQ(choice.n_items, kMostItems) << "bounded";
+  EXPECT_EQ(choice.reason, ScheduleReason::kPromptsWait);
+  EXPECT_EQ(choice.n_items, 2) << "the batch and one prompt's piece";
+  load.running_sequences = 0;
+  EXPECT_EQ(ChooseSchedule(load, std::nullopt).schedule, Schedule::kRow);
 }
 
 TEST(ScheduleChoice, LatencyAndTheFlagHaveTheLastWord) {

@@ -224,7 +224,7 @@ TEST_F(MetricsTest, ThePlannersStateIsReadAtEveryScrape) {
   planner.link_in_share = 0.8;
   planner.targets.stored_x = 0.75;
   planner.schedule.largest_batch = 12;
-  planner.scheduled[1][static_cast<size_t>(scheduler::ScheduleReason::kManyPrompts)] = 7;
+  planner.scheduled[1][static_cast<size_t>(scheduler::ScheduleReason::kPromptsWait)] = 7;
   metrics_.SetSources([&] { return now; }, [] { return true; });
   EXPECT_EQ(Value("spillway_plans_total{result=\"memo\"}"), 100);
   EXPECT_EQ(Value("spillway_plans_total{result=\"solved\"}"), 3);
@@ -236,7 +236,7 @@ TEST_F(MetricsTest, ThePlannersStateIsReadAtEveryScrape) {
   EXPECT_EQ(Value("spillway_link_rate_share_ratio{direction=\"in\"}"), 0.8);
   EXPECT_EQ(Value("spillway_placement_target_ratio{share=\"stored_x\"}"), 0.75);
   EXPECT_EQ(Value("spillway_largest_batch"), 12);
-  EXPECT_EQ(Value("spillway_scheduled_steps_total{reason=\"MANY_PROMPTS\",schedule=\"column\"}"), 7);
+  EXPECT_EQ(Value("spillway_scheduled_steps_total{reason=\"PROMPTS_WAIT\",schedule=\"column\"}"), 7);
 }
 
 TEST_F(MetricsTest, NanNeverReachesAHistogram) {

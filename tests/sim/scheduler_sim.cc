@@ -41,6 +41,15 @@ HarnessOptions DrawMachine(Random& random) {
   options.scheduler.prefill_rows = random.Between(8, 100);
   options.scheduler.max_gap_ms = random.OneOf({0.001, 0.02, 0.1});
   options.scheduler.reserve_output_tokens = random.OneOf({0, 0, 4, 16});
+  if (random.Chance(0.5)) {
+    options.executor.weight_bytes = 1000;
+    options.executor.weight_ns = random.OneOf({1000.0, 20'000.0});
+  }
+  options.scheduler.batch_sequences = random.Chance(0.5) ? random.Between(1, 4) : 0;
+  options.scheduler.throughput_share = random.OneOf({0.0, 0.25, 0.9});
+  if (random.Chance(0.3)) {
+    options.scheduler.schedule = random.OneOf({exec::Schedule::kRow, exec::Schedule::kColumn});
+  }
   return options;
 }
 
@@ -104,6 +113,7 @@ class Simulation {
     request.skip_special = random_.Chance(0.7);
     request.priority = random_.Chance(0.3) ? random_.Between(-2, 2) : 0;
     if (random_.Chance(0.2)) request.cache_salt = {7};
+    request.objective = random_.OneOf({Objective::kAuto, Objective::kLatency, Objective::kThroughput});
     if (random_.Chance(deadlines_)) {
       request.deadline_ns = harness_.clock.NowNs() + random_.Between(0, 2'000'000);
     }

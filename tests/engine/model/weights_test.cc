@@ -176,8 +176,10 @@ TEST(ModelWeightsTest, LayersOnTheHostAreTheBytesOfTheDevice) {
 // Says that the host cannot reach its memory, so that weights have to be copied to it.
 class RemoteDevice : public device::ForwardingDevice {
  public:
-  explicit RemoteDevice(device::Device& target) : ForwardingDevice(target), info_(target.info()) {
+  explicit RemoteDevice(device::Device& target, int64_t memory_bytes = 0)
+      : ForwardingDevice(target), info_(target.info()) {
     info_.host_addressable = false;
+    if (memory_bytes > 0) info_.memory_bytes = memory_bytes;
   }
   const device::DeviceInfo& info() const override { return info_; }
   void CopyIn(device::StreamId stream, device::DevicePtr destination, const void* source,
@@ -191,6 +193,41 @@ class RemoteDevice : public device::ForwardingDevice {
  private:
   device::DeviceInfo info_;
 };
+
+TEST(ModelWeightsTest, LayersGoToTheHostWhereTheDeviceIsTooSmallAndTheLeastThatWorksIsNamed) {
+  const TinyFile tiny({});
+  const auto target = MakeDevice(device::DType::kBF16);
+  const auto load = [&](int64_t memory_bytes, WeightPlace layers_on) {
+    RemoteDevice device(*target, memory_bytes);
+    WeightOptions options;
+    options.layers_on = layers_on;
+    options.reserve = [](int64_t bytes) { return 10'000 + bytes / 50; };
+    auto weights = ModelWeights::Load(device, tiny.file, tiny.config, options);
+    return weights.ok() ? absl::StatusOr<bool>((*weights)->layers_on_host()) : weights.status();
+  };
+  const auto named_bytes = [](const absl::Status& status) {
+    const std::string message(status.message());
+    const size_t end = message.find(" bytes)");
+    return std::stoll(message.substr(message.rfind('(', end) + 1));
+  };
+  EXPECT_EQ(load(int64_t{1} << 30, WeightPlace::kAuto).value(), false);
+  const auto refused = load(20'000, WeightPlace::kDevice);
+  ASSERT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  const int64_t all_bytes = named_bytes(refused.status());
+  EXPECT_EQ(load(all_bytes, WeightPlace::kDevice).value(), false);
+  EXPECT_EQ(load(all_bytes, WeightPlace::kAuto).value(), false);
+  EXPECT_FALSE(load(all_bytes - 1000, WeightPlace::kDevice).ok());
+  // Two layers are all that the tiny model has: one that is larger than two of its layers.
+  fakes::TinyLlamaOptions deep;
+  deep.n_layers = 6;
+  const TinyFile deep_file(deep);
+  RemoteDevice small(*target, all_bytes);
+  WeightOptions options;
+  options.layers_on = WeightPlace::kAuto;
+  const auto streamed = ModelWeights::Load(small, deep_file.file, deep_file.config, options);
+  ASSERT_TRUE(streamed.ok()) << streamed.status();
+  EXPECT_TRUE((*streamed)->layers_on_host());
+}
 
 TEST(ModelWeightsTest, RemoteDeviceGetsTheSameBytesByCopies) {
   const TinyFile tiny({});
