@@ -27,7 +27,9 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "Leave the named field unset; GetModel lists what is served."},
     {Reason::kPromptTooLong, "PROMPT_TOO_LONG", StatusCode::kInvalidArgument, false,
      "The prompt leaves no room for a generated token in the context.",
-     "Shorten the prompt to the limit in the metadata, or serve with a larger --context."},
+     "Shorten the prompt to the limit in the metadata. Up to the model's own, a larger --context raises it, "
+     "and "
+     "--host_pool where the log says that the pool clamped it."},
     {Reason::kRequestTooLarge, "REQUEST_TOO_LARGE", StatusCode::kInvalidArgument, false,
      "Prompt and max_tokens together are more than one sequence can hold: the context, clamped to the host "
      "pool. Or the answer is too large for a unary call.",

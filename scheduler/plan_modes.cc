@@ -79,6 +79,12 @@ absl::Status CheckPlanModes(const PlanModes& modes, const ServedCache& cache) {
                        ": this device reads the cache where it lies, so that every token is resident; use "
                        "--residency=auto"));
     }
+    if (modes.schedule == exec::Schedule::kColumn) {
+      return absl::FailedPreconditionError(
+          "--schedule=column: this device has its weights in place, so that batches have no load to share; "
+          "use "
+          "--schedule=row or auto");
+    }
     return absl::OkStatus();
   }
   if (!cache.has_profile && modes.split != SplitMode::kAuto && modes.split != SplitMode::kTransfer) {

@@ -130,6 +130,7 @@ run_dir=$(mktemp -d build/quickstart/run.XXXXXX)
 log="$run_dir/spillwayd.log"
 daemon_args=(--model="$model" --listen="127.0.0.1:$grpc_port" --metrics_listen="127.0.0.1:$metrics_port"
   --address_file="$run_dir/address.json" --lame_duck_ms=0)
+[[ $model != *SmolLM2-135M-Instruct* ]] || daemon_args+=(--served_model_name=SmolLM2-135M-Instruct)
 if (($(available_memory_mib) < 8192)); then
   # The default leaves 4 GiB to others, which a small machine does not have.
   daemon_args+=(--host_pool=512MiB)
@@ -192,7 +193,7 @@ if ((keep)); then
   step "The daemon keeps running (pid $daemon)"
   server_flag=
   [[ $server == 127.0.0.1:8090 ]] || server_flag=" --server=$server"
-  say "ask it:     $build_dir/bin/spillway$server_flag chat \"Why is the sky blue?\""
+  say "ask it:     $build_dir/bin/spillway$server_flag chat --temperature=0.2 \"Why is the sky blue?\""
   say "look at it: $build_dir/bin/spillway$server_flag status"
   say "metrics:    http://$metrics/metrics"
   say "its log:    $log"
@@ -205,7 +206,7 @@ else
   say "keep it:          scripts/quickstart.sh --keep"
   say "your own model:   scripts/quickstart.sh --keep --model=/path/to/model.gguf"
   say "by hand:          $build_dir/bin/spillwayd --model=$(printf '%q' "$model")"
-  say "then:             $build_dir/bin/spillway chat \"Why is the sky blue?\""
+  say "then:             $build_dir/bin/spillway chat --temperature=0.2 \"Why is the sky blue?\""
 fi
 if [[ $model == *SmolLM2-135M* ]]; then
   say "A model of 135 million parameters answers badly; it shows that everything works."

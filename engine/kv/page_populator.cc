@@ -2,25 +2,25 @@
 
 #include <sched.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <system_error>
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 namespace spillway::kv {
 namespace {
 
 constexpr int64_t kSlabBytes = 128 * kMiB;
-// A call holds the memory map's lock for reading; small ones let a step's own calls in.
-constexpr int64_t kBackgroundSlabBytes = 8 * kMiB;
+// A call holds the memory map's lock, for which everybody waits who maps memory: a huge page at a time.
+constexpr int64_t kBackgroundSlabBytes = 2 * kMiB;
 
 #ifndef MADV_POPULATE_WRITE
 constexpr int MADV_POPULATE_WRITE = 23;  // since Linux 5.14; glibc of Debian 12 knows it, older ones do not
@@ -71,11 +71,15 @@ PagePopulator::~PagePopulator() {
 }
 
 void PagePopulator::Populate(uint8_t* begin, int64_t size_bytes) {
-  // Requests come first: this thread only takes what they leave.
-  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), 19);
+  // It rests for as long as it works, so that requests come first. (A low priority would do the opposite: on
+  // a busy machine the thread would hold the map's lock, not be scheduled, and everybody would wait for it.)
   for (int64_t offset = 0; offset < size_bytes && !stopping_; offset += kBackgroundSlabBytes) {
     const auto n = static_cast<size_t>(std::min(kBackgroundSlabBytes, size_bytes - offset));
-    if (madvise(begin + offset, n, MADV_POPULATE_WRITE) == 0 || errno == EINTR) continue;
+    const MonotonicNs begin_ns = Clock::Real().NowNs();
+    if (madvise(begin + offset, n, MADV_POPULATE_WRITE) == 0 || errno == EINTR) {
+      std::this_thread::sleep_for(std::chrono::nanoseconds(Clock::Real().NowNs() - begin_ns));
+      continue;
+    }
     if (errno != EINVAL) {
       Log(LogLevel::kWarning, "the KV pool could not be backed with memory beforehand",
           {{"done", FormatBytes(offset)}, {"of", FormatBytes(size_bytes)}, {"cause", std::strerror(errno)}});

@@ -48,7 +48,7 @@ std::vector<std::string> Answers(SpawnedDaemon& daemon) {
 TEST(LinkDaemon, AnswersAsWithoutALink) {
   SpawnedDaemon plain(Flags());
   ASSERT_TRUE(plain.WaitUntilReady()) << plain.output();
-  SpawnedDaemon linked(Flags({"--emulated_link_mb_per_s=500", "--device_memory=8MiB"}));
+  SpawnedDaemon linked(Flags({"--emulated_link_mb_per_s=500", "--device_memory=10MiB"}));
   ASSERT_TRUE(linked.WaitUntilReady()) << linked.output();
   EXPECT_EQ(Answers(linked), Answers(plain));
   EXPECT_THAT(linked.output(), HasSubstr("emulated"));

@@ -60,7 +60,11 @@ TEST(PlanModes, AModeThatCannotServeTheModelIsRefused) {
     EXPECT_THAT(std::string(CheckPlanModes(modes, grouped).message()),
                 HasSubstr(std::string("--split=") + split));
   }
-  EXPECT_TRUE(CheckPlanModes(*ParsePlanModes("auto", "auto", "column"), multi_head).ok());
+  const PlanModes column = *ParsePlanModes("auto", "auto", "column");
+  EXPECT_TRUE(CheckPlanModes(column, multi_head).ok());
+  ServedCache in_place = multi_head;
+  in_place.has_link = false;
+  EXPECT_THAT(std::string(CheckPlanModes(column, in_place).message()), HasSubstr("--schedule=row"));
 }
 
 TEST(PlanModes, WithoutAProfileThereIsOnlyTransfer) {
