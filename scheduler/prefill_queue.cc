@@ -8,14 +8,6 @@
 #include "scheduler/active_request.h"
 
 namespace spillway::scheduler {
-namespace {
-
-constexpr int32_t kItems = 4;
-static_assert(kItems >= PrefillPolicy::kLeastItems);
-// Short prompts in one piece.
-constexpr int32_t kMostPacked = 16;
-
-}  // namespace
 
 int32_t PrefillQueue::PieceRows(const exec::Executor& executor, int32_t rows) {
   const int32_t share = std::max(1, rows / kItems);

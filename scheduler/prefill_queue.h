@@ -26,6 +26,10 @@ namespace spillway::scheduler {
 
 class PrefillQueue {
  public:
+  static constexpr int32_t kItems = 4;
+  static_assert(kItems >= PrefillPolicy::kLeastItems);
+  static constexpr int32_t kMostPacked = 16;  // short prompts in one piece
+
   struct Limits {
     int32_t rows = 0;  // of all items together
     int32_t max_sequences = 0;

@@ -32,6 +32,11 @@ absl::string_view NameOf(exec::Schedule schedule) {
   return schedule == exec::Schedule::kRow ? "row" : "column";
 }
 
+int32_t BatchSequences(int32_t max_sequences, int32_t batch_sequences) {
+  if (batch_sequences <= 0 || batch_sequences >= max_sequences) return max_sequences;
+  return std::max(batch_sequences, (max_sequences + kMostItems - 1) / kMostItems);
+}
+
 int32_t LargestBatch(const LoadDescription& load) {
   int64_t most = load.max_sequences > 0 ? load.max_sequences : std::numeric_limits<int32_t>::max();
   if (load.pool_tokens > 0 && load.tokens_per_sequence > 0) {

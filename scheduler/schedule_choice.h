@@ -51,6 +51,9 @@ struct ScheduleChoice {
 
 constexpr int32_t kMostItems = 8;
 
+// Sequences of one decode batch: `batch_sequences`, where more than kMostItems batches would not come of it;
+// all of them where it is 0 or no fewer.
+int32_t BatchSequences(int32_t max_sequences, int32_t batch_sequences);
 // Sequences of one batch that every bound allows; at least 1.
 int32_t LargestBatch(const LoadDescription& load);
 // `forced`: --schedule, where it is not auto.

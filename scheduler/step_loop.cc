@@ -54,7 +54,8 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
       *loop->prefill_, parts.observer);
 
   exec::ItemLimits decode;
-  decode.max_rows = decode.max_segments = decode.max_outputs = BatchSequences(options);
+  decode.max_rows = decode.max_segments = decode.max_outputs =
+      BatchSequences(options.max_sequences, options.batch_sequences);
   decode.max_blocks = decode.max_segments * blocks_per_sequence;
   const auto create = [&]() -> absl::StatusOr<std::unique_ptr<Batch>> {
     SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(decode));
@@ -139,6 +140,8 @@ void StepLoop::FinishPrefill(Batch& batch) {
   const double row_ns = pacer_.RowNs(stats);
   state_.prefill_token_ns.Add(row_ns * parts_.executor.n_layers());
   OnStep(batch, stats);
+  // The first waiting sequence may need fewer blocks now: it finds those that are published here.
+  if (shares_prefixes_) admission_->Reconsider();
   size_t sample = 0;
   for (const Batch::Member& member : batch.members()) {
     const device::SampleResult* drawn = member.samples ? &result->samples[sample++] : nullptr;
@@ -148,8 +151,6 @@ void StepLoop::FinishPrefill(Batch& batch) {
       continue;
     }
     sequence.row_ns = row_ns;
-    // The first waiting sequence may need fewer blocks now: it finds these.
-    if (shares_prefixes_) admission_->Reconsider();
     sequence.cache.Advance(sequence.tokens, sequence.cache.computed_tokens() + member.rows);
     if (drawn != nullptr) {
       Deliver(sequence, *drawn);

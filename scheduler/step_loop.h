@@ -75,8 +75,6 @@ class StepLoop {
 
   // --- Passes (step_passes.cc).
   enum class Members : uint8_t { kAll, kLatency, kThroughput };
-  // Of one decode batch.
-  static int32_t BatchSequences(const SchedulerOptions& options);
   bool RunVisit();
   bool PassRuns() const;
   // Decoding sequences that may take part in a pass into ready_; pauses those whose reader is behind. Returns

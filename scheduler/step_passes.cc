@@ -13,12 +13,6 @@ bool WantsLatency(const Sequence& sequence) {
 
 }  // namespace
 
-int32_t StepLoop::BatchSequences(const SchedulerOptions& options) {
-  const int32_t most = options.max_sequences;
-  if (options.batch_sequences <= 0 || options.batch_sequences >= most) return most;
-  return std::max(options.batch_sequences, (most + kMostItems - 1) / kMostItems);
-}
-
 bool StepLoop::PassRuns() const {
   return std::any_of(pass_.begin(), pass_.end(), [](const Batch* batch) { return batch->running(); });
 }

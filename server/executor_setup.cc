@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "engine/exec/link_executor.h"
 #include "engine/exec/row_executor.h"
+#include "scheduler/prefill_queue.h"
 #include "scheduler/schedule_choice.h"
 #include "server/planner_setup.h"
 
@@ -27,12 +28,11 @@ constexpr int64_t kDeviceParts = 128;
 
 // The scheduler's work items (StepLoop::Create, PrefillQueue::Create): decode batches, one for latency where
 // there may be columns, and four for prefill. Counted as if there may be.
-constexpr int64_t kPrefillItems = 4;
-constexpr int64_t kPrefillSegments = 16;
+constexpr int64_t kPrefillItems = scheduler::PrefillQueue::kItems;
+constexpr int64_t kPrefillSegments = scheduler::PrefillQueue::kMostPacked;
 int64_t BatchSequences(const Settings& settings) {
-  const int64_t most = settings.max_sequences;
-  if (settings.batch_sequences <= 0 || settings.batch_sequences >= most) return most;
-  return std::max(settings.batch_sequences, (most + scheduler::kMostItems - 1) / scheduler::kMostItems);
+  return scheduler::BatchSequences(static_cast<int32_t>(settings.max_sequences),
+                                   static_cast<int32_t>(settings.batch_sequences));
 }
 int64_t DecodeItems(const Settings& settings) {
   const int64_t each = BatchSequences(settings);
@@ -47,7 +47,7 @@ int64_t WorkItemBytes(const Settings& settings, int32_t context_tokens, const mo
   const int64_t decode_rows = BatchSequences(settings) * DecodeItems(settings);
   const int64_t rows = decode_rows + settings.prefill_rows;
   const int64_t sequence_blocks = geometry.blocks_for(context_tokens) + 1;
-  const int64_t blocks = (decode_rows + 8) * sequence_blocks + rows;
+  const int64_t blocks = (decode_rows + 2 * kPrefillItems) * sequence_blocks + rows;
   return rows * (int64_t{config.d_model} * 4 + kRowTableBytes) + blocks * kBlockTableBytes + kMiB;
 }
 

@@ -436,13 +436,17 @@ absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
   LaneOf(item.stats, Lane::kCompute).busy_ns += device_.ElapsedNs(begin, end);
   timeline_.Add(item.Label(Lane::kCompute, visit), begin, end);
   ++item.visits_collected;
-  in_timer_.Collect();
-  in_wait_timer_.Collect();
-  wait_timer_.Collect();
+  CollectTimers();
   return absl::OkStatus();
 }
 
 void LinkExecutor::CollectTimers() {
+  in_timer_.Collect();
+  in_wait_timer_.Collect();
+  wait_timer_.Collect();
+}
+
+void LinkExecutor::CollectAllTimers() {
   // After a device's error nothing is timed any more.
   (void)in_timer_.CollectAll();
   (void)in_wait_timer_.CollectAll();
@@ -463,9 +467,7 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   }
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(item.finished));
   SPILLWAY_CHECK(item.held_chunks() == 0);
-  in_timer_.Collect();
-  in_wait_timer_.Collect();
-  wait_timer_.Collect();
+  CollectTimers();
   writer_->Complete(item.stores);
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
   item.Stop();
@@ -496,7 +498,7 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
     device_.Record(item.finished, stream);
     (void)device_.Synchronize(item.finished);
   }
-  CollectTimers();
+  CollectAllTimers();
   for (; item.read < item.fetched; ++item.read) ring_->Give(item.RingChunk(item.read));
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
   item.Stop();

@@ -131,8 +131,10 @@ class LinkExecutor final : public Executor {
   // Until carried chunk `index` (all layers' counted through) is fetched.
   void FetchThrough(Item& item, int64_t index);
   absl::Status Collect(Item& item, int32_t visit);
-  // Waits for what is timed.
+  // Of what is timed, what is over.
   void CollectTimers();
+  // Waits for the rest too.
+  void CollectAllTimers();
 
   device::Device& device_;
   kv::HostPool& pool_;

@@ -37,12 +37,6 @@ std::vector<std::string> ModelFlags(std::vector<std::string> more = {}) {
   return flags;
 }
 
-std::unique_ptr<grpc::ClientContext> NewContext() {
-  auto context = std::make_unique<grpc::ClientContext>();
-  context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
-  return context;
-}
-
 v1::CompleteRequest Request(int32_t max_tokens) {
   v1::CompleteRequest request;
   request.set_text("the quick brown fox");

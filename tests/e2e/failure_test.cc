@@ -24,12 +24,6 @@ using grpc::health::v1::HealthCheckResponse;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-std::unique_ptr<grpc::ClientContext> NewContext() {
-  auto context = std::make_unique<grpc::ClientContext>();
-  context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
-  return context;
-}
-
 v1::CompleteRequest Request(int32_t max_tokens) {
   v1::CompleteRequest request;
   request.set_text("the quick brown fox");

@@ -348,21 +348,26 @@ class HostileClientTest(HostileTest):
                                         h2.field(3, b"x" * 30000))
         self.assertLess(len(answer), 4096, "refused, not repeated")
 
+    @staticmethod
+    def throw(address, bytes_):
+        """Sends bytes and reads until the other side has closed or says nothing for a moment."""
+        host, port = address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            try:
+                connection.sendall(bytes_)
+                connection.settimeout(0.2)
+                while connection.recv(1 << 16):
+                    pass
+            except OSError:
+                pass
+
     def test_garbage_on_the_grpc_port(self):
         for bytes_ in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0" * 5000,
                        os.urandom(5000), h2.PREFACE[:10], h2.PREFACE + os.urandom(5000),
                        h2.PREFACE + h2.frame(h2.DATA, 0, 0, b"x" * 16384) * 10,
                        h2.PREFACE + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01"):
-            host, port = self.daemon.grpc.rsplit(":", 1)
             for _ in range(3):
-                with socket.create_connection((host, int(port)), timeout=5) as connection:
-                    try:
-                        connection.sendall(bytes_)
-                        connection.settimeout(0.2)
-                        while connection.recv(1 << 16):
-                            pass
-                    except OSError:
-                        pass
+                self.throw(self.daemon.grpc, bytes_)
 
     def test_garbage_and_slowness_on_the_metrics_port(self):
         host, port = self.daemon.metrics.rsplit(":", 1)
@@ -371,16 +376,9 @@ class HostileClientTest(HostileTest):
                        b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 5000 + b"\r\n",
                        b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\n\r\n", h2.PREFACE,
                        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n"):
-            with socket.create_connection((host, int(port)), timeout=5) as connection:
-                try:
-                    connection.sendall(bytes_)
-                    connection.settimeout(0.2)
-                    while connection.recv(1 << 16):
-                        pass
-                except OSError:
-                    pass
+            self.throw(self.daemon.metrics, bytes_)
         # More slow requests than the server has threads: a probe waits for their time to be over, and is answered.
-        slow = [socket.create_connection((host, int(port)), timeout=5) for _ in range(40)]
+        slow = [socket.create_connection((host, int(port)), timeout=5) for _ in range(80)]
         for connection in slow:
             self.addCleanup(connection.close)
             connection.sendall(b"GET /live")

@@ -206,4 +206,10 @@ HttpAnswer Get(const std::string& address, const std::string& path) {
   return answer;
 }
 
+std::unique_ptr<grpc::ClientContext> NewContext() {
+  auto context = std::make_unique<grpc::ClientContext>();
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  return context;
+}
+
 }  // namespace spillway::e2e

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "grpcpp/channel.h"
+#include "grpcpp/client_context.h"
 
 namespace spillway::e2e {
 
@@ -68,6 +69,9 @@ ExitResult RunDaemon(const std::vector<std::string>& flags, const std::vector<st
 
 // A tiny model in the test's folder; written once.
 std::string TinyModelPath();
+
+// With a deadline, so that a lost answer fails a test instead of hanging it.
+std::unique_ptr<grpc::ClientContext> NewContext();
 
 // GET over HTTP; the status code, 0 when there is no answer.
 struct HttpAnswer {

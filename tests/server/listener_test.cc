@@ -1,7 +1,5 @@
 #include "server/listener.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,34 +8,17 @@
 #include <functional>
 #include <thread>
 
-#include "absl/strings/numbers.h"
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/network_address.h"
 #include "tests/server/harness.h"
+#include "tests/server/raw_client.h"
 
 namespace spillway::server {
 namespace {
 
 using ::testing::HasSubstr;
 using Descriptor = Listener::Descriptor;
-
-// A connection to 127.0.0.1; -1 when the process has no descriptor for it.
-Descriptor ConnectTo(const std::string& address) {
-  Descriptor out(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (out.get() < 0) return out;
-  sockaddr_in target{};
-  int port = 0;
-  EXPECT_TRUE(absl::SimpleAtoi(SplitHostPort(address).port, &port));
-  target.sin_family = AF_INET;
-  target.sin_port = htons(static_cast<uint16_t>(port));
-  target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(connect(out.get(), reinterpret_cast<const sockaddr*>(&target), sizeof(target)), 0);
-  const timeval patience{10, 0};
-  setsockopt(out.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-  return out;
-}
 
 // The other side has closed.
 bool IsClosed(const Descriptor& connection) {

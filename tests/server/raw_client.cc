@@ -39,16 +39,22 @@ std::string HeaderOf(absl::string_view name, absl::string_view value) {
 
 }  // namespace
 
-RawClient::RawClient(const std::string& address) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+Listener::Descriptor ConnectTo(const std::string& address, int patience_s) {
+  Listener::Descriptor out(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (out.get() < 0) return out;
   sockaddr_in target{};
   int port = 0;
   EXPECT_TRUE(absl::SimpleAtoi(SplitHostPort(address).port, &port));
   target.sin_family = AF_INET;
   target.sin_port = htons(static_cast<uint16_t>(port));
   target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(connect(socket_.get(), reinterpret_cast<const sockaddr*>(&target), sizeof(target)), 0);
-  const timeval patience{20, 0};
-  setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  EXPECT_EQ(connect(out.get(), reinterpret_cast<const sockaddr*>(&target), sizeof(target)), 0);
+  const timeval patience{patience_s, 0};
+  setsockopt(out.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  return out;
+}
+
+RawClient::RawClient(const std::string& address) : socket_(ConnectTo(address, /*patience_s=*/20)) {
   Write(absl::StrCat("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", FrameOf(kSettings, 0, 0, "")));
 }
 
