@@ -482,11 +482,15 @@ TEST(PriorityTest, BlocksThatVictimsShareMakeRoomToo) {
   options.n_blocks = 20;
   options.scheduler.reserve_output_tokens = 0;
   Harness harness(options);
-  auto first = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 30), 0));
+  // Together they never take all 20, so that nothing but the third makes either of them give way.
+  auto first = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 12), 0));
   for (int i = 0; i < 12; ++i) harness.scheduler->RunOnce();
-  auto second = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 30), 0));
-  for (int i = 0; i < 12; ++i) harness.scheduler->RunOnce();
-  ASSERT_EQ(harness.scheduler->Snapshot().running_sequences, 2);
+  auto second = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 12), 0));
+  for (int i = 0; i < 8; ++i) harness.scheduler->RunOnce();
+  const SchedulerSnapshot now = harness.scheduler->Snapshot();
+  ASSERT_EQ(now.running_sequences, 2);
+  ASSERT_EQ(now.preemptions, 0);
+  ASSERT_LT(now.blocks.in_use_blocks, 16) << "they share most";
   auto high = harness.MustSubmit(Prioritised(MakeRequest(Prompt(60, 3), 4), 5));
   Client* const clients[] = {first.get(), second.get(), high.get()};
   while (!high->ended) {
