@@ -40,7 +40,7 @@ class LinkExecutor::Item final : public WorkItem {
   }
   ~Item() override {
     if (running_) owner.Abandon(*this);  // the engine is lost, or going down
-    owner.CollectTimers();               // they add to `stats`
+    owner.CollectAllTimers();            // they add to `stats`
     owner.items_.erase(std::find(owner.items_.begin(), owner.items_.end(), this));
   }
 

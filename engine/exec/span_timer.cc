@@ -59,9 +59,10 @@ void SpanTimer::Collect() {
 
 absl::Status SpanTimer::CollectAll() {
   if (n_ended_ == 0) return absl::OkStatus();
-  SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(At(first_ + n_ended_ - 1).end));
-  while (n_ended_ > 0) CollectFirst();
-  return absl::OkStatus();
+  const absl::Status over = device_.Synchronize(At(first_ + n_ended_ - 1).end);
+  while (over.ok() && n_ended_ > 0) CollectFirst();
+  n_ended_ = 0;
+  return over;
 }
 
 }  // namespace spillway::exec

@@ -34,7 +34,7 @@ class SpanTimer {
 
   // Adds up the stretches that are over, oldest first.
   void Collect();
-  // Waits for all of them.
+  // Waits for all of them: nothing is added to what they point to after this. A lost device's are forgotten.
   absl::Status CollectAll();
 
  private:
