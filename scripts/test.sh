@@ -91,7 +91,11 @@ build() {
 }
 
 # The preset's test environment is in CMakePresets.json.
-run_tests() { "${under[@]}" ctest --preset "$1" --parallel "$jobs" --timeout 300; }
+run_tests() {
+  rm -rf "build/$1/test-tmp"
+  mkdir "build/$1/test-tmp"
+  "${under[@]}" ctest --preset "$1" --parallel "$jobs" --timeout 300
+}
 
 stage_release() { build release -DSPILLWAY_TESTS=ON && run_tests release; }
 
