@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -36,6 +37,13 @@ std::string Quoted(const std::string& text) {
   return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+// Thousandths are enough for a reader; what is smaller keeps three digits.
+std::string FormatReal(double value) {
+  const double rounded = std::abs(value) >= 0.001 ? std::round(value * 1000) / 1000 : value;
+  if (rounded != 0 && std::abs(rounded) < 0.001) return absl::StrFormat("%.3g", rounded);
+  return nlohmann::json(rounded).dump();  // the shortest digits; null where JSON has no number
+}
+
 std::string FormatValue(const LogField& field, LogFormat format) {
   if (const auto* text = std::get_if<std::string>(&field.value)) {
     const bool plain = format == LogFormat::kText && !text->empty() &&
@@ -43,7 +51,7 @@ std::string FormatValue(const LogField& field, LogFormat format) {
     return plain ? *text : Quoted(*text);
   }
   if (const auto* integer = std::get_if<int64_t>(&field.value)) return absl::StrCat(*integer);
-  if (const auto* real = std::get_if<double>(&field.value)) return nlohmann::json(*real).dump();
+  if (const auto* real = std::get_if<double>(&field.value)) return FormatReal(*real);
   return std::get<bool>(field.value) ? "true" : "false";
 }
 

@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <limits>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -21,6 +22,19 @@ TEST(Log, JsonLinesParseWhateverTheText) {
   EXPECT_EQ(json["message"], "bad \"file\"\n");
   EXPECT_EQ(json["level"], "error");
   EXPECT_EQ(json["ok"], false);
+}
+
+TEST(Log, NumbersHaveThreeDecimalsAndTinyOnesThreeDigits) {
+  const auto text_of = [](double value) {
+    const std::string line = FormatLogLine(LogFormat::kText, LogLevel::kInfo, 0, "m", {{"x", value}});
+    return line.substr(line.find("x=") + 2);
+  };
+  EXPECT_EQ(text_of(0.934865), "0.935");
+  EXPECT_EQ(text_of(123456.78912), "123456.789");
+  EXPECT_EQ(text_of(-2.0), "-2.0");
+  EXPECT_EQ(text_of(0), "0.0");
+  EXPECT_EQ(text_of(0.0000123456), "1.23e-05");
+  EXPECT_EQ(text_of(std::numeric_limits<double>::quiet_NaN()), "null");
 }
 
 }  // namespace
