@@ -59,7 +59,7 @@ struct Arguments {
 absl::StatusOr<Arguments> ReadArguments(absl::Span<const std::string> arguments) {
   Arguments out;
   for (size_t i = 0; i < arguments.size(); ++i) {
-    absl::string_view argument = arguments[i];
+    absl::string_view argument = arguments[i] == "-h" ? "--help" : absl::string_view(arguments[i]);
     if (!absl::ConsumePrefix(&argument, "--") || argument.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("unexpected argument '", arguments[i],
                                                      "'; flags are written --name=value, see --help"));

@@ -22,6 +22,7 @@
 #include "server/http_server.h"
 #include "server/metrics.h"
 #include "server/planner_setup.h"
+#include "server/pool_setup.h"
 #include "server/process_setup.h"
 #include "server/profile_step.h"
 #include "server/served_model.h"
@@ -91,8 +92,7 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
   absl::StatusOr<std::unique_ptr<HttpServer>> http =
       HttpServer::Start(settings_.metrics_listen, HttpHandlers());
   if (!http.ok()) {
-    return absl::UnavailableError(absl::StrCat("--metrics_listen: ", http.status().message(),
-                                               "; choose another port, or 0 for a free one"));
+    return absl::UnavailableError(absl::StrCat("--metrics_listen: ", http.status().message()));
   }
   http_ = *std::move(http);
   const int64_t max_open_files = MaxOpenFiles();
@@ -115,9 +115,9 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
                          .unread_timeout = std::chrono::milliseconds(settings_.slow_reader_timeout_ms)},
                         {state_, text_pool_, delivery_, telemetry_, clock_});
   if (!grpc.ok()) {
-    return absl::UnavailableError(absl::StrCat(
-        settings_.admin_listen.empty() ? "--listen: " : "--listen, --admin_listen: ", grpc.status().message(),
-        "; choose another port, or 0 for a free one"));
+    return absl::UnavailableError(
+        absl::StrCat(settings_.admin_listen.empty() ? "--listen: " : "--listen, --admin_listen: ",
+                     grpc.status().message()));
   }
   grpc_ = *std::move(grpc);
   metrics_.SetNetworkSource([this] {
@@ -172,8 +172,13 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
   metrics_.SetLimit("context_tokens", model.context_tokens);
   metrics_.SetModelInfo(model.name(), model.architecture, model.compute_dtype, device.info().kind,
                         model.fingerprint);
-  grpc_->admin().SetStatic(
-      {absl::StrCat(device.info().kind, ": ", device.info().name), engine_->geometry(), engine_->memory()});
+  grpc_->admin().SetStatic({.device = absl::StrCat(device.info().kind, ": ", device.info().name),
+                            .geometry = engine_->geometry(),
+                            .memory = engine_->memory(),
+                            .max_sequences = static_cast<int32_t>(settings_.max_sequences),
+                            .max_queue = static_cast<int32_t>(settings_.max_queue),
+                            .context_tokens = model.context_tokens,
+                            .max_connections = ConnectionLimit(settings_.max_connections, MaxOpenFiles())});
   if (engine_->profile().has_value()) grpc_->admin().SetProfile(*engine_->profile());
   backend_ =
       std::make_unique<Backend>(model, engine_->scheduler(), engine_->plan_solver(), &engine_->timeline());
@@ -300,8 +305,10 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SignalWatch signals([&address_file] { address_file.Remove(); });
   SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings));
   SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
+  SPILLWAY_RETURN_IF_ERROR(CheckChatTemplate(settings));
   SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
   SPILLWAY_RETURN_IF_ERROR(CheckPlanModes(settings, header.config, *device));
+  SPILLWAY_RETURN_IF_ERROR(CheckPoolFlag(settings, context_tokens, header.config, device->info()));
   if (settings.profile_only) return ProfileOnly(settings, *device);
   Daemon daemon(settings, Clock::Real(), address_file);
   SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));

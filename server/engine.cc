@@ -15,10 +15,10 @@
 #include "base/mutex.h"
 #include "base/small_file.h"
 #include "base/status_macros.h"
-#include "engine/kv/memory_budget.h"
 #include "engine/model/hugging_face_config.h"
 #include "server/executor_setup.h"
 #include "server/planner_setup.h"
+#include "server/pool_setup.h"
 #include "server/profile_step.h"
 
 namespace spillway::server {
@@ -114,6 +114,10 @@ class WakeUp {
 };
 
 }  // namespace
+
+absl::Status CheckChatTemplate(const Settings& settings) {
+  return ReadChatTemplate(settings, /*source=*/"").status();
+}
 
 absl::StatusOr<ModelHeader> ReadModelHeader(const Settings& settings) {
   ModelHeader header;
@@ -213,7 +217,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   }
   // Before the pool: its pages are touched in the background, which would be measured too.
   SPILLWAY_ASSIGN_OR_RETURN(engine->profile_, ObtainProfile(settings, device, engine->loaded_));
-  SPILLWAY_RETURN_IF_ERROR(engine->CreatePool(settings, context_tokens, device));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->pool_, CreatePool(settings, context_tokens, engine->loaded_, device));
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_);
   const int64_t weights_bytes = device.allocated_bytes();
 
@@ -296,27 +300,6 @@ absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& 
                                                    " is served without a tokenizer, so without chat; leave "
                                                    "the flag empty"));
   }
-  return absl::OkStatus();
-}
-
-absl::Status Engine::CreatePool(const Settings& settings, int32_t context_tokens, device::Device& device) {
-  const kv::Geometry geometry = GeometryOf(device.info(), loaded_.config);
-  // More than all sequences can fill is of no use, unless prefixes are to be kept: then a flag asks for it.
-  const int64_t pool_bytes = settings.host_pool_bytes > 0
-                                 ? settings.host_pool_bytes
-                                 : kv::SuggestedPoolBytes(kv::ReadMemoryBudget("/"), geometry, context_tokens,
-                                                          settings.max_sequences);
-  Log(LogLevel::kInfo,
-      settings.host_pool_bytes > 0
-          ? "allocating the KV pool"
-          : "allocating the KV pool: it may take most of the free memory; --host_pool=SIZE limits it",
-      {{"pool", FormatBytes(pool_bytes)}, {"block_tokens", geometry.block_tokens}});
-  absl::StatusOr<std::unique_ptr<kv::HostPool>> pool =
-      kv::HostPool::Create(device, geometry, pool_bytes, StoredForm(device, loaded_, geometry));
-  if (!pool.ok()) {
-    return absl::Status(pool.status().code(), absl::StrCat("--host_pool: ", pool.status().message()));
-  }
-  pool_ = *std::move(pool);
   return absl::OkStatus();
 }
 

@@ -33,6 +33,9 @@ struct ModelHeader {
   scheduler::SamplingParams sampling;  // the file's generation defaults, else neutral
 };
 
+// The file of --chat_template, before minutes are spent on weights. Errors name the flag and the way out.
+absl::Status CheckChatTemplate(const Settings& settings);
+
 // Of --model or --random_weights. Errors are one line with file, offset and remedy.
 absl::StatusOr<ModelHeader> ReadModelHeader(const Settings& settings);
 
@@ -72,7 +75,6 @@ class Engine {
  private:
   Engine() = default;
 
-  absl::Status CreatePool(const Settings& settings, int32_t context_tokens, device::Device& device);
   absl::Status DescribeModel(const Settings& settings, const ModelHeader& header,
                              const device::Device& device);
 

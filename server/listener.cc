@@ -16,7 +16,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -32,8 +31,6 @@ constexpr int64_t kReservedDescriptors = 96;
 // Where an accept failed and nothing could be turned away either.
 constexpr int kWaitForDescriptorsMs = 50;
 constexpr int64_t kBetweenWarningsNs = 10 * kNsPerSecond;
-
-std::string ErrorText(int error) { return absl::AsciiStrToLower(strerror(error)); }
 
 int PortOf(int socket) {
   sockaddr_storage bound{};
@@ -98,9 +95,9 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const std::string& addr
   const auto error = [&address](absl::string_view why) {
     return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", why));
   };
-  if (out->wake_.get() < 0 || out->reserve_.get() < 0) return error(ErrorText(errno));
+  if (out->wake_.get() < 0 || out->reserve_.get() < 0) return error(BindErrorText(errno));
   const AddressList found(address, AI_PASSIVE);
-  if (found.error() != 0) return error(gai_strerror(found.error()));
+  if (found.error() != 0) return error(HostErrorText(found.error()));
   int absent = 0;
   int port = 0;  // 0: none is bound yet
   for (addrinfo* each = found.first(); each != nullptr; each = each->ai_next) {
@@ -111,7 +108,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const std::string& addr
       reinterpret_cast<sockaddr_in6*>(each->ai_addr)->sin6_port = htons(static_cast<uint16_t>(port));
     }
     const int socket = ListenAt(*each);
-    if (socket < 0 && !IsAbsent(errno)) return error(ErrorText(errno));
+    if (socket < 0 && !IsAbsent(errno)) return error(BindErrorText(errno));
     if (socket < 0) {
       absent = errno;
       continue;
@@ -119,7 +116,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const std::string& addr
     out->sockets_.emplace_back(socket);
     if (port == 0) port = PortOf(socket);
   }
-  if (port == 0) return error(ErrorText(absent));
+  if (port == 0) return error(BindErrorText(absent));
   out->address_ = WithPort(address, port);
   return out;
 }

@@ -45,9 +45,28 @@ void Connect(absl::string_view address) {
   }
 }
 
+std::string BindErrorText(int error) {
+  const std::string what = absl::AsciiStrToLower(strerror(error));
+  switch (error) {
+    case EADDRINUSE:
+      return absl::StrCat(what, "; choose another port, or 0 for a free one");
+    case EADDRNOTAVAIL:
+      return absl::StrCat(what, "; give an address of this machine, or 0.0.0.0 for all of them");
+    case EACCES:
+      return absl::StrCat(what, "; choose a port above 1023, or grant CAP_NET_BIND_SERVICE");
+    default:
+      return what;
+  }
+}
+
+std::string HostErrorText(int gai_error) {
+  return absl::StrCat(absl::AsciiStrToLower(gai_strerror(gai_error)),
+                      "; give an address or a host name of this machine");
+}
+
 std::string WhyNotBound(absl::string_view address) {
   const AddressList found(address, AI_PASSIVE);
-  if (found.error() != 0) return gai_strerror(found.error());
+  if (found.error() != 0) return HostErrorText(found.error());
   std::string why = "no reason known";
   for (const addrinfo* each = found.first(); each != nullptr; each = each->ai_next) {
     const int fd = socket(each->ai_family, each->ai_socktype, each->ai_protocol);
@@ -55,7 +74,7 @@ std::string WhyNotBound(absl::string_view address) {
     const int on = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     if (bind(fd, each->ai_addr, each->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-      why = absl::AsciiStrToLower(strerror(errno));
+      why = BindErrorText(errno);
     }
     close(fd);
   }

@@ -39,8 +39,13 @@ class AddressList {
 // Connects and closes again; whether it worked does not matter.
 void Connect(absl::string_view address);
 
-// What the system says when one tries: "address already in use", "no such host", ...; for libraries that do
-// not tell.
+// An errno of socket, bind or listen for a person, with the way out: "address already in use; choose another
+// port, or 0 for a free one".
+std::string BindErrorText(int error);
+// The same for a host that getaddrinfo does not find.
+std::string HostErrorText(int gai_error);
+
+// Why an address cannot be bound, by trying; for libraries that do not tell.
 std::string WhyNotBound(absl::string_view address);
 
 }  // namespace spillway::server

@@ -267,7 +267,7 @@ constexpr absl::string_view kActions =
     "  --print_config\n"
     "      Print the values in effect and where each came from, and exit.\n"
     "  --version\n"
-    "  --help\n"
+    "  -h, --help\n"
     "\n"
     "Signals: SIGTERM and SIGINT finish running streams and exit 0; a second one exits at once.\n"
     "Exit code 1: it could not start (one line says why) or the device failed.\n";

@@ -234,9 +234,14 @@ absl::StatusOr<ModelConfig> ConfigFromHuggingFace(const JsonObject& json) {
 
 absl::StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::string& path) {
   std::error_code error;
-  const std::string file = std::filesystem::is_directory(path, error)
-                               ? (std::filesystem::path(path) / "config.json").string()
-                               : path;
+  std::string file = path;
+  if (std::filesystem::is_directory(path, error)) {
+    file = (std::filesystem::path(path) / "config.json").string();
+    if (!std::filesystem::exists(file, error)) {
+      return absl::NotFoundError(absl::StrCat(
+          path, ": a directory without config.json; give a Hugging Face model's directory, or a .gguf file"));
+    }
+  }
   SPILLWAY_ASSIGN_OR_RETURN(const nlohmann::json root, ReadJsonFile(file));
   return ConfigFromHuggingFace(JsonObject(root, file));
 }

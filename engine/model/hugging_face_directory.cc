@@ -125,7 +125,7 @@ std::string HuggingFaceDirectory::FileName(absl::string_view name) const {
 absl::StatusOr<HuggingFaceDirectory> HuggingFaceDirectory::Open(const std::string& path) {
   HuggingFaceDirectory directory;
   directory.path_ = path;
-  SPILLWAY_ASSIGN_OR_RETURN(directory.config_, ReadHuggingFaceConfig(directory.FileName(kConfig)));
+  SPILLWAY_ASSIGN_OR_RETURN(directory.config_, ReadHuggingFaceConfig(path));
   SPILLWAY_RETURN_IF_ERROR(directory.OpenWeights());
   SPILLWAY_RETURN_IF_ERROR(directory.IndexTensors());
   SPILLWAY_RETURN_IF_ERROR(directory.CheckTensors());

@@ -90,6 +90,10 @@ TEST(Daemon, AnswersAndStopsWithZero) {
 
   v1::GetStatusResponse status;
   ASSERT_TRUE(v1::AdminService::NewStub(daemon.Connect())->GetStatus(NewContext().get(), {}, &status).ok());
+  EXPECT_EQ(status.limits().max_sequences(), 8);
+  EXPECT_GT(status.limits().max_queue(), 0);
+  EXPECT_GT(status.limits().context_tokens(), 0);
+  EXPECT_GT(status.limits().max_connections(), 0);
   EXPECT_EQ(status.state(), v1::SERVER_STATE_SERVING);
   EXPECT_THAT(status.device(), HasSubstr("cpu: "));
 
@@ -412,7 +416,10 @@ TEST(DaemonStart, PortsInUseAreRefused) {
                 {"--listen", first.grpc_address(), "address already in use"});
   ExpectRefusal(
       RunDaemon(ModelFlags({"--listen=127.0.0.1:0", "--metrics_listen=" + first.metrics_address()})),
-      {"--metrics_listen", first.metrics_address(), "address already in use"});
+      {"--metrics_listen", first.metrics_address(), "address already in use", "another port"});
+  // An address of the documentation's, which no machine has.
+  ExpectRefusal(RunDaemon(ModelFlags({"--listen=192.0.2.1:0", "--metrics_listen=127.0.0.1:0"})),
+                {"--listen", "192.0.2.1", "address of this machine"});
 }
 
 TEST(DaemonStart, TooLittleMemoryIsRefused) {
@@ -422,6 +429,11 @@ TEST(DaemonStart, TooLittleMemoryIsRefused) {
   ExpectRefusal(RunDaemon({"--model=" + TinyModelPath(), "--listen=127.0.0.1:0",
                            "--metrics_listen=127.0.0.1:0", "--host_pool=500TiB"}),
                 {"--host_pool", "available"});
+  // Before the weights are loaded, and with the number that would work.
+  const ExitResult tiny = RunDaemon({"--model=" + TinyModelPath(), "--listen=127.0.0.1:0",
+                                     "--metrics_listen=127.0.0.1:0", "--dtype=f32", "--host_pool=32KiB"});
+  ExpectRefusal(tiny, {"--host_pool", "one sequence of 128 tokens", "65536"});
+  EXPECT_THAT(tiny.output, Not(HasSubstr("loading weights")));
 }
 
 TEST(DaemonStart, ASmallPoolClampsTheContext) {

@@ -190,6 +190,7 @@ TEST(Configuration, HelpNeedsNoModelAndTeachesEveryFlag) {
   const auto read = ReadConfiguration(Strings{"--help"}, Strings{"SPILLWAY_NONSENSE=1"});
   ASSERT_TRUE(read.ok());
   EXPECT_EQ(read->action, Action::kHelp);
+  EXPECT_EQ(ReadConfiguration(Strings{"-h"}, {})->action, Action::kHelp);
   for (const Flag& flag : Flags()) {
     EXPECT_THAT(HelpText(), HasSubstr("--" + std::string(flag.name) + "=")) << flag.name;
   }

@@ -95,6 +95,12 @@ TEST_F(Directory, OldNamesBuffersAndTheCopyOfATiedHeadAreKnown) {
   EXPECT_TRUE(directory.ok()) << directory.status();
 }
 
+TEST_F(Directory, WithoutItsConfigurationItIsRefusedWithTheWayOut) {
+  fs::create_directories(path_);
+  EXPECT_THAT(Error(),
+              AllOf(HasSubstr(path_.string()), HasSubstr("without config.json"), HasSubstr(".gguf")));
+}
+
 TEST_F(Directory, AMissingTensorIsNamed) {
   Copy("llama_gqa");
   EditJson("config.json", [](Json& config) { config["num_hidden_layers"] = 3; });

@@ -1,0 +1,29 @@
+// How large the KV pool is, and whether that is enough: said before the weights are loaded where a flag gives
+// it.
+#ifndef SPILLWAY_SERVER_POOL_SETUP_H_
+#define SPILLWAY_SERVER_POOL_SETUP_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+#include "engine/kv/host_pool.h"
+#include "engine/model/model.h"
+#include "server/settings.h"
+
+namespace spillway::server {
+
+// InvalidArgument, naming the least and the most that work, where --host_pool does not hold one short
+// sequence or the machine has not that much memory. OK where no size was given.
+absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
+                           const device::DeviceInfo& info);
+
+// The pool of --host_pool, else of what memory leaves. Errors name the flag. `device` must outlive it.
+absl::StatusOr<std::unique_ptr<kv::HostPool>> CreatePool(const Settings& settings, int32_t context_tokens,
+                                                         const model::Model& model, device::Device& device);
+
+}  // namespace spillway::server
+
+#endif  // SPILLWAY_SERVER_POOL_SETUP_H_
