@@ -29,9 +29,7 @@ std::string RemedyFor(const CallError& error, absl::string_view server) {
   if (!error.reason.empty()) return "";
   switch (error.code) {
     case grpc::StatusCode::UNAVAILABLE:
-      return absl::StrCat(
-          "No daemon answers at ", server,
-          ". Start spillwayd, or name its address with --server=HOST:PORT or SPILLWAY_SERVER.");
+      return "Start spillwayd, or name its address with --server=HOST:PORT or SPILLWAY_SERVER.";
     case grpc::StatusCode::UNIMPLEMENTED:
       return absl::StrCat("What answers at ", server,
                           " does not serve this call; is it a spillwayd of this "
@@ -41,6 +39,18 @@ std::string RemedyFor(const CallError& error, absl::string_view server) {
     default:
       return "";
   }
+}
+
+// What went wrong, for a person. Where the call did not reach a daemon, gRPC's own words are about its
+// channels.
+std::string MessageFor(const CallError& error, absl::string_view server) {
+  if (error.reason.empty() && error.code == grpc::StatusCode::UNAVAILABLE) {
+    return absl::StrCat("no daemon answers at ", server);
+  }
+  if (error.reason.empty() && error.code == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    return absl::StrCat("no answer from ", server, " in the time allowed");
+  }
+  return error.message;
 }
 
 }  // namespace
@@ -89,7 +99,7 @@ std::string DescribeError(const CallError& error, absl::string_view server) {
                       EscapeToOneLine(violation.description), "\n");
     }
   } else {
-    absl::StrAppend(&text, ": ", EscapeToOneLine(error.message), "\n");
+    absl::StrAppend(&text, ": ", EscapeToOneLine(MessageFor(error, server)), "\n");
   }
   if (error.retry_after_ms.has_value()) {
     absl::StrAppend(&text, "  retry after ", *error.retry_after_ms, " ms\n");

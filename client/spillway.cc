@@ -47,7 +47,8 @@ std::string Usage(const FlagTable& flags) {
                   "  spillway chat                          # a conversation; /help inside it\n"
                   "  git diff | spillway complete -         # the prompt from standard input\n"
                   "  spillway status\n"
-                  "  spillway COMMAND --help                # flags and examples of a command\n\n",
+                  "  spillway COMMAND --help                # flags and examples of a command\n"
+                  "  spillway --version\n\n",
                   flags.Help(),
                   "\nEnvironment:\n"
                   "  SPILLWAY_SERVER   the daemon's address where --server is not given\n\n"
@@ -62,6 +63,12 @@ ExitCode RunSpillway(absl::Span<const std::string> args, Console& console, Activ
   FlagTable flags;
   flags.Section("Flags of every command");
   AddConnectionFlags(flags, &context.connection);
+  for (const std::string& arg : args) {
+    if (arg.empty() || arg[0] != '-') break;
+    if (arg != "--version") continue;
+    console.out << "spillway " SPILLWAY_VERSION "\n";
+    return kExitOk;
+  }
   const absl::StatusOr<ParsedArgs> parsed = flags.ParseLeading(args);
   if (!parsed.ok()) return UsageError("", parsed.status().message(), console);
 

@@ -80,6 +80,11 @@ void PrintTable(const v1::GetStatusResponse& status, absl::string_view server, s
                                     status.prefix_queried_tokens()));
   }
   row("preempted", absl::StrCat(status.preemptions(), " times"));
+  if (const v1::Limits& limits = status.limits(); status.has_limits()) {
+    row("limits", absl::StrFormat("%d sequences, %d waiting requests, %d tokens each, %d connections",
+                                  limits.max_sequences(), limits.max_queue(), limits.context_tokens(),
+                                  limits.max_connections()));
+  }
   absl::string_view title = "memory";
   for (const v1::MemoryUse& use : status.memory()) {
     row(title, absl::StrFormat("%-7s %-10s %10s", use.place(), use.use(), FormatBytes(use.bytes())));

@@ -49,6 +49,9 @@ if [[ -n $model ]]; then
     die "--model=$model: neither a file that can be read nor a folder with a config.json"
   model=$(realpath "$model")
 fi
+# What is printed can be pasted where the script was called.
+here=
+[[ $PWD -ef $SPILLWAY_ROOT ]] || here=$(printf '%q/' "$SPILLWAY_ROOT")
 cd "$SPILLWAY_ROOT"
 
 # ------------------------------------------------------------------------------------------- the machine
@@ -193,8 +196,8 @@ if ((keep)); then
   step "The daemon keeps running (pid $daemon)"
   server_flag=
   [[ $server == 127.0.0.1:8090 ]] || server_flag=" --server=$server"
-  say "ask it:     $build_dir/bin/spillway$server_flag chat --temperature=0.2 \"Why is the sky blue?\""
-  say "look at it: $build_dir/bin/spillway$server_flag status"
+  say "ask it:     $here$build_dir/bin/spillway$server_flag chat --temperature=0.2 \"Why is the sky blue?\""
+  say "look at it: $here$build_dir/bin/spillway$server_flag status"
   say "metrics:    http://$metrics/metrics"
   say "its log:    $log"
   say "stop it:    kill $daemon"
@@ -203,10 +206,10 @@ if ((keep)); then
 else
   stop_daemon || die "spillwayd did not stop cleanly; see $log"
   step "Done: the daemon was stopped"
-  say "keep it:          scripts/quickstart.sh --keep"
-  say "your own model:   scripts/quickstart.sh --keep --model=/path/to/model.gguf"
-  say "by hand:          $build_dir/bin/spillwayd --model=$(printf '%q' "$model")"
-  say "then:             $build_dir/bin/spillway chat --temperature=0.2 \"Why is the sky blue?\""
+  say "keep it:          ${here}scripts/quickstart.sh --keep"
+  say "your own model:   ${here}scripts/quickstart.sh --keep --model=/path/to/model.gguf"
+  say "by hand:          $here$build_dir/bin/spillwayd --model=$(printf '%q' "$model")"
+  say "then:             $here$build_dir/bin/spillway chat --temperature=0.2 \"Why is the sky blue?\""
 fi
 if [[ $model == *SmolLM2-135M* ]]; then
   say "A model of 135 million parameters answers badly; it shows that everything works."

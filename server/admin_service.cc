@@ -237,6 +237,11 @@ v1::GetStatusResponse AdminService::GetStatus() {
       row.set_use(use.use);
       row.set_bytes(use.bytes);
     }
+    v1::Limits& limits = *out.mutable_limits();
+    limits.set_max_sequences(static_.max_sequences);
+    limits.set_max_queue(static_.max_queue);
+    limits.set_context_tokens(static_.context_tokens);
+    limits.set_max_connections(static_.max_connections);
   }
   return out;
 }

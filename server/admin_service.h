@@ -31,6 +31,10 @@ struct StaticStatus {
   std::string device;
   kv::Geometry geometry;
   std::vector<MemoryUse> memory;
+  int32_t max_sequences = 0;
+  int32_t max_queue = 0;
+  int32_t context_tokens = 0;
+  int64_t max_connections = 0;
 };
 
 class AdminService final : public MessageService {

@@ -1,8 +1,11 @@
 #include "server/generation_call.h"
 
+#include <algorithm>
+#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "server/call_deadline.h"
 #include "server/error_status.h"
@@ -15,6 +18,23 @@ namespace {
 constexpr int32_t kWaitingEvents = 64;
 // A unary answer beyond this would hurt everybody; clients accept 4 MiB unless told otherwise.
 constexpr size_t kUnaryBytesMax = size_t{64} << 20;
+// A part of a millisecond to serialise.
+constexpr size_t kInlineAnswerBytes = size_t{256} << 10;
+
+// The name that a proxy gave the request (Envoy's and others' x-request-id), where it is fit for a log, else
+// one that is drawn: every request has a name in the log.
+std::string RequestIdOf(const grpc::CallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  if (const auto found = metadata.find("x-request-id"); found != metadata.end()) {
+    const absl::string_view id(found->second.data(), found->second.size());
+    const auto printable = [](char c) { return c >= ' ' && c <= '~'; };
+    if (!id.empty() && id.size() <= kMaxRequestIdBytes && std::all_of(id.begin(), id.end(), printable)) {
+      return std::string(id);
+    }
+  }
+  static thread_local std::mt19937_64 random{std::random_device()()};
+  return absl::StrFormat("%016x", random());
+}
 
 }  // namespace
 
@@ -69,6 +89,7 @@ void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
     Refuse(request.status());
     return;
   }
+  if (request->label.empty()) request->label = RequestIdOf(context());
   request->method = method_;
   request->peer = context().peer();
   request->arrival_ns = arrival_ns_;
@@ -216,6 +237,7 @@ void StreamCall::OnWriteDone(bool ok) {
 
 void UnaryCall::Pump() {
   absl::Status status;
+  size_t bytes = 0;
   {
     MutexLock lock(mutex_);
     if (answered_) return;
@@ -233,14 +255,21 @@ void UnaryCall::Pump() {
                          {{"limit", absl::StrCat(kUnaryBytesMax)}});
     }
     if (!answered_) return;
-    if (status.ok()) response_ = gatherer_->Serialize();
+    bytes = gathered_bytes_;
   }
   AwaitReader();
-  if (status.ok()) {
-    StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
-  } else {
-    Finish(WireStatus(status));
-  }
+  if (!status.ok()) return Finish(WireStatus(status));
+  // The delivery thread has other streams to serve. Where the pool is full they wait all the same.
+  const auto send_elsewhere = [&] {
+    return text_pool().Submit(static_cast<int64_t>(bytes),
+                              [self = shared_from_this(), this] { SendWhole(); });
+  };
+  if (bytes <= kInlineAnswerBytes || !send_elsewhere().ok()) SendWhole();
+}
+
+void UnaryCall::SendWhole() {
+  response_ = gatherer_->Serialize();
+  StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
 }
 
 }  // namespace spillway::server

@@ -62,6 +62,7 @@ class GenerationCall : public MessageCall,
   // Why the client, or the deadline, has just ended the call.
   Reason WhyGone() const;
   grpc::Status WireStatus(const absl::Status& status);
+  TextPool& text_pool() const { return parts_.text_pool; }
 
   Mutex mutex_;
   // Set by whoever decides to send the status, which happens once.
@@ -141,6 +142,8 @@ class UnaryCall final : public GenerationCall {
 
  private:
   bool streams() const override { return false; }
+  // By whoever set answered_, or in its place.
+  void SendWhole();
 
   const std::unique_ptr<Gatherer> gatherer_;
   grpc::ByteBuffer response_;  // belongs to whoever set answered_

@@ -179,9 +179,7 @@ void ReadOptions(const v1::GenerationOptions& options, const ServedModel& model,
     violations->Add("options.request_id",
                     absl::StrCat(options.request_id().size(), " bytes, at most ", kMaxRequestIdBytes));
   }
-  // Every request has a name in the log.
-  request->label =
-      options.request_id().empty() ? absl::StrFormat("%016x", RandomSeed()) : options.request_id();
+  request->label = options.request_id();
   const std::string& salt = options.cache_salt();
   if (salt.size() > kMaxCacheSaltBytes) {
     violations->Add("options.cache_salt", absl::StrCat(salt.size(), " bytes, at most ", kMaxCacheSaltBytes));

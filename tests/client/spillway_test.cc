@@ -282,6 +282,13 @@ TEST_F(SpillwayTest, HelpTeachesAndSucceeds) {
   }
 }
 
+TEST_F(SpillwayTest, TheVersionIsPrintedWithoutADaemon) {
+  const Result result = Run({"--version"});
+  EXPECT_EQ(result.exit_code, kExitOk);
+  EXPECT_THAT(result.out, StartsWith("spillway "));
+  EXPECT_THAT(result.err, IsEmpty());
+}
+
 TEST_F(SpillwayTest, EveryViolationIsPrintedWithReasonAndRemedy) {
   daemon_.Answer({{},
                   DaemonError(Reason::kInvalidField, "two fields",
@@ -343,7 +350,7 @@ TEST_F(SpillwayTest, AnUnreachableDaemonIsNamedWithTheWayOut) {
   // Port 1 of the loopback has no listener.
   EXPECT_EQ(RunSpillway({"--server=127.0.0.1:1", "models"}, console, active_), kExitFailed);
   EXPECT_THAT(err.str(), StartsWith("spillway: UNAVAILABLE: "));
-  EXPECT_THAT(err.str(), HasSubstr("No daemon answers at 127.0.0.1:1."));
+  EXPECT_THAT(err.str(), HasSubstr("no daemon answers at 127.0.0.1:1\n  remedy: Start spillwayd"));
 }
 
 TEST_F(SpillwayTest, ADeadlineEndsTheCall) {

@@ -127,6 +127,36 @@ TEST(InferenceService, RequestsWithoutAnIdAreGivenOne) {
   EXPECT_NE(unary.request_id(), stream.events[0].started().request_id());
 }
 
+TEST(InferenceService, TheIdThatAProxyGaveIsTaken) {
+  TestServer server;
+  const auto id_of = [&](absl::string_view metadata, absl::string_view own) {
+    const std::unique_ptr<grpc::ClientContext> context = NewContext();
+    context->AddMetadata("x-request-id", std::string(metadata));
+    v1::CompleteRequest request = TextRequest("x", 2);
+    request.mutable_options()->set_request_id(std::string(own));
+    v1::CompleteResponse response;
+    EXPECT_TRUE(server.stub->Complete(context.get(), request, &response).ok());
+    return response.request_id();
+  };
+  EXPECT_EQ(id_of("7f-proxy", ""), "7f-proxy");
+  EXPECT_EQ(id_of("7f-proxy", "mine"), "mine");
+  EXPECT_EQ(id_of(std::string(kMaxRequestIdBytes + 1, 'x'), "").size(), 16u);
+}
+
+TEST(InferenceService, ALargeUnaryAnswerIsWhole) {
+  TestServer server;
+  v1::CompleteRequest request = TextRequest("x", 200);
+  request.mutable_options()->set_logprobs(20);
+  request.mutable_options()->set_choices(8);
+  request.mutable_options()->mutable_stop()->set_ignore_eos(true);
+  v1::CompleteResponse response;
+  const grpc::Status status = server.stub->Complete(NewContext().get(), request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_GT(response.ByteSizeLong(), size_t{256} << 10) << "serialised beside the delivery thread";
+  ASSERT_EQ(response.choices_size(), 8);
+  for (const v1::Choice& choice : response.choices()) EXPECT_EQ(choice.logprobs_size(), 200);
+}
+
 TEST(InferenceService, ManyStreamsAtOnceAreEachWhole) {
   TestServerOptions options;
   options.n_blocks = 2048;
