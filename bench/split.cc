@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "bench/command_line.h"
 #include "bench/report.h"
@@ -119,7 +120,11 @@ client::ExitCode RunSplit(absl::Span<const std::string> args, client::Console& c
         "NOTE: the machine's load average was %.1f at the start; others take of what is measured\n", busy);
   }
   SplitReport report(std::move(head), out);
+  const MonotonicNs begin_ns = Clock::Real().NowNs();
   absl::Status status = Measure(options, stop, report);
+  const double elapsed_s = ToSeconds(Clock::Real().NowNs() - begin_ns);
+  report["elapsed_s"] = elapsed_s;
+  report.Line(absl::StrFormat("all of it took %.0f s", elapsed_s));
   if (status.ok()) status = WriteReport(report.json(), options.json, console);
   return status.ok() ? client::kExitOk : BenchFailed(status.message(), console);
 }

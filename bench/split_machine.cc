@@ -56,33 +56,32 @@ SplitModel GroupedQueryModel() {
     "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "bfloat16"})")};
 }
 
-absl::StatusOr<SplitDevice> SplitMachine::MakeDevice() const {
+absl::Status SplitMachine::MakeDevice() {
   device::CpuDeviceOptions cpu;
   cpu.threads = options_.threads;
   cpu.memory_bytes = options_.device_memory_bytes;
   SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<device::Device> compute, device::CreateCpuDevice(cpu));
   device::StreamEngineOptions link;
   link.link_bytes_per_s = link_bytes_per_s();
-  SplitDevice made;
-  SPILLWAY_ASSIGN_OR_RETURN(made.device, device::CreateEmulatedLinkDevice(std::move(compute), link));
+  SPILLWAY_ASSIGN_OR_RETURN(device_, device::CreateEmulatedLinkDevice(std::move(compute), link));
   const TemporaryFile config(options_.model.config_json);
-  SPILLWAY_ASSIGN_OR_RETURN(made.model, model::LoadRandomModel(config.path(), /*seed=*/1, *made.device, {}));
-  return made;
+  SPILLWAY_ASSIGN_OR_RETURN(model_, model::LoadRandomModel(config.path(), /*seed=*/1, *device_, {}));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<SplitMachine>> SplitMachine::Create(const SplitMachineOptions& options) {
   auto machine = std::unique_ptr<SplitMachine>(new SplitMachine);
   machine->options_ = options;
-  SPILLWAY_ASSIGN_OR_RETURN(const SplitDevice measured, machine->MakeDevice());
+  SPILLWAY_RETURN_IF_ERROR(machine->MakeDevice());
 
-  const model::ModelConfig& shape = measured.model.config;
+  const model::ModelConfig& shape = machine->model_.config;
   kv::Geometry& geometry = machine->geometry_;
   geometry.n_layers = shape.n_layers;
   geometry.n_kv_heads = shape.n_kv_heads;
   geometry.d_head = shape.d_head;
   geometry.d = shape.d_model;
   geometry.block_tokens = kSplitBlockTokens;
-  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(measured.device->info().compute_dtype));
+  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(machine->device_->info().compute_dtype));
 
   profiler::MeasureOptions measure;
   measure.visit_rows = kPieceRowsMax;
@@ -91,7 +90,7 @@ absl::StatusOr<std::unique_ptr<SplitMachine>> SplitMachine::Create(const SplitMa
   measure.budget_s = options.profile_budget_s;
   SPILLWAY_ASSIGN_OR_RETURN(
       machine->profile_,
-      profiler::MeasureProfile(*measured.device, shape, *measured.model.weights, geometry, measure));
+      profiler::MeasureProfile(*machine->device_, shape, *machine->model_.weights, geometry, measure));
   return machine;
 }
 

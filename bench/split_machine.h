@@ -1,7 +1,7 @@
 // SplitMachine: a model of random weights on the CPU device behind an EMULATED link, and the profile that
 // plans are made from, measured as the daemon measures it.
 //
-// Every session runs on a device of its own, alike: a device's streams and events live as long as it does.
+// Its sessions run on its one device, so that the weights cross the link once.
 #ifndef SPILLWAY_BENCH_SPLIT_MACHINE_H_
 #define SPILLWAY_BENCH_SPLIT_MACHINE_H_
 
@@ -35,18 +35,14 @@ struct SplitMachineOptions {
   double profile_budget_s = 8;
 };
 
-struct SplitDevice {
-  std::unique_ptr<device::Device> device;
-  model::Model model;  // goes before its device
-};
-
-// Thread-compatible.
+// Thread-compatible. Outlives its sessions, of which one runs at a time.
 class SplitMachine {
  public:
   static absl::StatusOr<std::unique_ptr<SplitMachine>> Create(const SplitMachineOptions& options);
 
   const SplitMachineOptions& options() const { return options_; }
-  absl::StatusOr<SplitDevice> MakeDevice() const;
+  device::Device& device() const { return *device_; }
+  const model::Model& model() const { return model_; }
   const kv::Geometry& geometry() const { return geometry_; }
   // X beside K and V where it is the smaller.
   kv::Form form() const {
@@ -62,7 +58,11 @@ class SplitMachine {
  private:
   SplitMachine() = default;
 
+  absl::Status MakeDevice();
+
   SplitMachineOptions options_;
+  std::unique_ptr<device::Device> device_;
+  model::Model model_;  // goes before its device
   kv::Geometry geometry_;
   profiler::MachineProfile profile_;
 };

@@ -27,6 +27,24 @@ std::vector<double> OfEach(const std::vector<exec::StepStats>& steps, const Func
   return values;
 }
 
+absl::StatusOr<SplitMeasured> Measure(SplitSession& session, scheduler::Planner& planner, int32_t warm_up,
+                                      int32_t n) {
+  SplitMeasured measured;
+  for (int32_t i = -warm_up; i < n; ++i) {
+    SPILLWAY_ASSIGN_OR_RETURN(const SplitStep step, session.Step(planner));
+    planner.OnStep(step.plan, step.stats);
+    if (i == -warm_up) measured.first_plan = step.plan;
+    if (i < 0) continue;
+    measured.plan = step.plan;
+    measured.steps.push_back(step.stats);
+    if (2 * (i + 1) < n || i == 0) continue;
+    const std::vector<double> walls_s = OfEach(measured.steps, WallSeconds);
+    const auto [least, most] = std::minmax_element(walls_s.begin(), walls_s.end());
+    if (*most <= *least * (1 + kAgreed)) break;
+  }
+  return measured;
+}
+
 }  // namespace
 
 double Percentile(std::vector<double> values, double p) {
@@ -94,15 +112,12 @@ nlohmann::json SplitMeasured::ToJson() const {
 
 absl::StatusOr<SplitMeasured> MeasureSteps(SplitSession& session, scheduler::Planner& planner,
                                            exec::Phase phase, int32_t n) {
-  SplitMeasured measured;
-  const int32_t warm_up = phase == exec::Phase::kPrefill ? kPrefillWarmUp : kDecodeWarmUp;
-  for (int32_t i = -warm_up; i < n; ++i) {
-    SPILLWAY_ASSIGN_OR_RETURN(const SplitStep step, session.Step(planner));
-    if (i < 0) continue;
-    measured.plan = step.plan;
-    measured.steps.push_back(step.stats);
-  }
-  return measured;
+  return Measure(session, planner, phase == exec::Phase::kPrefill ? kPrefillWarmUp : kDecodeWarmUp, n);
+}
+
+absl::StatusOr<SplitMeasured> MeasureMoreSteps(SplitSession& session, scheduler::Planner& planner,
+                                               int32_t n) {
+  return Measure(session, planner, kDecodeWarmUp, n);
 }
 
 }  // namespace spillway::bench

@@ -14,7 +14,8 @@ double Median(std::vector<double> values);                // REQUIRES: !values.e
 double Percentile(std::vector<double> values, double p);  // the nearest rank; REQUIRES: !values.empty()
 
 struct SplitMeasured {
-  exec::SplitPlan plan;  // of the last step
+  exec::SplitPlan first_plan;  // made before any of the steps, those that warm up among them
+  exec::SplitPlan plan;        // of the last step
   std::vector<exec::StepStats> steps;
 
   double step_s() const;  // median
@@ -31,11 +32,14 @@ struct SplitMeasured {
   nlohmann::json ToJson() const;
 };
 
-// `n` steps of the session's batch, back to back, after some that warm up. The stores of a prefill's steps
-// are finished by later ones, so that as many are run first as may be on their way: what is measured is the
-// pace that lasts.
+// `n` steps of the session's batch, back to back, after some that warm up; no more than half of them where
+// these took the same time within kAgreed. The stores of a prefill's steps are finished by later ones, so
+// that as many are run first as may be on their way: what is measured is the pace that lasts.
+constexpr double kAgreed = 0.005;
 absl::StatusOr<SplitMeasured> MeasureSteps(SplitSession& session, scheduler::Planner& planner,
                                            exec::Phase phase, int32_t n);
+// The same after steps of the same batch: one warms up. The planner is told what each took.
+absl::StatusOr<SplitMeasured> MeasureMoreSteps(SplitSession& session, scheduler::Planner& planner, int32_t n);
 
 }  // namespace spillway::bench
 

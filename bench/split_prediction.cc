@@ -44,27 +44,26 @@ absl::Status PredictUnseen(const SplitMachine& machine, const SplitBenchOptions&
     SPILLWAY_RETURN_IF_ERROR(session->SetBatch(batch));
     SPILLWAY_ASSIGN_OR_RETURN(const SplitMeasured measured,
                               MeasureSteps(*session, frozen->planner(), batch.phase, options.steps));
-    // The plan is made before the shape's first step under feedback, and judged by all of them.
-    double corrected_s = 0;
-    std::vector<double> walls_s;
-    for (int32_t i = 0; i < std::max(2, options.steps / 2); ++i) {
-      SPILLWAY_ASSIGN_OR_RETURN(const SplitStep step, session->Step(learning->planner()));
-      learning->planner().OnStep(step.plan, step.stats);
-      if (i == 0) corrected_s = step.plan.corrected_step_s;
-      walls_s.push_back(static_cast<double>(step.stats.wall_ns) / 1e9);
-    }
+    // The prediction is made before anything of the shape was learned.
+    SPILLWAY_ASSIGN_OR_RETURN(const SplitMeasured learned,
+                              MeasureMoreSteps(*session, learning->planner(), options.steps));
+    const double corrected_s = learned.first_plan.corrected_step_s;
     errors->frozen.push_back(measured.prediction_error());
-    errors->with_feedback.push_back(std::abs(corrected_s / Median(walls_s) - 1));
+    errors->with_feedback.push_back(std::abs(corrected_s / learned.step_s() - 1));
     report.Line(absl::StrFormat("%-28s %7.2f %10.1f %10.1f %+6.1f%% %+14.1f%%", batch.Describe(),
                                 measured.x_share(), measured.step_s() * 1e3,
                                 measured.plan.predicted_step_s * 1e3,
                                 100 * (measured.plan.predicted_step_s / measured.step_s() - 1),
-                                100 * (corrected_s / Median(walls_s) - 1)));
+                                100 * (corrected_s / learned.step_s() - 1)));
     nlohmann::json json = measured.ToJson();
     json["model"] = machine.options().model.name;
     json["link_mb_per_s"] = machine.options().link_mb_per_s;
     json["batch"] = batch.ToJson();
-    json["with_feedback"] = {{"predicted_step_s", corrected_s}, {"step_s", walls_s}};
+    json["with_feedback"] = learned.ToJson();
+    json["with_feedback"]["predicted_step_s"] = corrected_s;
+    const scheduler::ResourceFactors factors = learning->planner().Snapshot().factors;  // with this shape's
+    json["with_feedback"]["factors"] = {
+        {"link_in", factors.link_in}, {"link_out", factors.link_out}, {"compute", factors.compute}};
     report["unseen"].push_back(std::move(json));
   }
   return absl::OkStatus();

@@ -26,7 +26,8 @@ void SplitReport::Machine(const SplitMachine& machine) {
                                {"chi_bytes", geometry.chi_bytes()},
                                {"profiled_link_in_bytes_per_s", profile.copy_in.bytes_per_s},
                                {"profiled_rebuild_s_per_token", rebuild_s},
-                               {"profile_fit_error", profiler::WorstFitError(profile)}});
+                               {"profile_fit_error", profiler::WorstFitError(profile)},
+                               {"profile", nlohmann::json::parse(profiler::ProfileToJson(profile))}});
 }
 
 void SplitReport::Heading() {

@@ -48,11 +48,10 @@ absl::StatusOr<std::unique_ptr<ModePlanner>> ModePlanner::Create(const SplitMach
 
 absl::StatusOr<std::unique_ptr<SplitSession>> SplitSession::Create(const SplitMachine& machine,
                                                                    const SplitSessionOptions& options) {
-  auto session = std::unique_ptr<SplitSession>(new SplitSession);
+  auto session = std::unique_ptr<SplitSession>(new SplitSession(machine));
   session->options_ = options;
-  SPILLWAY_ASSIGN_OR_RETURN(session->device_, machine.MakeDevice());
-  device::Device& device = *session->device_.device;
-  const model::Model& model = session->device_.model;
+  device::Device& device = machine.device();
+  const model::Model& model = machine.model();
   const kv::Geometry& geometry = machine.geometry();
   const int64_t written_blocks = session->areas() * session->area_blocks();
   const int64_t n_blocks =

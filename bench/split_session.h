@@ -46,7 +46,8 @@ struct SplitStep {
   exec::StepStats stats;
 };
 
-// Thread-compatible. The pool holds random values where no step wrote: no operation's time depends on them.
+// Thread-compatible. Borrows the machine. The pool holds random values where no step wrote: no operation's
+// time depends on them.
 class SplitSession {
  public:
   static absl::StatusOr<std::unique_ptr<SplitSession>> Create(const SplitMachine& machine,
@@ -73,10 +74,10 @@ class SplitSession {
   int64_t n_blocks() const { return pool_->n_blocks(); }
 
   int64_t ring_bytes() const { return executor_->ring_bytes(); }
-  int64_t device_bytes() const { return device_.device->allocated_bytes(); }
+  int64_t device_bytes() const { return machine_.device().allocated_bytes(); }
 
  private:
-  SplitSession() = default;
+  explicit SplitSession(const SplitMachine& machine) : machine_(machine) {}
 
   void FillPool();
   // Steps may write to so many areas of so many blocks, in turn.
@@ -89,8 +90,8 @@ class SplitSession {
   void LayOutRows();
   void Forget(kv::BlockId block) { executor_->block_listener().OnBlockLost(block); }
 
+  const SplitMachine& machine_;
   SplitSessionOptions options_;
-  SplitDevice device_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
   std::unique_ptr<exec::LinkExecutor> executor_;

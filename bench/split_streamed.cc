@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "bench/split_measure.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/device/cpu/emulated_link_device.h"
 #include "engine/exec/link_executor.h"
@@ -58,16 +59,17 @@ class Session {
 
   // One step of every sequence.
   absl::StatusOr<StreamedRun> Measure(const std::string& name, exec::Schedule schedule, bool one_batch,
-                                      const std::atomic<bool>& stop) {
+                                      int32_t steps, const std::atomic<bool>& stop) {
     StreamedRun run;
     run.name = name;
-    for (int32_t step = 0; step <= options_.steps; ++step) {
+    for (int32_t step = warm_ ? 1 : 0; step <= steps; ++step) {
       if (stop) return absl::CancelledError("stopped");
       const MonotonicNs begin_ns = Clock::Real().NowNs();
       run.weights_s = 0;
       run.weight_bytes = 0;
       SPILLWAY_RETURN_IF_ERROR(Step(schedule, one_batch, &run));
       if (step > 0) run.wall_s.push_back(ToSeconds(Clock::Real().NowNs() - begin_ns));
+      warm_ = true;
     }
     return run;
   }
@@ -173,6 +175,7 @@ class Session {
   }
 
   const StreamedOptions options_;
+  bool warm_ = false;
   std::unique_ptr<device::Device> device_;
   model::Model model_;
   std::unique_ptr<kv::HostPool> pool_;
@@ -185,12 +188,7 @@ class Session {
 
 }  // namespace
 
-double StreamedRun::step_s() const {
-  SPILLWAY_CHECK(!wall_s.empty());
-  std::vector<double> sorted = wall_s;
-  std::sort(sorted.begin(), sorted.end());
-  return sorted[sorted.size() / 2];
-}
+double StreamedRun::step_s() const { return Median(wall_s); }
 
 absl::StatusOr<StreamedResult> MeasureStreamed(const StreamedOptions& options,
                                                const std::atomic<bool>& stop) {
@@ -199,12 +197,12 @@ absl::StatusOr<StreamedResult> MeasureStreamed(const StreamedOptions& options,
   StreamedResult result;
   result.pass_bytes = session->pass_bytes();
   result.device_bytes = session->device_bytes();
-  SPILLWAY_ASSIGN_OR_RETURN(result.column,
-                            session->Measure("column of items", exec::Schedule::kColumn, false, stop));
-  SPILLWAY_ASSIGN_OR_RETURN(result.one_batch,
-                            session->Measure("row, one batch of all", exec::Schedule::kRow, true, stop));
-  SPILLWAY_ASSIGN_OR_RETURN(result.row,
-                            session->Measure("row, items one by one", exec::Schedule::kRow, false, stop));
+  SPILLWAY_ASSIGN_OR_RETURN(result.column, session->Measure("column of items", exec::Schedule::kColumn, false,
+                                                            options.steps, stop));
+  SPILLWAY_ASSIGN_OR_RETURN(result.one_batch, session->Measure("row, one batch of all", exec::Schedule::kRow,
+                                                               true, options.steps, stop));
+  SPILLWAY_ASSIGN_OR_RETURN(result.row, session->Measure("row, items one by one", exec::Schedule::kRow, false,
+                                                         options.row_steps, stop));
   return result;
 }
 

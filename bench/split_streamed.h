@@ -20,7 +20,8 @@ struct StreamedOptions {
   int32_t items = 4;
   int32_t sequences = 4;  // of an item
   int32_t context = 64;   // cached tokens of a sequence, carried as K and V; whole blocks of 16
-  int32_t steps = 3;      // of each kind, after one that warms
+  int32_t steps = 2;      // of each kind, after one that warms all
+  int32_t row_steps = 1;  // of the items one by one: each is as many passes as there are items
 };
 
 // Steps of all sequences, however they are batched.
