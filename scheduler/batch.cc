@@ -98,17 +98,14 @@ exec::SplitPlan Batch::MakePlan(exec::Phase phase, int64_t distinct_cached_token
   if (!executor_.splits()) return exec::AllResidentPlan(ShapeOf(phase, distinct_cached_tokens));
   exec::BatchShape shape = executor_.ShapeOf(phase, segments_);
   shape.weight_load_bytes /= n_items;
-  exec::SplitPlan plan = planner_ != nullptr ? planner_->PlanFor(shape) : exec::TransferPlan(shape);
-  plan.predicted_step_s *= n_items;
-  plan.corrected_step_s *= n_items;
-  return plan;
+  return planner_ != nullptr ? planner_->PlanFor(shape) : exec::TransferPlan(shape);
 }
 
-void Batch::Begin(exec::Phase phase, int64_t distinct_cached_tokens, exec::Schedule schedule,
-                  int32_t n_items) {
-  SPILLWAY_CHECK(!members_.empty() && n_items > 0);
-  plan_ = MakePlan(phase, distinct_cached_tokens, n_items);
-  plan_.schedule = schedule;
+void Batch::Begin(exec::Phase phase, int64_t distinct_cached_tokens, const ScheduleChoice& pass) {
+  SPILLWAY_CHECK(!members_.empty() && pass.n_items > 0);
+  plan_ = MakePlan(phase, distinct_cached_tokens, pass.n_items);
+  plan_.schedule = pass.schedule;
+  reason_ = pass.reason;
   executor_.Begin(*item_, phase, segments_, plan_);
 }
 

@@ -16,6 +16,7 @@
 #include "engine/exec/executor.h"
 #include "engine/exec/split_plan.h"
 #include "scheduler/planner.h"
+#include "scheduler/schedule_choice.h"
 #include "scheduler/sequence.h"
 
 namespace spillway::scheduler {
@@ -40,9 +41,8 @@ class Batch {
   void Add(Sequence& sequence, int32_t rows);
   // `distinct_cached_tokens`: cached tokens of all members, those of shared blocks once; not asked where the
   // executor splits, which then knows them by residency and form.
-  // `n_items`: of a column, which share a load of the weights.
-  void Begin(exec::Phase phase, int64_t distinct_cached_tokens,
-             exec::Schedule schedule = exec::Schedule::kRow, int32_t n_items = 1);
+  // `pass`: that this is a part of, and why; the items of a column share a load of the weights.
+  void Begin(exec::Phase phase, int64_t distinct_cached_tokens, const ScheduleChoice& pass = {});
 
   // --- While running.
   bool running() const { return item_->running(); }
@@ -58,8 +58,14 @@ class Batch {
   // Layers that are done with all rows.
   int32_t layers_done() const;
 
-  // What the latest run obeys.
+  // What the latest run obeys, and why in its schedule.
   const exec::SplitPlan& plan() const { return plan_; }
+  ScheduleReason reason() const { return reason_; }
+  // Of a column's pass, once all of its items have begun.
+  void SetPrediction(const PassTimes& times) {
+    plan_.predicted_step_s = times.predicted_s;
+    plan_.corrected_step_s = times.corrected_s;
+  }
   bool decodes() const { return plan_.shape.phase == exec::Phase::kDecode; }
   absl::Span<const Member> members() const { return members_; }
   int32_t live_members() const { return live_members_; }
@@ -76,6 +82,7 @@ class Batch {
   const int32_t block_tokens_;
   Planner* const planner_;
   exec::SplitPlan plan_;
+  ScheduleReason reason_ = ScheduleReason::kWeightsResident;
   std::vector<Member> members_;          // [max_segments]
   std::vector<exec::Segment> segments_;  // [max_segments]
   int32_t rows_ = 0;

@@ -269,7 +269,25 @@ StepTimes Planner::Predict(const BatchShape& shape, const exec::TokenClasses& to
   return EvaluateTimes(inputs_, absl::MakeConstSpan(&split, 1));
 }
 
-void Planner::OnStep(const exec::SplitPlan& plan, const exec::StepStats& stats) {
+PassTimes Planner::PredictPass(absl::Span<const exec::SplitPlan* const> plans) {
+  const auto step_s = [&](const ResourceFactors& factors) {
+    StepTimes sum;
+    double tail_s = 0, serial_s = 0;
+    for (const exec::SplitPlan* plan : plans) {
+      const StepTimes times = Predict(plan->shape, plan->tokens, factors);
+      for (size_t i = 0; i < sum.resource_s.size(); ++i) sum.resource_s[i] += times.resource_s[i];
+      serial_s += times.step_s;
+      tail_s = inputs_.link_tail_s;  // the last item's
+    }
+    if (policy_.mode == SplitMode::kSerial) return serial_s;
+    sum.resource_s[static_cast<size_t>(Resource::kLinkIn)] += tail_s;
+    return *std::max_element(sum.resource_s.begin(), sum.resource_s.end());
+  };
+  const double predicted_s = step_s({});
+  return {predicted_s, options_.feedback ? step_s(feedback_.factors()) : predicted_s};
+}
+
+void Planner::OnStep(const exec::SplitPlan& plan, const exec::StepStats& stats, ScheduleReason reason) {
   const auto bytes = [&stats](std::initializer_list<Lane> lanes) {
     int64_t sum = 0;
     for (const Lane lane : lanes) sum += stats.lanes[static_cast<size_t>(lane)].bytes;
@@ -290,7 +308,7 @@ void Planner::OnStep(const exec::SplitPlan& plan, const exec::StepStats& stats) 
   }
   AddRate(in_bytes, LinkInSeconds(stats), &counts_.link_in_bytes_per_s);
   AddRate(out_bytes, LinkOutSeconds(stats), &counts_.link_out_bytes_per_s);
-  ++counts_.scheduled[static_cast<size_t>(plan.schedule)][static_cast<size_t>(schedule_.reason)];
+  ++counts_.scheduled[static_cast<size_t>(plan.schedule)][static_cast<size_t>(reason)];
   Publish();
 }
 

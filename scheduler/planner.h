@@ -17,6 +17,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "base/mutex.h"
 #include "engine/exec/split_plan.h"
 #include "engine/exec/step_stats.h"
@@ -50,6 +51,12 @@ struct PlacementTargets {
   double step_s = 0;  // predicted once they are reached
 };
 
+// Seconds that the items of a pass take together: from the profile alone, and with feedback.
+struct PassTimes {
+  double predicted_s = 0;
+  double corrected_s = 0;
+};
+
 struct PlannerSnapshot {
   uint64_t solves = 0;     // carry and placement, answered well
   uint64_t memo_hits = 0;  // steps whose bucket was known
@@ -60,7 +67,7 @@ struct PlannerSnapshot {
   ResourceFactors factors;
   PlacementTargets targets;
   ScheduleChoice schedule;
-  // Steps by the schedule that they ran in, and why the latest choice was made.
+  // Steps by the schedule that they ran in, and why.
   std::array<std::array<uint64_t, kScheduleReasons>, 2> scheduled{};
   // Bytes by busy time of the link's lanes, recent steps weighing most, and its share of the profile's rate;
   // 0 until something was carried.
@@ -79,13 +86,16 @@ class Planner {
 
   // REQUIRES: no negative count in `shape`. Every token of the shape is in exactly one class of the plan.
   exec::SplitPlan PlanFor(const exec::BatchShape& shape);
-  // What became of `plan`. The rates are judged by what the step did, which is not quite what was planned:
-  // blocks are carried and stored whole.
-  void OnStep(const exec::SplitPlan& plan, const exec::StepStats& stats);
-  void OnLoad(const LoadDescription& load) { schedule_ = ChooseSchedule(load, options_.modes.schedule); }
+  // Of the pass that these plans' items make together: each resource does the work of all of them.
+  PassTimes PredictPass(absl::Span<const exec::SplitPlan* const> plans);
+  // What became of `plan`, which was obeyed in its schedule for this reason. The rates are judged by what the
+  // step did, which is not quite what was planned: blocks are carried and stored whole.
+  void OnStep(const exec::SplitPlan& plan, const exec::StepStats& stats,
+              ScheduleReason reason = ScheduleReason::kForced);
+  // How the passes run that begin now.
+  void OnSchedule(const ScheduleChoice& choice) { schedule_ = choice; }
 
   const PlacementTargets& targets() const { return targets_; }
-  const ScheduleChoice& schedule() const { return schedule_; }
 
   // Any thread.
   PlannerSnapshot Snapshot() const;

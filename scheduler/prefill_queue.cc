@@ -150,14 +150,14 @@ PrefillQueue::Pick PrefillQueue::PickNext(bool only_latency) {
   return pick;
 }
 
-Batch& PrefillQueue::Start(const Pick& pick, bool streams_wait, exec::Schedule schedule, int32_t n_items) {
+Batch& PrefillQueue::Start(const Pick& pick, bool streams_wait, const ScheduleChoice& pass) {
   if (pick.batch != nullptr) return *pick.batch;
   const auto free = std::find_if(batches_.begin(), batches_.end(),
                                  [](const std::unique_ptr<Batch>& batch) { return !batch->running(); });
   SPILLWAY_CHECK(free != batches_.end());
   Batch& batch = **free;
   Fill(batch, *pick.sequence, streams_wait);
-  batch.Begin(exec::Phase::kPrefill, CountDistinctTokens(batch), schedule, n_items);
+  batch.Begin(exec::Phase::kPrefill, CountDistinctTokens(batch), pass);
   return batch;
 }
 

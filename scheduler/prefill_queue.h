@@ -60,9 +60,8 @@ class PrefillQueue {
   Pick PickNext() { return PickNext(/*only_latency=*/false); }
   // Of prompts that ask for latency, and of no batch that is a part of a column.
   Pick PickLatency() { return PickNext(/*only_latency=*/true); }
-  // The pick's batch, begun if it has none yet; of a column of `n_items`.
-  Batch& Start(const Pick& pick, bool streams_wait, exec::Schedule schedule = exec::Schedule::kRow,
-               int32_t n_items = 1);
+  // The pick's batch, begun as a part of `pass` if it has none yet.
+  Batch& Start(const Pick& pick, bool streams_wait, const ScheduleChoice& pass);
   void OnVisited(const Pick& pick);
   absl::Span<const std::unique_ptr<Batch>> batches() const { return batches_; }
   // Prompt tokens of waiting sequences that others computed before it came to them, ever.

@@ -73,6 +73,7 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
     SPILLWAY_ASSIGN_OR_RETURN(loop->latency_, create());
   }
   loop->pass_.reserve(static_cast<size_t>(n_batches) + 1);
+  loop->plans_.reserve(static_cast<size_t>(n_batches) + 1);
   loop->PublishState();
   return loop;
 }
@@ -124,8 +125,10 @@ void StepLoop::FinishDecode(Batch& batch) {
   EndInvalid();
 }
 
-void StepLoop::VisitPrefill(const PrefillQueue::Pick& pick) {
-  Batch& batch = prefill_->Start(pick, /*streams_wait=*/!ready_.empty());
+void StepLoop::VisitPrefill(const PrefillQueue::Pick& pick, ScheduleReason reason) {
+  ScheduleChoice pass;
+  pass.reason = reason;
+  Batch& batch = prefill_->Start(pick, /*streams_wait=*/!ready_.empty(), pass);
   if (absl::Status status = batch.Visit(); !status.ok()) return Fail(status);
   CountVisit();
   prefill_->OnVisited(pick);
@@ -162,15 +165,22 @@ void StepLoop::FinishPrefill(Batch& batch) {
   EndInvalid();
 }
 
-void StepLoop::OnStep(const Batch& batch, const exec::StepStats& stats) {
+void StepLoop::OnStep(const Batch& batch, exec::StepStats stats) {
+  // A column's items were given theirs when all had begun.
+  stats.predicted_step_s = batch.plan().predicted_step_s;
+  stats.corrected_step_s = batch.plan().corrected_step_s;
   const MonotonicNs now = parts_.clock.NowNs();
   if (stats.phase == exec::Phase::kPrefill) state_.prompt_rate.Add(now, stats.rows);
   if (stats.sampled_rows > 0) state_.generated_rate.Add(now, stats.sampled_rows);
-  if (parts_.planner != nullptr && parts_.executor.splits()) {
-    parts_.planner->OnLoad(DescribeLoad());
-    parts_.planner->OnStep(batch.plan(), stats);
-  }
+  if (plans()) parts_.planner->OnStep(batch.plan(), stats, batch.reason());
   parts_.observer.OnStep(stats);
+}
+
+ScheduleChoice StepLoop::Choose() {
+  if (latency_ == nullptr && !plans()) return {};
+  const ScheduleChoice choice = ChooseSchedule(DescribeLoad(), forced_schedule_);
+  if (plans()) parts_.planner->OnSchedule(choice);
+  return choice;
 }
 
 LoadDescription StepLoop::DescribeLoad() {

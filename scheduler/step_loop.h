@@ -77,6 +77,7 @@ class StepLoop {
   enum class Members : uint8_t { kAll, kLatency, kThroughput };
   bool RunVisit();
   bool PassRuns() const;
+  bool plans() const { return parts_.planner != nullptr && parts_.executor.splits(); }
   // Decoding sequences that may take part in a pass into ready_; pauses those whose reader is behind. Returns
   // since when the one that waits longest waits.
   MonotonicNs CollectReady(Members which);
@@ -84,11 +85,12 @@ class StepLoop {
   void KeepLongestWaiting();
   // Room for the next row of each of ready_; who has to give way leaves it.
   void GrowReady();
-  void BeginBatch(Batch& batch, absl::Span<Sequence* const> members, exec::Schedule schedule,
-                  int32_t n_items);
+  void BeginBatch(Batch& batch, absl::Span<Sequence* const> members, const ScheduleChoice& pass);
   // False: everyone gave way.
-  bool BeginRow();
-  bool BeginColumn();
+  bool BeginRow(ScheduleReason reason);
+  bool BeginColumn(ScheduleReason reason);
+  // Of the column that has just begun.
+  void PredictPass();
   void VisitPass();
   // Row passes of those that ask for latency, where there are columns. False: there is nothing to visit.
   bool LatencyIsDue() const;
@@ -98,10 +100,12 @@ class StepLoop {
 
   // --- Visits (step_loop.cc).
   void FinishDecode(Batch& batch);
-  void VisitPrefill(const PrefillQueue::Pick& pick);
+  void VisitPrefill(const PrefillQueue::Pick& pick, ScheduleReason reason);
   void FinishPrefill(Batch& batch);
-  void OnStep(const Batch& batch, const exec::StepStats& stats);
-  // What runs and waits, for the choice of schedule.
+  void OnStep(const Batch& batch, exec::StepStats stats);
+  // How the passes run that begin now.
+  ScheduleChoice Choose();
+  // What runs and waits.
   LoadDescription DescribeLoad();
   void MarkBusy();
   void CountVisit();
@@ -122,6 +126,7 @@ class StepLoop {
   std::vector<std::unique_ptr<Batch>> decodes_;  // one, or as many as a column has of decode batches
   std::unique_ptr<Batch> latency_;               // where there are columns
   std::vector<Batch*> pass_;                     // the batches that were begun together, in order
+  std::vector<const exec::SplitPlan*> plans_;    // of PredictPass
   RequestTable requests_;
   Inbox::Mail mail_;
   std::vector<Sequence*> ready_;  // [max_sequences]

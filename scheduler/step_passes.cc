@@ -35,14 +35,16 @@ bool StepLoop::RunVisit() {
     return latency_ != nullptr && VisitLatency();
   }
   MarkBusy();
-  const bool column = latency_ != nullptr &&
-                      ChooseSchedule(DescribeLoad(), forced_schedule_).schedule == exec::Schedule::kColumn;
+  const ScheduleChoice choice = Choose();
+  const bool column = latency_ != nullptr && choice.schedule == exec::Schedule::kColumn;
+  // What was to be a column and is left alone.
+  const ScheduleReason row_reason = column ? ScheduleReason::kOneBatchFits : choice.reason;
   const bool decode =
       !ready_.empty() && (column || !pick.any() ||
                           pacer_.DecodeIsDue(parts_.clock.NowNs(), waiting_since, pick.choice.visit_ns));
   if (!decode) {
-    VisitPrefill(pick);
-  } else if (column ? BeginColumn() : BeginRow()) {
+    VisitPrefill(pick, row_reason);
+  } else if (column ? BeginColumn(choice.reason) : BeginRow(choice.reason)) {
     VisitPass();
   }
   PayLatencyDebt(begin_ns);
@@ -97,8 +99,7 @@ void StepLoop::GrowReady() {
                ready_.end());
 }
 
-void StepLoop::BeginBatch(Batch& batch, absl::Span<Sequence* const> members, exec::Schedule schedule,
-                          int32_t n_items) {
+void StepLoop::BeginBatch(Batch& batch, absl::Span<Sequence* const> members, const ScheduleChoice& pass) {
   batch.Clear();
   int64_t tail_tokens = 0;
   for (Sequence* sequence : members) {
@@ -108,22 +109,24 @@ void StepLoop::BeginBatch(Batch& batch, absl::Span<Sequence* const> members, exe
   const bool all = static_cast<int64_t>(members.size()) == admission_->decode_readers();
   const int64_t distinct = all ? admission_->distinct_decode_blocks() * block_tokens_ + tail_tokens
                                : prefill_->CountDistinctTokens(batch);
-  batch.Begin(exec::Phase::kDecode, distinct, schedule, n_items);
+  batch.Begin(exec::Phase::kDecode, distinct, pass);
 }
 
 // ---------------------------------------------------------------------------------------------- Passes
 
-bool StepLoop::BeginRow() {
+bool StepLoop::BeginRow(ScheduleReason reason) {
   KeepLongestWaiting();
   GrowReady();
   if (ready_.empty()) return false;
   pass_.assign(1, decodes_.front().get());
   pass_begin_ns_ = parts_.clock.NowNs();
-  BeginBatch(*decodes_.front(), ready_, exec::Schedule::kRow, 1);
+  ScheduleChoice pass;
+  pass.reason = reason;
+  BeginBatch(*decodes_.front(), ready_, pass);
   return true;
 }
 
-bool StepLoop::BeginColumn() {
+bool StepLoop::BeginColumn(ScheduleReason reason) {
   GrowReady();
   if (ready_.empty()) return false;
   // Now: growing may have sent the sequence of an earlier pick away, or back to prefill.
@@ -131,21 +134,36 @@ bool StepLoop::BeginColumn() {
   const size_t most = static_cast<size_t>(decodes_.front()->limits().max_segments);
   const size_t n_batches = (ready_.size() + most - 1) / most;
   SPILLWAY_CHECK(n_batches <= decodes_.size());
-  const int32_t n_items = static_cast<int32_t>(n_batches) + (pick.any() ? 1 : 0);
+  ScheduleChoice pass;
+  pass.n_items = static_cast<int32_t>(n_batches) + (pick.any() ? 1 : 0);
+  pass.schedule = pass.n_items > 1 ? exec::Schedule::kColumn : exec::Schedule::kRow;
+  pass.reason = pass.n_items > 1 ? reason : ScheduleReason::kOneBatchFits;
   pass_.clear();
   pass_begin_ns_ = parts_.clock.NowNs();
-  const exec::Schedule schedule = n_items > 1 ? exec::Schedule::kColumn : exec::Schedule::kRow;
   for (size_t i = 0; i < n_batches; ++i) {
     const size_t begin = ready_.size() * i / n_batches;
     const size_t end = ready_.size() * (i + 1) / n_batches;
-    BeginBatch(*decodes_[i], absl::MakeConstSpan(ready_).subspan(begin, end - begin), schedule, n_items);
+    BeginBatch(*decodes_[i], absl::MakeConstSpan(ready_).subspan(begin, end - begin), pass);
     pass_.push_back(decodes_[i].get());
   }
   if (pick.any()) {
-    pass_.push_back(&prefill_->Start(pick, /*streams_wait=*/true, schedule, n_items));
+    pass_.push_back(&prefill_->Start(pick, /*streams_wait=*/true, pass));
     prefill_->OnVisited(pick);
   }
+  if (pass.n_items > 1 && plans()) PredictPass();
   return true;
+}
+
+void StepLoop::PredictPass() {
+  plans_.clear();
+  // A piece of a prompt that had begun before keeps the prediction of its own row.
+  for (const Batch* batch : pass_) {
+    if (batch->plan().schedule == exec::Schedule::kColumn) plans_.push_back(&batch->plan());
+  }
+  const PassTimes times = parts_.planner->PredictPass(plans_);
+  for (Batch* batch : pass_) {
+    if (batch->plan().schedule == exec::Schedule::kColumn) batch->SetPrediction(times);
+  }
 }
 
 void StepLoop::VisitPass() {
@@ -188,7 +206,7 @@ bool StepLoop::VisitLatency() {
     const PrefillQueue::Pick pick = prefill_->PickLatency();
     if (!pick.any()) return false;
     MarkBusy();
-    VisitPrefill(pick);
+    VisitPrefill(pick, ScheduleReason::kLatencyWanted);
   }
   const double spent_ns = static_cast<double>(parts_.clock.NowNs() - begin_ns);
   latency_debt_ns_ += spent_ns * throughput_share_ / (1 - throughput_share_);
@@ -200,7 +218,9 @@ bool StepLoop::BeginLatency() {
   KeepLongestWaiting();
   GrowReady();
   if (ready_.empty()) return false;
-  BeginBatch(*latency_, ready_, exec::Schedule::kRow, 1);
+  ScheduleChoice pass;
+  pass.reason = ScheduleReason::kLatencyWanted;
+  BeginBatch(*latency_, ready_, pass);
   return true;
 }
 

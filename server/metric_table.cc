@@ -368,7 +368,7 @@ std::vector<MetricInfo> MakeTable() {
         {"reason",
          {"FORCED", "LATENCY_WANTED", "ONE_BATCH_FITS", "WEIGHTS_RESIDENT", "WEIGHTS_STREAMED",
           "PROMPTS_WAIT"}}},
-       "Planned steps by the schedule that was chosen, and why. Today rows run whatever is chosen.",
+       "Planned steps by the schedule that they ran in, and why.",
        {}},
       {kLargestBatch,
        "spillway_largest_batch",

@@ -245,7 +245,7 @@ struct Metrics::Impl {
       if (counts[i] > 0) cached_tokens[i]->Increment(static_cast<double>(counts[i]));
     }
     Count(MetricId::kRingWaits, static_cast<double>(stats.ring_waits));
-    const double measured_s = ToSeconds(stats.active_ns);
+    const double measured_s = ToSeconds(stats.predicted_ns());
     if (stats.predicted_step_s <= 0 || measured_s <= 0) return;
     ObserveIn(*prediction[0], stats.predicted_step_s / measured_s);
     ObserveIn(*prediction[1], stats.corrected_step_s / measured_s);

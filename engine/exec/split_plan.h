@@ -71,8 +71,8 @@ struct SplitPlan {
 
   // Predicted seconds of the step by resource, from the profile alone, and their maximum (pipelined) or the
   // serial form's sum. 0 where no profile exists yet. An item of a column: predicted_s is of its own work,
-  // with its share of the weights that all load together; the step's seconds are those of all of them, as it
-  // ends when they do.
+  // with its share of the weights that all load together; the step's seconds are those of the pass of all
+  // items, as it ends when they do.
   std::array<double, kResources> predicted_s{};
   double predicted_step_s = 0;
   double corrected_step_s = 0;  // the same with feedback

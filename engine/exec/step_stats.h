@@ -41,6 +41,9 @@ struct StepStats {
 
   double predicted_step_s = 0;  // copied from the plan
   double corrected_step_s = 0;
+
+  // What the prediction is of. An item of a column cannot end before the others' visits are done.
+  int64_t predicted_ns() const { return schedule == Schedule::kColumn ? wall_ns : active_ns; }
 };
 
 }  // namespace spillway::exec

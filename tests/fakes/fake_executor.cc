@@ -139,6 +139,7 @@ void FakeExecutor::Begin(exec::WorkItem& work_item, exec::Phase phase,
   most_segments_ = std::max(most_segments_, static_cast<int32_t>(segments.size()));
   item.stats = {};
   item.stats.phase = phase;
+  item.stats.schedule = plan.schedule;
   item.stats.sequences = static_cast<int32_t>(segments.size());
   item.stats.rows = n_rows;
   item.stats.sampled_rows = n_outputs;

@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/scheduler/harness.h"
+#include "tests/scheduler/profiles.h"
 
 namespace spillway::scheduler {
 namespace {
@@ -167,6 +168,43 @@ TEST(ColumnTest, OthersKeepTheirShareBesideLatencyPasses) {
   EXPECT_GT(latency_over_others[0], 4);
   EXPECT_LT(latency_over_others[0], 12);
   EXPECT_LT(latency_over_others[1], 1.4);
+}
+
+TEST(ColumnTest, EveryStepIsCountedBesideTheReasonThatItsScheduleHad) {
+  HarnessOptions options = Streamed();
+  options.executor.splits = true;
+  options.profile = MultiHeadProfile();
+  options.planner.pool_bytes = 200e9;
+  Harness harness(options);
+  std::vector<std::unique_ptr<Client>> clients;
+  std::vector<Client*> readers;
+  // Of several lengths, so that a column shrinks to one batch while others wait and prompts come between.
+  for (uint32_t i = 0; i < 12; ++i) {
+    Request request = MakeRequest(Prompt(6 + static_cast<int32_t>(i), i), 10 + 10 * static_cast<int32_t>(i));
+    request.ignore_eos = true;
+    request.objective = i == 3 ? Objective::kLatency : Objective::kAuto;
+    clients.push_back(harness.MustSubmit(std::move(request)));
+    readers.push_back(clients.back().get());
+  }
+  harness.RunAll(readers);
+  const auto planner = harness.scheduler->Snapshot().planner;
+  const auto steps = [&](exec::Schedule schedule, ScheduleReason reason) {
+    return planner->scheduled[static_cast<size_t>(schedule)][static_cast<size_t>(reason)];
+  };
+  using exec::Schedule;
+  using enum ScheduleReason;
+  EXPECT_GT(steps(Schedule::kColumn, kWeightsStreamed), 0U);
+  EXPECT_GT(steps(Schedule::kRow, kOneBatchFits), 0U);
+  EXPECT_GT(steps(Schedule::kRow, kLatencyWanted), 0U);
+  for (const ScheduleReason reason : {kForced, kLatencyWanted, kOneBatchFits, kWeightsResident}) {
+    EXPECT_EQ(steps(Schedule::kColumn, reason), 0U) << NameOf(reason);
+  }
+  for (const ScheduleReason reason : {kForced, kWeightsResident, kWeightsStreamed, kPromptsWait}) {
+    EXPECT_EQ(steps(Schedule::kRow, reason), 0U) << NameOf(reason);
+  }
+  // All items of a pass are told the pass's time.
+  ASSERT_FALSE(harness.observer.columns.empty());
+  for (const exec::StepStats& stats : harness.observer.columns) EXPECT_GT(stats.predicted_step_s, 0);
 }
 
 TEST(ColumnTest, ChoicesOfOneRequestInSeveralBatchesEndTogether) {

@@ -31,6 +31,7 @@ struct CountingObserver : Observer {
     ++steps;
     if (stats.phase == exec::Phase::kPrefill) prefill_rows += stats.rows;
     predicted_steps += stats.predicted_step_s > 0;
+    if (stats.schedule == exec::Schedule::kColumn) columns.push_back(stats);
   }
   void OnFirstToken(double seconds) override { first_token_s.push_back(seconds); }
   void OnScheduled(double seconds) override { queue_s.push_back(seconds); }
@@ -46,6 +47,7 @@ struct CountingObserver : Observer {
   int64_t steps = 0;
   int64_t prefill_rows = 0;
   int64_t predicted_steps = 0;
+  std::vector<exec::StepStats> columns;  // of each item
   int64_t prefilled = 0;
   int64_t tokens = 0;
   int64_t preempted = 0;

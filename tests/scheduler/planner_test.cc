@@ -368,6 +368,34 @@ TEST(PlannerFeedback, EachResourceIsCorrectedByItsOwnLanes) {
   EXPECT_NEAR(factors.compute, 0.8, 0.01);
 }
 
+TEST(Planner, APassTakesWhatItsItemsTakeOfEachResourceTogether) {
+  PlannerOptions options = PatientOptions();
+  options.modes.split = SplitMode::kTransfer;
+  TestPlanner t(options);
+  // A batch that the link is busy for, a piece of a prompt that is all compute: they overlap.
+  BatchShape decode = Decode(8, 100'000), prompt = Decode(1, 16);
+  prompt.phase = exec::Phase::kPrefill;
+  prompt.new_tokens = 512;
+  prompt.reads_tokens = 512 * 512;
+  decode.weight_load_bytes = prompt.weight_load_bytes = 1'000'000'000;
+  const SplitPlan a = t.planner.PlanFor(decode), b = t.planner.PlanFor(prompt);
+  ASSERT_EQ(a.binding, Resource::kLinkIn);
+  ASSERT_EQ(b.binding, Resource::kCompute);
+  const SplitPlan* const both[] = {&a, &b};
+  const double link_s = SecondsOf(a, Resource::kLinkIn) + SecondsOf(b, Resource::kLinkIn);
+  const double compute_s = SecondsOf(a, Resource::kCompute) + SecondsOf(b, Resource::kCompute);
+  PassTimes pass = t.planner.PredictPass(both);
+  EXPECT_GE(pass.predicted_s, std::max(link_s, compute_s));
+  EXPECT_LT(pass.predicted_s, 1.1 * std::max(link_s, compute_s));
+  EXPECT_EQ(pass.corrected_s, pass.predicted_s);
+  for (int i = 0; i < 100; ++i) t.planner.OnStep(a, Measured(t, a, 1.5, 1.5, 1.5));
+  EXPECT_GT(t.planner.PredictPass(both).corrected_s, 1.4 * pass.predicted_s);
+  EXPECT_EQ(t.planner.PredictPass(both).predicted_s, pass.predicted_s);
+  const SplitPlan* const alone[] = {&a};
+  pass = t.planner.PredictPass(alone);
+  EXPECT_DOUBLE_EQ(pass.predicted_s, a.predicted_step_s);
+}
+
 TEST(PlannerFeedback, BothPredictionsAreReported) {
   TestPlanner t;
   const SplitPlan before = t.planner.PlanFor(Decode(64, 200'000));

@@ -58,7 +58,7 @@ TEST(AllocationTest, APlanThatIsKnownAllocatesNothing) {
   for (int i = 0; i < 1000; ++i) {
     shape.host_both_tokens = 100'000 + i % 100;
     plan = planner.PlanFor(shape);
-    planner.OnLoad({});
+    planner.OnSchedule({});
     planner.OnStep(plan, stats);
   }
   EXPECT_EQ(fakes::CountedAllocations::Now().count, 0);
