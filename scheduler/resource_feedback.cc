@@ -40,9 +40,11 @@ void ResourceFeedback::Add(double predicted_s, double measured_s, double* factor
 
 void ResourceFeedback::OnStep(const StepTimes& predicted, const exec::StepStats& measured) {
   const auto seconds = [&](Resource resource) { return predicted.resource_s[static_cast<size_t>(resource)]; };
-  Add(seconds(Resource::kLinkIn), LinkInSeconds(measured), &factors_.link_in);
-  Add(seconds(Resource::kLinkOut), LinkOutSeconds(measured), &factors_.link_out);
-  Add(seconds(Resource::kCompute), ComputeSeconds(measured), &factors_.compute);
+  const double in_s = LinkInSeconds(measured), out_s = LinkOutSeconds(measured);
+  const double compute_s = ComputeSeconds(measured);
+  Add(seconds(Resource::kLinkIn), in_s, &factors_.link_in);
+  Add(seconds(Resource::kLinkOut), out_s, &factors_.link_out);
+  if (compute_s >= kBusyShare * in_s) Add(seconds(Resource::kCompute), compute_s, &factors_.compute);
   if (Moved(solved_factors_.link_in, factors_.link_in) ||
       Moved(solved_factors_.link_out, factors_.link_out) ||
       Moved(solved_factors_.compute, factors_.compute)) {

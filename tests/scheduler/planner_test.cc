@@ -360,12 +360,33 @@ TEST(PlannerFeedback, EachResourceIsCorrectedByItsOwnLanes) {
   SplitPlan plan;
   for (int i = 0; i < 100; ++i) {
     plan = t.planner.PlanFor(Decode(64, 200'000));
-    t.planner.OnStep(plan, Measured(t, plan, 1.3, 1.6, 0.8));
+    t.planner.OnStep(plan, Measured(t, plan, 1.1, 1.6, 0.9));
   }
   const ResourceFactors factors = t.planner.Snapshot().factors;
-  EXPECT_NEAR(factors.link_in, 1.3, 0.01);
+  EXPECT_NEAR(factors.link_in, 1.1, 0.01);
   EXPECT_NEAR(factors.link_out, 1.6, 0.01);
-  EXPECT_NEAR(factors.compute, 0.8, 0.01);
+  EXPECT_NEAR(factors.compute, 0.9, 0.01);
+}
+
+TEST(PlannerFeedback, ComputeThatWaitsForTheLinkIsNoMeasureOfItsRate) {
+  TestPlanner t(PatientOptions(), PlanSolver::Options(), GroupedQueryProfile());
+  // Compute has a small part of the link's work, and takes twice as long as it would if it were busy.
+  BatchShape slack = Decode(8, 1'000'000);
+  slack.reads_tokens = 300'000;
+  BatchShape prompt = Decode(1, 1000);
+  prompt.phase = exec::Phase::kPrefill;
+  prompt.new_tokens = 256;
+  prompt.reads_tokens = 256 * 1000;
+  const SplitPlan decode = t.planner.PlanFor(slack);
+  ASSERT_EQ(decode.binding, Resource::kLinkIn);
+  ASSERT_LT(SecondsOf(decode, Resource::kCompute), SecondsOf(decode, Resource::kLinkIn) / 4);
+  const double before_s = t.planner.PlanFor(prompt).corrected_step_s;
+  for (int i = 0; i < 100; ++i) t.planner.OnStep(decode, Measured(t, decode, 1, 1, 2));
+  EXPECT_NEAR(t.planner.PlanFor(prompt).corrected_step_s, before_s, 1e-3 * before_s);
+  // What takes so long that it is busy all the same is believed.
+  const double busy = 0.6 * SecondsOf(decode, Resource::kLinkIn) / SecondsOf(decode, Resource::kCompute);
+  for (int i = 0; i < 100; ++i) t.planner.OnStep(decode, Measured(t, decode, 1, 1, busy));
+  EXPECT_EQ(t.planner.Snapshot().factors.compute, ResourceFeedback::kMostFactor);
 }
 
 TEST(Planner, APassTakesWhatItsItemsTakeOfEachResourceTogether) {
@@ -428,7 +449,7 @@ TEST(PlannerFeedback, ASlowerLinkMovesTheSplitTowardsRebuilding) {
 TEST(PlannerFeedback, IsBoundedAndDeafToWhatCannotBe) {
   TestPlanner t;
   const SplitPlan plan = t.planner.PlanFor(Decode(64, 200'000));
-  for (int i = 0; i < 1000; ++i) t.planner.OnStep(plan, Measured(t, plan, 1000, 1e-3, 50));
+  for (int i = 0; i < 1000; ++i) t.planner.OnStep(plan, Measured(t, plan, 1000, 1e-3, 1000));
   ResourceFactors factors = t.planner.Snapshot().factors;
   EXPECT_EQ(factors.link_in, ResourceFeedback::kMostFactor);
   EXPECT_EQ(factors.compute, ResourceFeedback::kMostFactor);
