@@ -25,6 +25,7 @@ void FillSplitInputs(const MachineProfile& profile, const BatchShape& shape, con
                                    (in.rates.link_in_bytes_per_s + in.rates.link_out_bytes_per_s) /
                                    (in_rate + out_rate);
   in.rates.host_memory_bytes_per_s = profile.host_memory_bytes_per_s;
+  in.rates.compute_slowdown_by_link = std::max(1.0, profile.compute_slowdown_by_link);
   // Host attention is measured and planned for before an executor can do it.
   in.rates.host_attention_bytes_per_s = 0;
   in.rates.host_attention_fixed_s = 0;

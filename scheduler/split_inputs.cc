@@ -47,6 +47,7 @@ void ValidateRates(const SplitRates& rates, Validator& v) {
   v.InRange(rates.host_memory_bytes_per_s, kRateMin, kBytesMax, "host_memory_bytes_per_s");
   v.InRange(rates.host_attention_bytes_per_s, 0, kBytesMax, "host_attention_bytes_per_s");
   v.InRange(rates.host_attention_fixed_s, 0, kSecondsMax, "host_attention_fixed_s");
+  v.InRange(rates.compute_slowdown_by_link, 1, 1000, "compute_slowdown_by_link");
   v.InRange(static_cast<double>(rates.rebuild.pieces.size()), 1, kPiecesMax, "the number of rebuild pieces");
   for (const ConvexCost::Piece& piece : rates.rebuild.pieces) {
     v.InRange(piece.fixed_s, -kSecondsMax, kSecondsMax, "rebuild.fixed_s");
@@ -136,7 +137,11 @@ StepTimes EvaluateTimes(const SplitInputs& in, absl::Span<const GroupSplit> grou
   const auto set = [&](Resource resource, double seconds) {
     times.resource_s[static_cast<size_t>(resource)] = seconds;
   };
-  set(Resource::kLinkIn, in_bytes / r.link_in_bytes_per_s);
+  const double in_s = in_bytes / r.link_in_bytes_per_s;
+  // What is left of compute when the link is done.
+  const double alone_s = std::max(0.0, compute_s - in_s);
+  compute_s -= alone_s * (1 - 1 / r.compute_slowdown_by_link);
+  set(Resource::kLinkIn, in_s);
   set(Resource::kLinkOut, out_bytes / r.link_out_bytes_per_s);
   set(Resource::kLinkBoth, (in_bytes + out_bytes) / r.link_both_bytes_per_s);
   set(Resource::kCompute, compute_s);

@@ -292,6 +292,12 @@ class SplitBuilder {
       lp_.AddToObjective(c.k, kTieWeight * Cost(g, in_.beta_bytes / r.link_in_bytes_per_s));
       lp_.AddToObjective(c.x, kTieWeight * Cost(g, in_.chi_bytes / r.link_in_bytes_per_s));
     }
+    // Compute beside a busy link for as long as there is one, then at rest: l + (c - l) / slowdown, which is
+    // below the link's own row where compute is done first.
+    const double at_rest = 1 / r.compute_slowdown_by_link;
+    for (Column& column : compute) column.coefficient *= at_rest;
+    for (const Column& column : in) compute.push_back({column.index, column.coefficient * (1 - at_rest)});
+    compute_s = compute_s * at_rest + weight_bytes / r.link_in_bytes_per_s * (1 - at_rest);
     const double tail_s = in_.placement.has_value() ? 0 : in_.link_tail_s;
     AddResourceRow("link_in", weight_bytes / r.link_in_bytes_per_s + tail_s, in);
     AddResourceRow("link_out", store_bytes / r.link_out_bytes_per_s, {});

@@ -62,6 +62,9 @@ struct SplitRates {
   double host_attention_bytes_per_s = 0;  // 0: no host attention, h = 0
   double host_attention_fixed_s = 0;      // a layer
   ConvexCost rebuild;                     // one layer's K and V from X, by tokens
+  // Compute takes this many times longer while the link in is busy. Every cost of compute is given as it is
+  // beside a busy link; what is left when the link is done goes on at the faster rate.
+  double compute_slowdown_by_link = 1;
 };
 
 // Placement: what memory allows. All cached tokens are stored on the host; some are resident besides.

@@ -55,6 +55,7 @@ SplitInputs RandomCarry(std::mt19937_64& random, int n_groups, bool host) {
   in.rates.rebuild.pieces = {{0, token_s * Log(random, 0.02, 3)}};
   const ConvexCost::Piece& first = in.rates.rebuild.pieces[0];
   in.rates.rebuild.pieces.push_back({-1000 * first.per_token_s, first.per_token_s * 1.5});
+  if (random() % 2 == 0) in.rates.compute_slowdown_by_link = Log(random, 1, 2);
   for (int i = 0; i < n_groups; ++i) {
     LayerGroup g;
     g.n_layers = 1 + static_cast<int>(random() % 80);
@@ -275,6 +276,7 @@ TEST(SplitProblem, PoisonNeverReachesTheSolver) {
       [](SplitInputs& in) -> double& { return in.rates.link_out_bytes_per_s; },
       [](SplitInputs& in) -> double& { return in.rates.link_both_bytes_per_s; },
       [](SplitInputs& in) -> double& { return in.rates.host_memory_bytes_per_s; },
+      [](SplitInputs& in) -> double& { return in.rates.compute_slowdown_by_link; },
       [](SplitInputs& in) -> double& { return in.rates.host_attention_bytes_per_s; },
       [](SplitInputs& in) -> double& { return in.rates.host_attention_fixed_s; },
       [](SplitInputs& in) -> double& { return in.rates.rebuild.pieces[0].per_token_s; },
@@ -446,11 +448,14 @@ TEST(SplitProblem, EveryResourceIsWhatItsRowSays) {
     const double in_bytes = layers * (k * in.beta_bytes + x * in.chi_bytes + g.weight_bytes);
     const double out_bytes = layers * g.store_bytes;
     const double rebuild_s = std::max(0.0, in.rates.rebuild.At(x + g.resident_x_tokens));
+    const double link_s = in_bytes / in.rates.link_in_bytes_per_s;
+    double compute_s = in.head_s + layers * (g.linear_s + g.attention_s + rebuild_s);
+    if (compute_s > link_s) compute_s = link_s + (compute_s - link_s) / in.rates.compute_slowdown_by_link;
     const double expected[] = {
-        in_bytes / in.rates.link_in_bytes_per_s,
+        link_s,
         out_bytes / in.rates.link_out_bytes_per_s,
         (in_bytes + out_bytes) / in.rates.link_both_bytes_per_s,
-        in.head_s + layers * (g.linear_s + g.attention_s + rebuild_s),
+        compute_s,
         layers * (h * in.beta_bytes / in.rates.host_attention_bytes_per_s + in.rates.host_attention_fixed_s),
         (in_bytes + layers * h * in.beta_bytes) / in.rates.host_memory_bytes_per_s};
     for (size_t r = 0; r < std::size(expected); ++r) {
@@ -462,6 +467,21 @@ TEST(SplitProblem, EveryResourceIsWhatItsRowSays) {
     ASSERT_LE(x, (g.host_x_tokens + g.host_both_tokens) * (1 + 1e-6) + 1e-6);
     ASSERT_LE(k + h, (g.host_kv_tokens + g.host_both_tokens) * (1 + 1e-6) + 1e-6);
   }
+}
+
+TEST(SplitProblem, ComputeThatOutlastsTheLinkGoesOnAtRest) {
+  // 2 s of compute beside a busy link, of which 1 s is left when the link is done after 1 s.
+  SplitInputs in = MultiHead(1000, 1e-12);
+  in.mode = SplitMode::kTransfer;
+  LayerGroup& group = in.groups[0];
+  in.rates.link_in_bytes_per_s = group.n_layers * 1000 * in.beta_bytes;
+  in.head_s = 2;
+  EXPECT_NEAR(SolveSplit(in)->step_s, 2, 1e-6);
+  in.rates.compute_slowdown_by_link = 1.25;
+  EXPECT_NEAR(SolveSplit(in)->step_s, 1.8, 1e-6);
+  in.head_s = 0.9;
+  EXPECT_NEAR(SolveSplit(in)->step_s, 1, 1e-6) << "the link's own time";
+  EXPECT_NEAR(SolveSplit(in)->resource_s[static_cast<size_t>(exec::Resource::kCompute)], 0.9, 1e-6);
 }
 
 TEST(SplitProblem, FixedFractionIsObeyedWithinTheStoredForms) {
