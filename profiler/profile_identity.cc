@@ -96,6 +96,29 @@ ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& i
   return identity;
 }
 
+absl::Status CheckProfiledModel(const ProfiledModel& profiled, const model::ModelConfig& config,
+                                const kv::Geometry& geometry) {
+  const struct {
+    const char* name;
+    int32_t said;
+    int32_t is;
+  } numbers[] = {{"n_layers", profiled.n_layers, config.n_layers},
+                 {"d_model", profiled.d_model, config.d_model},
+                 {"n_heads", profiled.n_heads, config.n_heads},
+                 {"n_kv_heads", profiled.n_kv_heads, config.n_kv_heads},
+                 {"d_head", profiled.d_head, config.d_head},
+                 {"vocab_size", profiled.vocab_size, config.vocab_size},
+                 {"element_bytes", profiled.element_bytes, geometry.element_bytes},
+                 {"block_tokens", profiled.block_tokens, geometry.block_tokens}};
+  for (const auto& [name, said, is] : numbers) {
+    if (said == is) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("the profile was edited: its model.", name, " is ", said, ", the model's ", is,
+                     "; measure again with --reprofile, or name another file"));
+  }
+  return absl::OkStatus();
+}
+
 std::string ProfileFileName(const ProfileIdentity& identity) {
   return absl::StrCat("profile-", identity.machine.substr(0, kFileNameDigits), "-",
                       identity.model.substr(0, kFileNameDigits), ".json");

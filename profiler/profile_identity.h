@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "engine/device/device.h"
 #include "engine/kv/geometry.h"
 #include "engine/model/model_config.h"
@@ -25,6 +26,11 @@ HostIdentity ReadHostIdentity(absl::string_view root);
 ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& info,
                            const model::ModelConfig& config, const model::ModelWeights& weights,
                            const kv::Geometry& geometry);
+
+// FailedPrecondition, naming the number, where a profile that is this model's by its identity was edited to
+// describe another: steps are planned with its numbers.
+absl::Status CheckProfiledModel(const ProfiledModel& profiled, const model::ModelConfig& config,
+                                const kv::Geometry& geometry);
 
 // Both digests' beginnings, for file names: "profile-1f2e3d4c5b6a-0a1b2c3d4e5f.json".
 std::string ProfileFileName(const ProfileIdentity& identity);

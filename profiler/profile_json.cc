@@ -1,4 +1,8 @@
 // MachineProfile as JSON.
+
+// Errors name the path of the value that is wrong.
+#define JSON_DIAGNOSTICS 1
+
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -35,6 +39,13 @@ NLOHMANN_JSON_SERIALIZE_ENUM(ProfileSource,
 
 namespace {
 
+// Without the library's own name of the error: "(/copy_in/bytes_per_s) type must be number, but is string".
+std::string MessageOf(const nlohmann::json::exception& error) {
+  const std::string text = error.what();
+  const size_t end = text.front() == '[' ? text.find("] ") : std::string::npos;
+  return end == std::string::npos ? text : text.substr(end + 2);
+}
+
 constexpr size_t kFileBytesMax = 16 << 20;
 
 absl::Status Errno(absl::string_view what, const std::string& path) {
@@ -66,7 +77,7 @@ absl::StatusOr<MachineProfile> ProfileFromJson(absl::string_view text) {
       return absl::InvalidArgumentError(absl::StrCat("profile: source is ", json.at("source").dump()));
     }
   } catch (const nlohmann::json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat("profile: ", error.what()));
+    return absl::InvalidArgumentError(absl::StrCat("profile: ", MessageOf(error)));
   }
   SPILLWAY_RETURN_IF_ERROR(ValidateProfile(profile));
   return profile;

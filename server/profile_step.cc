@@ -7,6 +7,7 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
 #include "base/log.h"
@@ -40,7 +41,9 @@ std::string CacheFolder(const Settings& settings) {
 
 // The saved profile, empty where there is none or one to be replaced.
 absl::StatusOr<std::optional<MachineProfile>> ReadSaved(const Settings& settings, const std::string& path,
-                                                        const profiler::ProfileIdentity& identity) {
+                                                        const profiler::ProfileIdentity& identity,
+                                                        const model::ModelConfig& config,
+                                                        const kv::Geometry& geometry) {
   if (path.empty() || settings.reprofile) return std::nullopt;
   absl::StatusOr<MachineProfile> saved = profiler::LoadProfile(path);
   absl::Status status = saved.status();
@@ -54,9 +57,16 @@ absl::StatusOr<std::optional<MachineProfile>> ReadSaved(const Settings& settings
                                             ": there is no such folder; make it, or name another file"));
   }
   if (status.ok()) status = profiler::CheckProfileMatches(*saved, identity);
+  if (status.ok()) status = profiler::CheckProfiledModel(saved->model, config, geometry);
   if (status.ok()) return *std::move(saved);
   if (!settings.profile.empty()) {
-    return absl::Status(status.code(), absl::StrCat("--profile=", settings.profile, ": ", status.message()));
+    // A file that cannot be read is named by its error.
+    const bool unread = !saved.ok();
+    const bool has_way_out = absl::StrContains(status.message(), "--reprofile");
+    return absl::Status(
+        status.code(),
+        absl::StrCat("--profile", unread ? "" : absl::StrCat("=", settings.profile), ": ", status.message(),
+                     has_way_out ? "" : "; measure again with --reprofile, or name another file"));
   }
   Log(LogLevel::kWarning, "the saved profile cannot be used; measuring again",
       {{"path", path}, {"cause", status.message()}});
@@ -111,7 +121,8 @@ absl::StatusOr<std::optional<MachineProfile>> ObtainProfile(const Settings& sett
   const profiler::ProfileIdentity identity =
       profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, model.config, *model.weights, geometry);
   const std::string path = ProfilePath(settings, identity);
-  SPILLWAY_ASSIGN_OR_RETURN(std::optional<MachineProfile> profile, ReadSaved(settings, path, identity));
+  SPILLWAY_ASSIGN_OR_RETURN(std::optional<MachineProfile> profile,
+                            ReadSaved(settings, path, identity, model.config, geometry));
   if (profile.has_value()) {
     Log(LogLevel::kInfo, "profile read", {{"path", path}, {"profile", profile->description}});
     return profile;

@@ -57,6 +57,10 @@ TEST(MachineProfile, EveryFieldMustBeThereAndOfItsType) {
     ++checked;
   }
   EXPECT_GT(checked, 15);
+  nlohmann::json deep = good;
+  deep["copy_in"]["bytes_per_s"] = "fast";
+  EXPECT_EQ(ProfileFromJson(deep.dump()).status().message(),
+            "profile: (/copy_in/bytes_per_s) type must be number, but is string");
 }
 
 TEST(MachineProfile, PoisonIsRefusedByName) {

@@ -69,7 +69,20 @@ TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
   EXPECT_THAT(std::string(refused.status().message()),
               AllOf(HasSubstr("--profile="), HasSubstr("threads: 99, here 1"), HasSubstr("--reprofile")));
   std::ofstream(settings_.profile) << "{}";
-  EXPECT_EQ(ObtainProfile(settings_, *device_, model_).status().code(), absl::StatusCode::kInvalidArgument);
+  const auto unread = ObtainProfile(settings_, *device_, model_);
+  EXPECT_EQ(unread.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(unread.status().message()),
+            "--profile: " + settings_.profile +
+                ": profile: key 'schema_version' not found; measure again with --reprofile, or name another "
+                "file");
+
+  // Steps are planned with its numbers, so that an edited one is another model's.
+  profiler::MachineProfile edited = **first;
+  edited.model.n_layers += 1;
+  ASSERT_TRUE(profiler::SaveProfile(edited, settings_.profile).ok());
+  const auto foreign = ObtainProfile(settings_, *device_, model_);
+  EXPECT_EQ(foreign.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(foreign.status().message()), HasSubstr("model.n_layers"));
 }
 
 TEST_F(ProfileStep, AFolderThatIsNotThereIsRefusedAndNotMade) {
