@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/bytes.h"
 #include "client/answer.h"
 #include "client/commands.h"
 #include "spillway/v1/inference.grpc.pb.h"
@@ -56,6 +57,14 @@ void PrintModel(const v1::Model& model, std::ostream& out) {
   if (model.aliases_size() > 0) row("aliases", absl::StrJoin(model.aliases(), ", "));
   row("architecture", absl::StrCat(model.architecture(), ", ", DescribeParameters(model.parameters()),
                                    " parameters, computed in ", model.compute_dtype()));
+  if (model.weight_bytes() > 0) {
+    row("weights",
+        absl::StrCat(FormatBytes(model.weight_bytes()),
+                     model.streamed_weight_bytes() > 0
+                         ? absl::StrCat(", of which every pass loads ",
+                                        FormatBytes(model.streamed_weight_bytes()), " over the link")
+                         : ""));
+  }
   row("vocabulary", absl::StrCat(model.vocab_size(), " tokens, ended by ids ",
                                  absl::StrJoin(model.stop_token_ids(), ", ")));
   row("context", absl::StrCat(model.context_tokens(), " tokens (the model was trained for ",

@@ -287,6 +287,8 @@ absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& 
   model_.trained_context_tokens = loaded_.config.context_length;
   model_.compute_dtype = device::NameOf(device.info().compute_dtype);
   model_.fingerprint = model::ToHex(loaded_.fingerprint);
+  model_.weight_bytes = loaded_.weights->allocated_bytes() + loaded_.weights->host_bytes();
+  model_.streamed_weight_bytes = loaded_.weights->host_bytes();
   model_.default_max_tokens = static_cast<int32_t>(settings.default_max_tokens);
   model_.defaults = header.sampling;
   model_.prefix_cache = settings.prefix_cache == "on";

@@ -25,6 +25,8 @@ v1::Model ServedModel::ToProto() const {
   out.set_trained_context_tokens(trained_context_tokens);
   out.set_compute_dtype(compute_dtype);
   out.set_fingerprint(fingerprint);
+  out.set_weight_bytes(weight_bytes);
+  out.set_streamed_weight_bytes(streamed_weight_bytes);
   for (text::TokenId id : tokenizer->stop_ids()) out.add_stop_token_ids(id);
 
   v1::GenerationOptions& options = *out.mutable_defaults();

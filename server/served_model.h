@@ -40,6 +40,8 @@ struct ServedModel {
   int32_t trained_context_tokens = 0;
   std::string compute_dtype;  // "bf16"
   std::string fingerprint;    // hexadecimal
+  int64_t weight_bytes = 0;
+  int64_t streamed_weight_bytes = 0;  // of them, loaded over the link in every pass
 
   int32_t context_tokens = 0;  // prompt + generated of one sequence at most
   bool prefix_cache = true;    // --prefix_cache

@@ -165,6 +165,8 @@ class FakeDaemon::Inference final : public v1::InferenceService::Service {
     model->set_architecture("llama");
     model->set_parameters(134'515'008);
     model->set_vocab_size(49152);
+    model->set_weight_bytes(int64_t{256} << 20);
+    model->set_streamed_weight_bytes(int64_t{200} << 20);
     model->set_context_tokens(2048);
     model->set_trained_context_tokens(8192);
     model->add_stop_token_ids(2);

@@ -497,7 +497,9 @@ TEST_F(SpillwayTest, StatusIsATableOrJsonAndFailsUnlessServing) {
 TEST_F(SpillwayTest, ModelsShowsLimitsAndDefaults) {
   const Result result = Run({"models"});
   EXPECT_EQ(result.exit_code, kExitOk);
-  for (const char* wanted : {"fake\n", "134.5 M", "2048 tokens", "temperature 0.5", "chat"}) {
+  for (const char* wanted :
+       {"fake\n", "134.5 M", "256.0 MiB, of which every pass loads 200.0 MiB over the link", "2048 tokens",
+        "temperature 0.5", "chat"}) {
     EXPECT_THAT(result.out, HasSubstr(wanted));
   }
   EXPECT_EQ(nlohmann::json::parse(Run({"models", "--json"}).out)["models"][0]["context_tokens"], 2048);

@@ -70,6 +70,16 @@ std::vector<std::vector<int32_t>> Answers(SpawnedDaemon& daemon) {
   return answers;
 }
 
+v1::Model ModelOf(SpawnedDaemon& daemon) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  v1::GetModelResponse response;
+  const grpc::Status status =
+      v1::InferenceService::NewStub(daemon.Connect())->GetModel(&context, {}, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.model();
+}
+
 double Metric(const SpawnedDaemon& daemon, const std::string& series) {
   const std::string text = Get(daemon.metrics_address(), "/metrics").body;
   const size_t at = text.find("\n" + series + " ");
@@ -81,12 +91,16 @@ TEST(StreamedWeights, AModelLargerThanTheDeviceAnswersAsOneThatFits) {
   SpawnedDaemon plain(Flags(model, {}));
   ASSERT_TRUE(plain.WaitUntilReady()) << plain.output();
   const std::vector<std::vector<int32_t>> want = Answers(plain);
+  EXPECT_GT(ModelOf(plain).weight_bytes(), 36e6);
+  EXPECT_EQ(ModelOf(plain).streamed_weight_bytes(), 0);
 
   SpawnedDaemon streamed(Flags(model, {"--emulated_link_mb_per_s=1000", "--device_memory=32MiB",
                                        "--batch_sequences=1", "--profile=" + PathOf("_streamed.json")}));
   ASSERT_TRUE(streamed.WaitUntilReady()) << streamed.output();
   EXPECT_THAT(streamed.output(), HasSubstr("weights lie on the host"));
   EXPECT_EQ(Answers(streamed), want);
+  EXPECT_GT(ModelOf(streamed).streamed_weight_bytes(), 36e6);
+  EXPECT_LT(ModelOf(streamed).streamed_weight_bytes(), ModelOf(streamed).weight_bytes());
   EXPECT_GT(Metric(streamed, "spillway_lane_bytes_total{lane=\"weight_load\"}"), 36e6);
   EXPECT_GT(Metric(streamed, "spillway_memory_bytes{place=\"host\",use=\"weights\"}"), 30e6);
   streamed.Signal(SIGTERM);
