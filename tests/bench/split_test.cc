@@ -1,13 +1,17 @@
 // The split benchmark's arithmetic, and one small run of it.
 #include "bench/split.h"
 
+#include <chrono>
 #include <sstream>
+#include <vector>
 
 #include "bench/command_line.h"
 #include "bench/split_batch.h"
 #include "bench/split_checks.h"
+#include "bench/split_machine.h"
 #include "bench/split_measure.h"
 #include "bench/split_options.h"
+#include "bench/split_session.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -89,6 +93,50 @@ TEST(SplitOptions, QuickKeepsWhatWasGiven) {
   EXPECT_EQ(Complaint(options), "");
   options.modes = {"auto", "sideways"};
   EXPECT_THAT(Complaint(options), HasSubstr("sideways"));
+}
+
+// One reader leaves compute with slack for rebuilding; eight readers of the same blocks take it.
+TEST(SplitSession, AutoCarriesTheSameBlocksDifferentlyForTwoBatchShapes) {
+  SplitMachineOptions machine_options;
+  machine_options.model = MultiHeadModel();
+  machine_options.link_mb_per_s = 400;
+  machine_options.threads = 1;
+  machine_options.profile_budget_s = 1;
+  const auto machine = SplitMachine::Create(machine_options);
+  ASSERT_TRUE(machine.ok()) << machine.status();
+  // Costs of compute by hand: the test must not depend on how busy this machine is.
+  const auto linear = [](double per_unit_s) {
+    return *profiler::FitConvex({{1, per_unit_s}, {1000, 1000 * per_unit_s}});
+  };
+  profiler::MachineProfile profile = (*machine)->profile();
+  const double carry_s = profile.model.beta_bytes() / profile.copy_in.bytes_per_s;
+  profile.attention = linear(0.75 * carry_s);  // a read
+  profile.rebuild = linear(0.25 * carry_s);
+  profile.linear = profile.head = linear(1e-6);
+  profile.compute_slowdown_by_link = 1;
+  scheduler::PlanSolver solver(profile);
+  scheduler::PlannerOptions planner_options;
+  planner_options.store_x = true;
+  planner_options.feedback = false;
+  planner_options.longest_wait = std::chrono::seconds(20);
+  scheduler::Planner planner(solver, planner_options);
+
+  SplitSessionOptions session_options;
+  session_options.max_cached_tokens = 512;
+  const auto session = SplitSession::Create(**machine, session_options);
+  ASSERT_TRUE(session.ok()) << session.status();
+  std::vector<exec::TokenClasses> carried;
+  for (const int32_t readers : {1, 8}) {
+    const SplitBatch batch = UniformBatch(readers, 512, readers > 1 ? 512 : 0);
+    ASSERT_EQ(batch.distinct_tokens(), 512);
+    ASSERT_TRUE((*session)->SetBatch(batch).ok());
+    const auto step = (*session)->Step(planner);
+    ASSERT_TRUE(step.ok()) << step.status();
+    carried.push_back(step->stats.tokens);
+    EXPECT_EQ(carried.back().carried_kv_tokens + carried.back().carried_x_tokens, 512);
+  }
+  EXPECT_GT(carried[0].carried_x_tokens, 128);
+  EXPECT_EQ(carried[1].carried_x_tokens, 0);
 }
 
 // Counts and tokens, no times: they are those of a busy machine.
