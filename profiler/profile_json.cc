@@ -65,6 +65,7 @@ absl::StatusOr<MachineProfile> ProfileFromJson(absl::string_view text) {
   // The library throws; nothing leaves this function.
   try {
     const auto json = nlohmann::json::parse(text.begin(), text.end());
+    if (!json.is_object()) return absl::InvalidArgumentError("profile: the file is no JSON object");
     const int version = json.at("schema_version").get<int>();
     if (version != kProfileSchemaVersion) {
       return absl::InvalidArgumentError(absl::StrCat("profile: schema_version is ", version,
