@@ -46,13 +46,16 @@ void AddSplitFlags(client::FlagTable& flags, SplitBenchOptions* options) {
   flags.Add("resident", &options->resident, "SHARE",
             "Of the tokens, resident as K and V in the rows that say so. Default: 0.5.");
   flags.Section("Measuring");
-  flags.Add("steps", &options->steps, "N", "Measured steps of each row; their median counts. Default: 5.");
+  flags.Add(
+      "steps", &options->steps, "N",
+      "Measured steps of each row at most, half of them where these agree; their median counts. Default: 5.");
   flags.Add("unseen", &options->unseen, "N", "Ragged shapes whose steps are predicted. Default: 24.");
   flags.Add("seed", &options->seed, "N", "Of the ragged shapes. Default: 1.");
   flags.Add("threads", &options->threads, "N", "Threads that compute. Default: the cores of this process.");
   flags.Add("profile_s", &options->profile_s, "S", "For measuring a machine's profile. Default: 8.");
-  flags.AddSwitch("quick", &options->quick,
-                  "One link, batch and context, three steps, shorter profiles: under a minute on two cores.");
+  flags.AddSwitch(
+      "quick", &options->quick,
+      "One link, batch and context, two or three steps, shorter profiles: under 50 s on two idle cores.");
   AddJson(flags, &options->json);
 }
 

@@ -31,7 +31,7 @@ struct SplitBenchOptions {
 };
 
 void AddSplitFlags(client::FlagTable& flags, SplitBenchOptions* options);
-// Fewer rows, so that all is over in under a minute on two cores. For those of its options that were not
+// Fewer rows, so that all is over in under 50 s on two idle cores. For those of its options that were not
 // given.
 void MakeQuick(SplitBenchOptions* options, const SplitBenchOptions& given);
 // Empty: they will do.
