@@ -16,8 +16,8 @@ namespace {
 using device::DevicePtr;
 using State = kv::DeviceCache::State;
 
-// Uncollected stretches of a stream's work.
-constexpr int32_t kTimedCopies = 256;
+// Uncollected waits of compute.
+constexpr int32_t kTimedWaits = 256;
 
 LaneStats& LaneOf(StepStats& stats, Lane lane) { return stats.lanes[static_cast<size_t>(lane)]; }
 
@@ -43,15 +43,12 @@ LinkExecutor::LinkExecutor(device::Device& device, kv::HostPool& pool, const Lin
       options_(options),
       clock_(clock),
       compute_(device.CreateStream("compute")),
-      copies_in_(device.CreateStream("copies in")),
       distinct_(pool.n_blocks()),
       timeline_(device, options.timeline, clock),
-      in_timer_(device, copies_in_, kTimedCopies, timeline_),
-      in_wait_timer_(device, copies_in_, kTimedCopies, timeline_),
-      wait_timer_(device, compute_, kTimedCopies, timeline_) {}
+      wait_timer_(device, compute_, kTimedWaits, timeline_) {}
 
 LinkExecutor::~LinkExecutor() {
-  SPILLWAY_CHECK_MSG(items_.empty(), "work items outlive their executor");
+  SPILLWAY_CHECK_MSG(n_items_ == 0, "work items outlive their executor");
   writer_.reset();
   if (rebuilt_) device_.Free(rebuilt_);
 }
@@ -62,6 +59,7 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   const int64_t x_bytes = geometry.block_tokens * geometry.chi_bytes();
   const int64_t chunk_bytes = std::max({options_.ring_chunk_bytes, kv_bytes, StoresX() ? x_bytes : 0});
   SPILLWAY_ASSIGN_OR_RETURN(ring_, StagingRing::Create(device_, options_.ring_chunks, chunk_bytes));
+  queue_ = std::make_unique<CarryQueue>(device_, pool_, *ring_, timeline_);
 
   model::TransformerLimits limits{options_.chunk_rows, options_.head_rows, 0};
   if (StoresX()) {
@@ -71,8 +69,9 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
     SPILLWAY_ASSIGN_OR_RETURN(rebuilt_, device_.Allocate(rebuilt_bytes_, "rebuilt keys and values"));
   }
   if (weights.layers_on_host()) {
-    SPILLWAY_ASSIGN_OR_RETURN(weights_,
-                              WeightStream::Create(device_, weights, compute_, copies_in_, in_timer_));
+    SPILLWAY_ASSIGN_OR_RETURN(
+        weights_, WeightStream::Create(device_, weights, compute_, queue_->stream(), queue_->timer()));
+    queue_->SetWeights(weights_.get());
   }
   SPILLWAY_ASSIGN_OR_RETURN(transformer_,
                             model::Transformer::Create(device_, config, weights, limits, weights_.get()));
@@ -125,7 +124,6 @@ absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const Ite
   cache_->SetResidentMax(
       std::min(options_.resident_blocks_max, std::max<int64_t>(0, cache_->n_slots() - slots_needed) / 2));
   writer_->MakeRoom(item->stores.capacity());
-  runs_.reserve(static_cast<size_t>(item->carry.max_runs()));
   return item;
 }
 
@@ -161,7 +159,6 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   SPILLWAY_CHECK(!item.running());
   const MonotonicNs begin_ns = clock_.NowNs();
   timeline_.Follow();
-  item.step = ++steps_;
   writer_->Collect();
   item.pinned.clear();
   item.stores.clear();
@@ -174,8 +171,8 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   SPILLWAY_CHECK(item.tables.chunks().size() == 1);
   item.buffers.CopyIn(compute_, item.tables, &item.carry);
   item.Start(n_layers());
-  item.is_column = plan.schedule == Schedule::kColumn;
-  item.turn = next_turn_++;
+  ++steps_;
+  item.cursor.Start(n_layers(), plan.schedule == Schedule::kColumn, steps_, steps_);
   StartStats(item, phase, plan, begin_ns);
   item.stats.sequences = static_cast<int32_t>(segments.size());
 
@@ -190,7 +187,7 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   batch.block_tokens = pool_.geometry().block_tokens;
   // Copies in need not wait for stores under way: what is carried is absent from the device, and a block is
   // open there until its store is done.
-  FetchAhead(item);
+  queue_->FetchAhead(item.cursor);
   item.stats.active_ns = clock_.NowNs() - begin_ns;
 }
 
@@ -251,90 +248,11 @@ void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, Mo
 
 // ---------------------------------------------------------------------------------------------- Visit
 
-LinkExecutor::Item* LinkExecutor::NextToFetch(Item& item) {
-  if (!item.is_column) return item.fetched < item.carried_chunks() ? &item : nullptr;
-  Item* next = nullptr;
-  for (Item* other : items_) {
-    if (!other->running() || !other->is_column || other->fetched == other->carried_chunks()) continue;
-    if (next == nullptr ||
-        std::pair(other->fetch_layer(), other->turn) < std::pair(next->fetch_layer(), next->turn)) {
-      next = other;
-    }
-  }
-  return next;
-}
-
-void LinkExecutor::FetchAhead(Item& item) {
-  for (;;) {
-    Item* const next = NextToFetch(item);
-    const int32_t layer = next != nullptr ? next->fetch_layer() : n_layers();
-    if (weights_ != nullptr && layer > item.layer_begun) {
-      // What the layer that is computed carries is on its way: now the next one's weights, then what that
-      // carries.
-      weights_->Prefetch((item.layer_begun + 1) % n_layers());
-      if (layer > item.layer_begun + 1) return;
-    }
-    if (next == nullptr || next->fetched >= next->fetch_end) return;
-    if (ring_->empty()) {
-      // Once for each chunk, however often it is tried.
-      if (next->waited_for != next->fetched) ++next->stats.ring_waits;
-      next->waited_for = next->fetched;
-      return;
-    }
-    Fetch(*next);
-  }
-}
-
-void LinkExecutor::FetchThrough(Item& item, int64_t index) {
-  if (item.fetched <= index) FetchAhead(item);
-  if (item.fetched <= index) TakeFromOthers(item);
-  // Whoever else's turn it were.
-  while (item.fetched <= index) Fetch(item);
-  FetchAhead(item);
-}
-
 void LinkExecutor::UseWeights(Item& item, int32_t layer) {
   if (weights_ == nullptr) return;
   wait_timer_.Begin();
   if (!weights_->Use(layer)) ++item.stats.weight_waits;
-  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.Waiting(Lane::kCompute, layer));
-}
-
-void LinkExecutor::Fetch(Item& item) {
-  const CarryChunk& chunk = item.CarriedChunk(item.fetched);
-  const int32_t layer = item.fetch_layer();
-  const int32_t ring_chunk = ring_->Take();
-  item.RingChunk(item.fetched) = ring_chunk;
-  ++item.fetched;
-
-  runs_.clear();
-  const DevicePtr to = ring_->At(ring_chunk);
-  for (const CarryRun& run : item.carry.runs(chunk)) {
-    runs_.push_back({to + run.offset_bytes, pool_.Slot(layer, run.host_slot), run.size_bytes});
-  }
-  const Lane load = chunk.form == kv::Form::kX ? Lane::kXLoad : Lane::kKvLoad;
-  LaneStats& lane = LaneOf(item.stats, load);
-  in_wait_timer_.Begin();
-  ring_->BeginCopy(copies_in_, ring_chunk);
-  if (chunk.gate == CarryGate::kExposed) device_.Wait(copies_in_, item.exposed);
-  if (chunk.gate == CarryGate::kRebuilt && item.fetched > 1) device_.Wait(copies_in_, item.rebuilt);
-  in_wait_timer_.End(&lane.stall_ns, item.Waiting(load, layer));
-  in_timer_.Begin();
-  device_.CopyInBatch(copies_in_, runs_);
-  in_timer_.End(&lane.busy_ns, item.Label(load, layer, chunk.size_bytes));
-  ring_->EndCopy(copies_in_, ring_chunk);
-  lane.bytes += chunk.size_bytes;
-  lane.copies += chunk.n_runs;
-}
-
-void LinkExecutor::TakeFromOthers(const Item& item) {
-  for (Item* other : items_) {
-    if (other == &item || other->held_chunks() == 0) continue;
-    // Fetched for visits that come later: they will be fetched again. The copies that reuse the chunks come
-    // after theirs on the same stream.
-    for (int64_t index = other->read; index < other->fetched; ++index) ring_->Give(other->RingChunk(index));
-    other->fetched = other->read;
-  }
+  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.cursor.Waiting(Lane::kCompute, layer));
 }
 
 absl::Status LinkExecutor::Visit(WorkItem& work_item) {
@@ -348,12 +266,12 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
       item.visit_events[static_cast<size_t>(layer % Item::kVisitsInFlight)];
   device_.Record(begin_event, compute_);
   if (layer == 0) transformer_->Embed(compute_, item.batch);
-  item.layer_begun = layer;
+  item.cursor.BeginLayer(layer);
   UseWeights(item, layer);
-  FetchAhead(item);
+  queue_->FetchAhead(item.cursor);
   const device::SlotArena arena = cache_->Arena(layer);
   transformer_->Project(compute_, layer, item.batch, arena);
-  writer_->StoreLayer(item.stores, item.Label(Lane::kKvStore, layer));
+  writer_->StoreLayer(item.stores, item.cursor.Label(Lane::kKvStore, layer));
   const model::KeyTable on_device{item.batch.n_sequences, item.buffers.sequences, item.buffers.blocks, arena,
                                   item.batch.block_tokens};
   transformer_->Attend(compute_, item.batch, on_device, /*first=*/true);
@@ -374,30 +292,31 @@ void LinkExecutor::AttendToRound(Item& item, int32_t layer, size_t index) {
   const CarryRound& round = rounds[index];
   const absl::Span<const CarryChunk> chunks =
       item.carry.chunks().subspan(static_cast<size_t>(round.first_chunk));
-  const int64_t end_x = item.read + round.n_x, end = end_x + round.n_kv;
+  CarryCursor& cursor = item.cursor;
+  const int64_t end_x = cursor.read() + round.n_x, end = end_x + round.n_kv;
   if (round.n_x > 0) {
-    FetchThrough(item, end_x - 1);
+    queue_->FetchThrough(cursor, end_x - 1);
     wait_timer_.Begin();
-    ring_->BeginRead(compute_, item.RingChunk(end_x - 1));
-    wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.Waiting(Lane::kCompute, layer));
+    ring_->BeginRead(compute_, cursor.RingChunk(end_x - 1));
+    wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, cursor.Waiting(Lane::kCompute, layer));
   }
-  device_.Record(item.exposed, compute_);
-  item.fetch_end = end;
-  FetchAhead(item);
+  device_.Record(cursor.exposed(), compute_);
+  cursor.LetThrough(end);
+  queue_->FetchAhead(cursor);
   for (int32_t i = 0; i < round.n_x; ++i) AttendToChunk(item, layer, chunks[static_cast<size_t>(i)]);
-  device_.Record(item.rebuilt, compute_);
-  item.fetch_end = std::min(end + rounds[(index + 1) % rounds.size()].n_x, item.carried_chunks());
-  FetchAhead(item);
+  device_.Record(cursor.rebuilt(), compute_);
+  cursor.LetThrough(std::min(end + rounds[(index + 1) % rounds.size()].n_x, cursor.chunks()));
+  queue_->FetchAhead(cursor);
   for (int32_t i = 0; i < round.n_kv; ++i)
     AttendToChunk(item, layer, chunks[static_cast<size_t>(round.n_x + i)]);
 }
 
 void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk) {
-  FetchThrough(item, item.read);
-  const int32_t ring_chunk = item.RingChunk(item.read);
+  queue_->FetchThrough(item.cursor, item.cursor.read());
+  const int32_t ring_chunk = item.cursor.RingChunk(item.cursor.read());
   wait_timer_.Begin();
   ring_->BeginRead(compute_, ring_chunk);
-  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.Waiting(Lane::kCompute, layer));
+  wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.cursor.Waiting(Lane::kCompute, layer));
 
   const kv::Geometry& geometry = pool_.geometry();
   const auto at = [](DevicePtr array, int64_t index, size_t element_bytes) {
@@ -424,9 +343,8 @@ void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& ch
     transformer_->Attend(compute_, item.batch, keys, /*first=*/false);
     ring_->EndRead(compute_, ring_chunk);
   }
-  ring_->Give(ring_chunk);
-  ++item.read;
-  FetchAhead(item);
+  queue_->GiveRead(item.cursor);
+  queue_->FetchAhead(item.cursor);
 }
 
 absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
@@ -434,23 +352,15 @@ absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
   const auto& [begin, end] = item.visit_events[static_cast<size_t>(visit % Item::kVisitsInFlight)];
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(end));
   LaneOf(item.stats, Lane::kCompute).busy_ns += device_.ElapsedNs(begin, end);
-  timeline_.Add(item.Label(Lane::kCompute, visit), begin, end);
+  timeline_.Add(item.cursor.Label(Lane::kCompute, visit), begin, end);
   ++item.visits_collected;
   CollectTimers();
   return absl::OkStatus();
 }
 
 void LinkExecutor::CollectTimers() {
-  in_timer_.Collect();
-  in_wait_timer_.Collect();
+  queue_->CollectTimers();
   wait_timer_.Collect();
-}
-
-void LinkExecutor::CollectAllTimers() {
-  // After a device's error nothing is timed any more.
-  (void)in_timer_.CollectAll();
-  (void)in_wait_timer_.CollectAll();
-  (void)wait_timer_.CollectAll();
 }
 
 // ---------------------------------------------------------------------------------------------- Finish
@@ -466,7 +376,7 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
     SPILLWAY_RETURN_IF_ERROR(Collect(item, item.visits_collected));
   }
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(item.finished));
-  SPILLWAY_CHECK(item.held_chunks() == 0);
+  SPILLWAY_CHECK(item.cursor.held() == 0);
   CollectTimers();
   writer_->Complete(item.stores);
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
@@ -479,7 +389,7 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   stats.visits = item.visits_total();
   stats.stored_tokens = static_cast<int64_t>(item.stores.size()) * pool_.geometry().block_tokens;
   stats.head_ns = device_.ElapsedNs(last_visit.second, item.finished);
-  timeline_.Add(item.Label(Lane::kCompute, n_layers()), last_visit.second, item.finished);
+  timeline_.Add(item.cursor.Label(Lane::kCompute, n_layers()), last_visit.second, item.finished);
   compute.busy_ns += stats.head_ns - compute.stall_ns;
   writer_->TakeStats(stats);
   if (weights_ != nullptr) weights_->TakeStats(stats);
@@ -494,12 +404,13 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
   SPILLWAY_CHECK(item.running());
   // Until nothing enqueued touches the item's memory and blocks, on any stream. A lost device touches nothing
   // any more, so its error is not one here.
-  for (const device::StreamId stream : {compute_, copies_in_, writer_->copies()}) {
+  for (const device::StreamId stream : {compute_, queue_->stream(), writer_->copies()}) {
     device_.Record(item.finished, stream);
     (void)device_.Synchronize(item.finished);
   }
-  CollectAllTimers();
-  for (; item.read < item.fetched; ++item.read) ring_->Give(item.RingChunk(item.read));
+  queue_->CollectAllTimers();
+  (void)wait_timer_.CollectAll();  // after a device's error nothing is timed any more
+  queue_->GiveUp(item.cursor);
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
   item.Stop();
 }

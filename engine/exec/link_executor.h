@@ -4,9 +4,8 @@
 //
 // Three streams: copies in, compute, copies out. A layer's visit projects its rows, attends to what lies on
 // the device, then to the staging ring's chunks in the order in which they arrive, and completes the layer.
-// Copies run ahead of compute as far as the ring reaches, into the layers that come, so the busiest of the
-// link and the compute is all that a step costs. Blocks that become full are stored on the host layer by
-// layer, once.
+// What order they arrive in, and how far ahead, is the CarryQueue's. Blocks that become full are stored on
+// the host layer by layer, once.
 //
 // A serial plan (the KVPR paper's form, a baseline) runs otherwise: a layer's X comes while the layers' other
 // compute runs and is waited for; then K and V come while the X is rebuilt; the next layer's X comes after
@@ -32,6 +31,7 @@
 #include "base/clock.h"
 #include "engine/device/device.h"
 #include "engine/exec/block_writer.h"
+#include "engine/exec/carry_queue.h"
 #include "engine/exec/carry_tables.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/span_timer.h"
@@ -117,31 +117,18 @@ class LinkExecutor final : public Executor {
   void StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns);
 
   // --- Visit.
-  // Copies of what comes next, in order of need and as many as the ring takes: the chunks of the item, or of
-  // all items of a column; before a layer's chunks its weights, where they are streamed.
-  void FetchAhead(Item& item);
-  // Whose chunk that is; null: no more in this pass.
-  Item* NextToFetch(Item& item);
   void UseWeights(Item& item, int32_t layer);
-  void Fetch(Item& item);
-  // Makes room in the ring for an item that must go on: what others fetched ahead is given up.
-  void TakeFromOthers(const Item& item);
   void AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk);
   void AttendToRound(Item& item, int32_t layer, size_t index);
-  // Until carried chunk `index` (all layers' counted through) is fetched.
-  void FetchThrough(Item& item, int64_t index);
   absl::Status Collect(Item& item, int32_t visit);
   // Of what is timed, what is over.
   void CollectTimers();
-  // Waits for the rest too.
-  void CollectAllTimers();
 
   device::Device& device_;
   kv::HostPool& pool_;
   const LinkExecutorOptions options_;
   const Clock& clock_;
   const device::StreamId compute_;
-  const device::StreamId copies_in_;
   std::unique_ptr<model::Transformer> transformer_;  // uses weights_
   std::unique_ptr<StagingRing> ring_;
   std::unique_ptr<kv::DeviceCache> cache_;
@@ -151,15 +138,12 @@ class LinkExecutor final : public Executor {
   DistinctTokens distinct_;
 
   TimelineWriter timeline_;
-  uint64_t steps_ = 0;  // begun
-  SpanTimer in_timer_;
-  SpanTimer in_wait_timer_;  // copies' waits, for room in the ring and for a serial plan's compute
-  SpanTimer wait_timer_;     // compute's waits for chunks and weights
-  std::unique_ptr<WeightStream> weights_;  // where layers lie on the host; uses in_timer_
-  std::vector<Item*> items_;
-  uint64_t next_turn_ = 0;
-  int64_t open_blocks_max_ = 0;        // of all items
-  std::vector<device::CopyRun> runs_;  // of one batched copy
+  SpanTimer wait_timer_;  // compute's, for chunks and weights
+  std::unique_ptr<CarryQueue> queue_;
+  std::unique_ptr<WeightStream> weights_;  // where layers lie on the host; uses queue_'s timer
+  uint64_t steps_ = 0;                     // begun
+  int32_t n_items_ = 0;
+  int64_t open_blocks_max_ = 0;  // of all items
 };
 
 }  // namespace spillway::exec
