@@ -88,6 +88,7 @@ Planner::Planner(PlanSolver& solver, const PlannerOptions& options)
     : solver_(solver),
       profile_(solver.profile()),
       options_(options),
+      residency_bytes_(options.residency_bytes),
       policy_(PolicyOf(options)),
       memo_(options.max_plans) {
   Predict({}, {}, {});  // makes room
@@ -126,6 +127,7 @@ exec::SplitPlan Planner::PlanFor(const BatchShape& shape) {
   plan.shape = shape;
   plan.mode = options_.modes.split;
   plan.tokens = ScaleShares(shape, SharesFor(shape, &plan.solve_id));
+  if (targets_.version > 0) plan.residency = {targets_.resident_kv, targets_.resident_x};
   const StepTimes times = Predict(shape, plan.tokens, {});
   plan.predicted_s = times.resource_s;
   plan.predicted_step_s = times.step_s;
@@ -166,13 +168,12 @@ void Planner::AskForTargets(const BatchShape& shape) {
   request.shape = load;
   request.policy = policy_;
   request.factors = feedback_.solved_factors();
-  PlacementBudget budget{options_.residency_bytes, options_.pool_bytes};
+  PlacementBudget budget{residency_bytes_, options_.pool_bytes};
   if (options_.modes.residency == ResidencyMode::kOff) budget.device_bytes = 0;
   if (options_.modes.residency == ResidencyMode::kFixed) {
     const double all_bytes =
         static_cast<double>(load.host_both_tokens) * profile_.model.n_layers * profile_.model.beta_bytes();
-    budget.resident_fraction =
-        std::min(options_.modes.residency_fraction, options_.residency_bytes / all_bytes);
+    budget.resident_fraction = std::min(options_.modes.residency_fraction, residency_bytes_ / all_bytes);
   }
   request.placement = budget;
   if (solver_.Ask(request)) target_load_ = load;

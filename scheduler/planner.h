@@ -84,6 +84,8 @@ class Planner {
   Planner(const Planner&) = delete;
   Planner& operator=(const Planner&) = delete;
 
+  // Device memory for resident tokens, instead of the options'. Before the first plan.
+  void SetResidencyBytes(double residency_bytes) { residency_bytes_ = residency_bytes; }
   // REQUIRES: no negative count in `shape`. Every token of the shape is in exactly one class of the plan.
   exec::SplitPlan PlanFor(const exec::BatchShape& shape);
   // Of the pass that these plans' items make together: each resource does the work of all of them.
@@ -116,6 +118,7 @@ class Planner {
   PlanSolver& solver_;
   const profiler::MachineProfile& profile_;
   const PlannerOptions options_;
+  double residency_bytes_;
   const SplitPolicy policy_;
   PlanMemo memo_;
   ResourceFeedback feedback_;

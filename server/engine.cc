@@ -228,8 +228,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
     engine->plan_solver_ = std::make_unique<scheduler::PlanSolver>(*engine->profile_);
   }
   if (engine->plan_solver_ != nullptr && engine->executor_->splits()) {
-    SPILLWAY_ASSIGN_OR_RETURN(
-        engine->planner_, CreatePlanner(settings, *engine->plan_solver_, *engine->executor_, *engine->pool_));
+    SPILLWAY_ASSIGN_OR_RETURN(engine->planner_,
+                              CreatePlanner(settings, *engine->plan_solver_, *engine->pool_));
   }
   scheduler::SchedulerOptions options;
   options.context_tokens = context_tokens;
@@ -250,6 +250,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
                                 {*engine->executor_, *engine->blocks_, engine->pool_->geometry(),
                                  *engine->model_.tokenizer, Clock::Real(), observer, engine->planner_.get()},
                                 options));
+  if (engine->planner_ != nullptr) {
+    // Known now that every work item is there.
+    engine->planner_->SetResidencyBytes(static_cast<double>(engine->executor_->residency_bytes()));
+  }
 
   engine->model_.context_tokens = engine->scheduler_->max_sequence_tokens();
   if (engine->model_.context_tokens < context_tokens) {
@@ -265,10 +269,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   add(place, "weights", weights_bytes + executor.weight_slots_bytes());
   add("host", "weights", engine->loaded_.weights->host_bytes());
   add("host", "kv_pool", engine->pool_->size_bytes());
-  add(place, "kv_cache", executor.residency_bytes());
+  add(place, "kv_cache", executor.cache_bytes());
   add(place, "staging", executor.staging_bytes());
   add(place, "scratch",
-      device.allocated_bytes() - weights_bytes - executor.weight_slots_bytes() - executor.residency_bytes() -
+      device.allocated_bytes() - weights_bytes - executor.weight_slots_bytes() - executor.cache_bytes() -
           executor.staging_bytes());
   return engine;
 }

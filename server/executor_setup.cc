@@ -69,8 +69,7 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
   SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
   if (modes.residency == scheduler::ResidencyMode::kOff) options.resident_blocks_max = 0;
   if (modes.residency == scheduler::ResidencyMode::kFixed) {
-    options.resident_blocks_max =
-        static_cast<int64_t>(modes.residency_fraction * static_cast<double>(pool.n_blocks()));
+    options.residency.kv = modes.residency_fraction;
   }
   options.reserve_bytes = WorkItemBytes(settings, context_tokens, model.config, pool.geometry());
   absl::StatusOr<std::unique_ptr<exec::LinkExecutor>> executor =

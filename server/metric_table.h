@@ -46,6 +46,7 @@ enum class MetricId : uint8_t {
   kStepCachedTokens,
   kLaneBytes,
   kLaneSeconds,
+  kPromotedTokens,
   kRingWaits,
   kPlans,
   kPlanSolveTime,

@@ -244,6 +244,7 @@ struct Metrics::Impl {
     for (size_t i = 0; i < cached_tokens.size(); ++i) {
       if (counts[i] > 0) cached_tokens[i]->Increment(static_cast<double>(counts[i]));
     }
+    Count(MetricId::kPromotedTokens, static_cast<double>(stats.promoted_tokens));
     Count(MetricId::kRingWaits, static_cast<double>(stats.ring_waits));
     const double measured_s = ToSeconds(stats.predicted_ns());
     if (stats.predicted_step_s <= 0 || measured_s <= 0) return;

@@ -23,13 +23,11 @@ absl::Status CheckPlanModes(const Settings& settings, const model::ModelConfig& 
 
 absl::StatusOr<std::unique_ptr<scheduler::Planner>> CreatePlanner(const Settings& settings,
                                                                   scheduler::PlanSolver& solver,
-                                                                  const exec::Executor& executor,
                                                                   const kv::HostPool& pool) {
   scheduler::PlannerOptions options;
   SPILLWAY_ASSIGN_OR_RETURN(options.modes, ReadPlanModes(settings));
   options.store_x = pool.form() != kv::Form::kKv;
   options.pool_bytes = static_cast<double>(pool.size_bytes());
-  options.residency_bytes = static_cast<double>(executor.residency_bytes());
   return std::make_unique<scheduler::Planner>(solver, options);
 }
 

@@ -23,10 +23,10 @@ absl::StatusOr<scheduler::PlanModes> ReadPlanModes(const Settings& settings);
 absl::Status CheckPlanModes(const Settings& settings, const model::ModelConfig& config,
                             const device::Device& device);
 
-// REQUIRES: the executor splits. `solver` must outlive the planner.
+// Of an executor that splits: its residency_bytes() are to be set once every work item is there. `solver`
+// must outlive the planner.
 absl::StatusOr<std::unique_ptr<scheduler::Planner>> CreatePlanner(const Settings& settings,
                                                                   scheduler::PlanSolver& solver,
-                                                                  const exec::Executor& executor,
                                                                   const kv::HostPool& pool);
 
 }  // namespace spillway::server

@@ -146,7 +146,7 @@ std::vector<Flag> MakeFlags() {
           "where the model or the device cannot do them."),
       ModeFlag("residency", &S::residency,
                "Which cached tokens stay on the device: auto (as many, and in the form, as pays), off, or "
-               "fixed:F (at most the fraction F of the pool's blocks, as keys and values)."),
+               "fixed:F (the fraction F of the cached tokens that requests read, as keys and values)."),
       ChoiceFlag(
           kPlanning, "schedule", {"auto", "row", "column"}, "auto", &S::schedule,
           "row: one batch through all layers, then the next. column: all batches, and a piece of a prompt, "

@@ -25,10 +25,11 @@ void Move(LaneStats& from, LaneStats& to) {
 }  // namespace
 
 BlockWriter::BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache,
-                         device::StreamId compute, TimelineWriter& timeline)
+                         const Residency& residency, device::StreamId compute, TimelineWriter& timeline)
     : device_(device),
       pool_(pool),
       cache_(cache),
+      residency_(residency),
       compute_(compute),
       copies_(device.CreateStream("copies out")),
       timer_(device, copies_, kTimedCopies, timeline),
@@ -124,7 +125,7 @@ void BlockWriter::SealFirst() {
   for (const kv::BlockId block : stores_[static_cast<size_t>(first_)].blocks) {
     // Gone, if its content was lost meanwhile.
     cache_.Unpin(block);
-    if (cache_.StateOf(block) == State::kOpen) cache_.Seal(block);
+    if (cache_.StateOf(block) == State::kOpen) cache_.Seal(block, residency_.ForSealed());
   }
   first_ = (first_ + 1) % kStoresInFlight;
   --n_stores_;

@@ -14,6 +14,7 @@
 
 #include "absl/types/span.h"
 #include "engine/device/device.h"
+#include "engine/exec/residency.h"
 #include "engine/exec/span_timer.h"
 #include "engine/exec/step_stats.h"
 #include "engine/kv/device_cache.h"
@@ -24,8 +25,8 @@ namespace spillway::exec {
 class BlockWriter {
  public:
   // All references must outlive the writer.
-  BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache, device::StreamId compute,
-              TimelineWriter& timeline);
+  BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache, const Residency& residency,
+              device::StreamId compute, TimelineWriter& timeline);
   ~BlockWriter();  // WaitForAll
   BlockWriter(const BlockWriter&) = delete;
   BlockWriter& operator=(const BlockWriter&) = delete;
@@ -67,6 +68,7 @@ class BlockWriter {
   device::Device& device_;
   kv::HostPool& pool_;
   kv::DeviceCache& cache_;
+  const Residency& residency_;
   const device::StreamId compute_;
   const device::StreamId copies_;
   SpanTimer timer_;

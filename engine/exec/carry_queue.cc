@@ -103,7 +103,7 @@ void CarryQueue::Fetch(CarryCursor& cursor) {
   runs_.clear();
   const device::DevicePtr to = ring_.At(ring_chunk);
   for (const CarryRun& run : cursor.carry_.runs(chunk)) {
-    runs_.push_back({to + run.offset_bytes, pool_.Slot(layer, run.host_slot), run.size_bytes});
+    runs_.push_back({to + run.offset_bytes, pool_.Slot(layer, run.slot), run.size_bytes});
   }
   const Lane load = chunk.form == kv::Form::kX ? Lane::kXLoad : Lane::kKvLoad;
   LaneStats& lane = cursor.stats_.lanes[static_cast<size_t>(load)];

@@ -39,12 +39,13 @@ class CarryCursor {
   void Stop() { running_ = false; }
 
   bool running() const { return running_; }
-  int64_t chunks() const { return static_cast<int64_t>(carry_.chunks().size()) * n_layers_; }
+  int64_t chunks() const { return static_cast<int64_t>(carry_.carried_chunks().size()) * n_layers_; }
   int64_t fetched() const { return fetched_; }  // whose copies are enqueued
   int64_t read() const { return read_; }        // whose reading is enqueued
   int64_t held() const { return fetched_ - read_; }
   const CarryChunk& ChunkAt(int64_t index) const {
-    return carry_.chunks()[static_cast<size_t>(index) % carry_.chunks().size()];
+    const absl::Span<const int32_t> carried = carry_.carried_chunks();
+    return carry_.chunks()[static_cast<size_t>(carried[static_cast<size_t>(index) % carried.size()])];
   }
   // The ring's chunk that holds chunk `index` from its fetch to its reading.
   int32_t& RingChunk(int64_t index) { return ring_chunks_[static_cast<size_t>(index) % ring_chunks_.size()]; }
@@ -71,7 +72,7 @@ class CarryCursor {
 
   // Of the next chunk to fetch. REQUIRES: there is one.
   int32_t fetch_layer() const {
-    return static_cast<int32_t>(fetched_ / static_cast<int64_t>(carry_.chunks().size()));
+    return static_cast<int32_t>(fetched_ / static_cast<int64_t>(carry_.carried_chunks().size()));
   }
 
   const CarryTables& carry_;

@@ -31,7 +31,8 @@ CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int
   max_chunk_runs_ = std::max(chunk_kv_blocks_, chunk_x_blocks_);
 
   const size_t max_blocks = static_cast<size_t>(limits.max_blocks);
-  carried_.reserve(max_blocks);
+  blocks_taken_.reserve(max_blocks);
+  resident_x_.reserve(max_blocks);
   reads_.reserve(max_blocks);
   sorted_.reserve(max_blocks);
   runs_.reserve(max_blocks);
@@ -39,13 +40,15 @@ CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int
   blocks_.reserve(max_blocks);
   sequences_.reserve(max_blocks);
   chunks_.reserve(max_blocks);
-  rounds_.reserve(max_blocks);
+  carried_chunks_.reserve(max_blocks);
+  rounds_.reserve(max_blocks + 1);
   chunk_reads_.reserve(max_blocks + 1);
 }
 
 void CarryTables::Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache,
                         const SplitPlan& plan) {
   chunks_.clear();
+  carried_chunks_.clear();
   rounds_.clear();
   runs_.clear();
   positions_.clear();
@@ -61,13 +64,16 @@ void CarryTables::Build(absl::Span<const Segment> segments, const kv::DeviceCach
   ListReaders(segments);
 }
 
-CarryTables::Carried* CarryTables::Find(kv::BlockId block) {
+CarriedBlock* CarryTables::Find(kv::BlockId block) {
   const Mark& mark = marks_[static_cast<size_t>(block)];
-  return mark.epoch == epoch_ ? &carried_[static_cast<size_t>(mark.index)] : nullptr;
+  if (mark.epoch != epoch_ || mark.index < 0) return nullptr;
+  return &blocks_taken_[static_cast<size_t>(mark.index)];
 }
 
 void CarryTables::CollectBlocks(absl::Span<const Segment> segments, const kv::DeviceCache& cache) {
-  carried_.clear();
+  blocks_taken_.clear();
+  resident_x_.clear();
+  full_blocks_ = 0;
   if (++epoch_ == 0) {  // after 2^32 steps, epochs start anew
     std::fill(marks_.begin(), marks_.end(), Mark{});
     epoch_ = 1;
@@ -77,15 +83,35 @@ void CarryTables::CollectBlocks(absl::Span<const Segment> segments, const kv::De
     const int32_t n_full = segment.first_position / block_tokens;
     for (int32_t i = 0; i < n_full; ++i) {
       const kv::BlockId block = segment.blocks[static_cast<size_t>(i)];
-      if (cache.StateOf(block) != kv::DeviceCache::State::kAbsent || Find(block) != nullptr) continue;
-      marks_[static_cast<size_t>(block)] = {epoch_, static_cast<int32_t>(carried_.size())};
-      carried_.push_back({block, i * block_tokens});
+      Mark& mark = marks_[static_cast<size_t>(block)];
+      if (mark.epoch == epoch_) continue;
+      mark = {epoch_, -1};
+      ++full_blocks_;
+      CarriedBlock taken;
+      taken.block = block;
+      taken.position = i * block_tokens;
+      if (cache.IsElsewhere(block)) {
+        blocks_taken_.push_back(taken);
+      } else if (!cache.PlanesOf(block).has_kv()) {
+        taken.x_slot = cache.PlanesOf(block).x;
+        resident_x_.push_back(taken);
+      }
     }
+  }
+  const auto n_carried = static_cast<int64_t>(blocks_taken_.size());
+  resident_x_blocks_ = static_cast<int64_t>(resident_x_.size());
+  SPILLWAY_CHECK(n_carried + resident_x_blocks_ <= static_cast<int64_t>(blocks_taken_.capacity()));
+  // By their places, so that neighbours are read as one run.
+  std::sort(resident_x_.begin(), resident_x_.end(),
+            [](const CarriedBlock& a, const CarriedBlock& b) { return a.x_slot < b.x_slot; });
+  blocks_taken_.insert(blocks_taken_.end(), resident_x_.begin(), resident_x_.end());
+  for (size_t i = 0; i < blocks_taken_.size(); ++i) {
+    marks_[static_cast<size_t>(blocks_taken_[i].block)].index = static_cast<int32_t>(i);
   }
 }
 
 void CarryTables::CountForms(const SplitPlan& plan) {
-  const int64_t n = static_cast<int64_t>(carried_.size());
+  const int64_t n = static_cast<int64_t>(blocks_taken_.size()) - resident_x_blocks_;
   const double planned = static_cast<double>(plan.tokens.carried_kv_tokens + plan.tokens.carried_x_tokens);
   const double x_share = planned > 0 ? static_cast<double>(plan.tokens.carried_x_tokens) / planned : 0.0;
   x_blocks_ = std::llround(x_share * static_cast<double>(n));
@@ -99,25 +125,26 @@ void CarryTables::AssignInTurns() {
   // is.
   const int64_t x_chunks = PiecesOf(x_blocks_, chunk_x_blocks_);
   const int64_t kv_chunks = PiecesOf(kv_blocks_, chunk_kv_blocks_);
-  for (int64_t x = 0, kv = 0; x < x_chunks || kv < kv_chunks;) {
-    const bool take_x =
-        kv == kv_chunks || (x < x_chunks && (2 * x + 1) * kv_chunks <= (2 * kv + 1) * x_chunks);
-    if (take_x) {
-      const int64_t first = Cut(x_blocks_, x_chunks, x);
-      AddChunk(kv::Form::kX, static_cast<size_t>(first),
-               static_cast<int32_t>(Cut(x_blocks_, x_chunks, x + 1) - first));
-      ++x;
+  const int64_t carried_chunks = x_chunks + kv_chunks;
+  const int64_t resident_chunks = PiecesOf(resident_x_blocks_, chunk_x_blocks_);
+  // Whose turn it is of two kinds, of which so many of so many had theirs.
+  const auto first_is_next = [](int64_t a, int64_t n_a, int64_t b, int64_t n_b) {
+    return b == n_b || (a < n_a && (2 * a + 1) * n_b <= (2 * b + 1) * n_a);
+  };
+  for (int64_t x = 0, kv = 0, resident = 0; x + kv + resident < carried_chunks + resident_chunks;) {
+    if (!first_is_next(x + kv, carried_chunks, resident, resident_chunks)) {
+      AddPiece(kv::Form::kX, true, FirstResident(), resident_x_blocks_, resident_chunks, resident++);
+    } else if (first_is_next(x, x_chunks, kv, kv_chunks)) {
+      AddPiece(kv::Form::kX, false, 0, x_blocks_, x_chunks, x++);
     } else {
-      const int64_t first = Cut(kv_blocks_, kv_chunks, kv);
-      AddChunk(kv::Form::kKv, static_cast<size_t>(x_blocks_ + first),
-               static_cast<int32_t>(Cut(kv_blocks_, kv_chunks, kv + 1) - first));
-      ++kv;
+      AddPiece(kv::Form::kKv, false, FirstKv(), kv_blocks_, kv_chunks, kv++);
     }
   }
 }
 
 void CarryTables::AssignInRounds() {
   const int64_t most = std::max(x_blocks_, kv_blocks_);
+  if (most + resident_x_blocks_ == 0) return;
   // What the largest of n rounds takes of the ring. With a round for each block it is one chunk of each form.
   const auto chunks_of = [&](int64_t n) {
     return PiecesOf(PiecesOf(x_blocks_, n), chunk_x_blocks_) +
@@ -125,43 +152,51 @@ void CarryTables::AssignInRounds() {
   };
   int64_t n = 1;
   while (n < most && chunks_of(n) > round_chunks_) ++n;
-  for (int64_t i = 0; i < n && most > 0; ++i) {
-    const int64_t x = Cut(x_blocks_, n, i), kv = Cut(kv_blocks_, n, i);
-    const int64_t n_x = Cut(x_blocks_, n, i + 1) - x, n_kv = Cut(kv_blocks_, n, i + 1) - kv;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto part = [&](int64_t total) { return Cut(total, n, i + 1) - Cut(total, n, i); };
     CarryRound round;
     round.first_chunk = static_cast<int32_t>(chunks_.size());
-    round.n_x = static_cast<int32_t>(PiecesOf(n_x, chunk_x_blocks_));
-    round.n_kv = static_cast<int32_t>(PiecesOf(n_kv, chunk_kv_blocks_));
-    AddPieces(kv::Form::kX, x, n_x, round.n_x);
-    AddPieces(kv::Form::kKv, x_blocks_ + kv, n_kv, round.n_kv);
+    round.n_x = static_cast<int32_t>(PiecesOf(part(x_blocks_), chunk_x_blocks_));
+    round.n_resident = static_cast<int32_t>(PiecesOf(part(resident_x_blocks_), chunk_x_blocks_));
+    round.n_kv = static_cast<int32_t>(PiecesOf(part(kv_blocks_), chunk_kv_blocks_));
+    AddPieces(kv::Form::kX, false, Cut(x_blocks_, n, i), part(x_blocks_), round.n_x);
+    AddPieces(kv::Form::kX, true, FirstResident() + Cut(resident_x_blocks_, n, i), part(resident_x_blocks_),
+              round.n_resident);
+    AddPieces(kv::Form::kKv, false, FirstKv() + Cut(kv_blocks_, n, i), part(kv_blocks_), round.n_kv);
     const size_t first = static_cast<size_t>(round.first_chunk);
     if (round.n_x > 0) chunks_[first].gate = CarryGate::kRebuilt;
-    if (round.n_kv > 0) chunks_[first + static_cast<size_t>(round.n_x)].gate = CarryGate::kExposed;
+    if (round.n_kv > 0) chunks_[chunks_.size() - static_cast<size_t>(round.n_kv)].gate = CarryGate::kExposed;
     rounds_.push_back(round);
   }
 }
 
-void CarryTables::AddPieces(kv::Form form, int64_t first, int64_t n, int64_t pieces) {
-  for (int64_t i = 0; i < pieces; ++i) {
-    const int64_t begin = Cut(n, pieces, i);
-    AddChunk(form, static_cast<size_t>(first + begin), static_cast<int32_t>(Cut(n, pieces, i + 1) - begin));
-  }
+void CarryTables::AddPieces(kv::Form form, bool resident, int64_t first, int64_t n, int64_t pieces) {
+  for (int64_t i = 0; i < pieces; ++i) AddPiece(form, resident, first, n, pieces, i);
 }
 
-void CarryTables::AddChunk(kv::Form form, size_t first, int32_t n) {
+void CarryTables::AddPiece(kv::Form form, bool resident, int64_t first, int64_t n, int64_t pieces,
+                           int64_t i) {
+  const int64_t begin = Cut(n, pieces, i);
+  AddChunk(form, resident, static_cast<size_t>(first + begin),
+           static_cast<int32_t>(Cut(n, pieces, i + 1) - begin));
+}
+
+void CarryTables::AddChunk(kv::Form form, bool resident, size_t first, int32_t n) {
   const int32_t index = static_cast<int32_t>(chunks_.size());
   CarryChunk chunk;
   chunk.form = form;
+  chunk.resident = resident;
   chunk.n_blocks = n;
   chunk.first_position = static_cast<int32_t>(positions_.size());
   for (int32_t place = 0; place < n; ++place) {
-    Carried& carried = carried_[first + static_cast<size_t>(place)];
-    carried.chunk = index;
-    carried.place = place;
-    if (form == kv::Form::kX) positions_.push_back(carried.position);
+    CarriedBlock& taken = blocks_taken_[first + static_cast<size_t>(place)];
+    taken.chunk = index;
+    taken.place = place;
+    if (form == kv::Form::kX) positions_.push_back(taken.position);
   }
   AddRuns(chunk, first);
   chunks_.push_back(chunk);
+  if (!resident) carried_chunks_.push_back(index);
 }
 
 void CarryTables::AddRuns(CarryChunk& chunk, size_t first) {
@@ -170,10 +205,11 @@ void CarryTables::AddRuns(CarryChunk& chunk, size_t first) {
   const int64_t block_bytes = is_x ? x_plane_bytes_ : 2 * slot_bytes;
   chunk.first_run = static_cast<int32_t>(runs_.size());
   for (int32_t place = 0; place < chunk.n_blocks; ++place) {
-    const kv::Planes planes = pool_.PlanesOf(carried_[first + static_cast<size_t>(place)].block);
-    const int32_t slot = is_x ? planes.x : planes.k;
+    const CarriedBlock& taken = blocks_taken_[first + static_cast<size_t>(place)];
+    const kv::Planes planes = pool_.PlanesOf(taken.block);
+    const int32_t slot = chunk.resident ? taken.x_slot : is_x ? planes.x : planes.k;
     const bool continues =
-        place > 0 && runs_.back().host_slot * slot_bytes + runs_.back().size_bytes == slot * slot_bytes;
+        place > 0 && runs_.back().slot * slot_bytes + runs_.back().size_bytes == slot * slot_bytes;
     if (continues) {
       runs_.back().size_bytes += static_cast<int32_t>(block_bytes);
     } else {
@@ -191,8 +227,9 @@ void CarryTables::ListReaders(absl::Span<const Segment> segments) {
   for (size_t s = 0; s < segments.size(); ++s) {
     const int32_t n_full = segments[s].first_position / block_tokens;
     for (int32_t i = 0; i < n_full; ++i) {
-      const Carried* carried = Find(segments[s].blocks[static_cast<size_t>(i)]);
+      CarriedBlock* carried = Find(segments[s].blocks[static_cast<size_t>(i)]);
       if (carried == nullptr) continue;
+      ++carried->readers;
       SPILLWAY_CHECK(static_cast<int64_t>(reads_.size()) < limits_.max_blocks);
       reads_.push_back({carried->chunk, static_cast<int32_t>(s), carried->place});
       ++chunk_reads_[static_cast<size_t>(carried->chunk) + 1];

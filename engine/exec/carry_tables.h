@@ -1,6 +1,7 @@
 // CarryTables: which of a step's cached blocks come over the link, in which form, in which chunks of the
 // staging ring, and who reads them. Built once per Begin, for all layers: a chunk of every layer holds the
-// same blocks at the same places.
+// same blocks at the same places. Blocks that are resident as X are chunks too: they are rebuilt as carried X
+// is, but from device memory.
 //
 // A block that several sequences read is carried once. In a chunk, block b's K and V are slots 2b and 2b + 1,
 // whether they were carried or rebuilt from its X.
@@ -24,9 +25,9 @@
 
 namespace spillway::exec {
 
-// Neighbouring slots of a layer's host arena that go to one place of a chunk.
+// Neighbouring slots of a layer's arena, on the host or of the device cache, that go to one place of a chunk.
 struct CarryRun {
-  int32_t host_slot = 0;
+  int32_t slot = 0;
   int32_t size_bytes = 0;
   int64_t offset_bytes = 0;  // in the chunk
 };
@@ -40,6 +41,7 @@ enum class CarryGate : uint8_t {
 
 struct CarryChunk {
   kv::Form form = kv::Form::kKv;  // kKv or kX
+  bool resident = false;          // its X is in the device cache; takes nothing of the ring
   CarryGate gate = CarryGate::kNone;
   int32_t n_blocks = 0;
   int64_t size_bytes = 0;
@@ -52,9 +54,20 @@ struct CarryChunk {
 
 // Chunks of a serial plan that lie in the ring together.
 struct CarryRound {
-  int32_t first_chunk = 0;  // n_x of kX, then n_kv of kKv
+  int32_t first_chunk = 0;  // n_x of kX, n_resident of resident X, then n_kv of kKv
   int32_t n_x = 0;
+  int32_t n_resident = 0;
   int32_t n_kv = 0;
+};
+
+// One distinct block that is carried or rebuilt.
+struct CarriedBlock {
+  kv::BlockId block = kv::kNoBlock;
+  int32_t position = 0;  // of its first token
+  int32_t x_slot = -1;   // resident X: where it lies in the device cache
+  int32_t readers = 0;   // segments
+  int32_t chunk = -1;
+  int32_t place = -1;  // in the chunk
 };
 
 class CarryTables {
@@ -64,17 +77,22 @@ class CarryTables {
   CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes, int32_t round_chunks);
 
   // Takes every cached block of `segments` that is not in `cache`: of them the plan's share of carried X
-  // tokens as X, where the pool stores it, the others as K and V.
+  // tokens as X, where the pool stores it, the others as K and V; and those that are there as X.
   void Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache, const SplitPlan& plan);
 
   absl::Span<const CarryChunk> chunks() const { return chunks_; }
+  // Those that take the link and the ring, as numbers of chunks(), in the same order.
+  absl::Span<const int32_t> carried_chunks() const { return carried_chunks_; }
+  absl::Span<const CarriedBlock> carried() const {
+    return absl::MakeConstSpan(blocks_taken_).first(static_cast<size_t>(x_blocks_ + kv_blocks_));
+  }
   // Of a serial plan; empty of others.
   absl::Span<const CarryRound> rounds() const { return rounds_; }
   absl::Span<const CarryRun> runs(const CarryChunk& chunk) const {
     return absl::MakeConstSpan(runs_).subspan(static_cast<size_t>(chunk.first_run),
                                               static_cast<size_t>(chunk.n_runs));
   }
-  // Of the first token of each block that is carried as X, chunk by chunk.
+  // Of the first token of each block that is rebuilt, chunk by chunk.
   absl::Span<const int32_t> positions() const { return positions_; }
   // Readers, chunk by chunk; their blocks in blocks().
   absl::Span<const device::AttentionSequence> sequences() const { return sequences_; }
@@ -82,6 +100,9 @@ class CarryTables {
 
   int64_t kv_blocks() const { return kv_blocks_; }
   int64_t x_blocks() const { return x_blocks_; }
+  int64_t resident_x_blocks() const { return resident_x_blocks_; }
+  // Distinct full blocks of the segments, wherever they are.
+  int64_t full_blocks() const { return full_blocks_; }
 
   // What the arrays above can grow to.
   int64_t max_positions() const { return static_cast<int64_t>(positions_.capacity()); }
@@ -95,13 +116,6 @@ class CarryTables {
   }
 
  private:
-  // One distinct carried block.
-  struct Carried {
-    kv::BlockId block;
-    int32_t position;  // of its first token
-    int32_t chunk = -1;
-    int32_t place = -1;  // in the chunk
-  };
   struct Read {
     int32_t chunk;
     int32_t segment;
@@ -112,12 +126,17 @@ class CarryTables {
   void CountForms(const SplitPlan& plan);
   void AssignInTurns();
   void AssignInRounds();
+  // Of blocks_taken_: where those of a kind begin.
+  int64_t FirstKv() const { return x_blocks_; }
+  int64_t FirstResident() const { return x_blocks_ + kv_blocks_; }
   // Blocks [first, first + n) of a form, as `pieces` chunks that are as equal as can be.
-  void AddPieces(kv::Form form, int64_t first, int64_t n, int64_t pieces);
-  void AddChunk(kv::Form form, size_t first, int32_t n);
+  void AddPieces(kv::Form form, bool resident, int64_t first, int64_t n, int64_t pieces);
+  // Piece `i` of the same.
+  void AddPiece(kv::Form form, bool resident, int64_t first, int64_t n, int64_t pieces, int64_t i);
+  void AddChunk(kv::Form form, bool resident, size_t first, int32_t n);
   void AddRuns(CarryChunk& chunk, size_t first);
   void ListReaders(absl::Span<const Segment> segments);
-  Carried* Find(kv::BlockId block);
+  CarriedBlock* Find(kv::BlockId block);
 
   const kv::HostPool& pool_;
   const ItemLimits limits_;
@@ -129,16 +148,19 @@ class CarryTables {
 
   struct Mark {
     uint32_t epoch = 0;
-    int32_t index = -1;  // in carried_
+    int32_t index = -1;  // in blocks_taken_; -1: its K and V are on the device
   };
   std::vector<Mark> marks_;  // [n_blocks of the pool]
   uint32_t epoch_ = 0;
-  std::vector<Carried> carried_;
+  // Carried as X, as K and V, then resident as X.
+  std::vector<CarriedBlock> blocks_taken_;
+  std::vector<CarriedBlock> resident_x_;
   std::vector<Read> reads_;           // in the segments' order
   std::vector<Read> sorted_;          // by chunk
   std::vector<int32_t> chunk_reads_;  // of each chunk; then where its reads begin
 
   std::vector<CarryChunk> chunks_;
+  std::vector<int32_t> carried_chunks_;
   std::vector<CarryRound> rounds_;
   std::vector<CarryRun> runs_;
   std::vector<int32_t> positions_;
@@ -146,6 +168,8 @@ class CarryTables {
   std::vector<device::AttentionBlock> blocks_;
   int64_t kv_blocks_ = 0;
   int64_t x_blocks_ = 0;
+  int64_t resident_x_blocks_ = 0;
+  int64_t full_blocks_ = 0;
 };
 
 }  // namespace spillway::exec

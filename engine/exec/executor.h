@@ -96,7 +96,9 @@ class Executor {
   // Whether cached tokens reach attention in several ways, so that a plan matters. Without: every token is
   // read in place and AllResidentPlan will do.
   virtual bool splits() const { return false; }
-  // Device memory for resident tokens and those being written. 0 where every token is read in place.
+  // Device memory for cached tokens, resident ones and those being written; and what of it is left for
+  // resident ones beside all that the items may be writing. 0 where every token is read in place.
+  virtual int64_t cache_bytes() const { return 0; }
   virtual int64_t residency_bytes() const { return 0; }
   // Device memory that carried tokens pass through, and that streamed layers take turns in.
   virtual int64_t staging_bytes() const { return 0; }

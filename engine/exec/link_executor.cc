@@ -19,6 +19,10 @@ using State = kv::DeviceCache::State;
 // Uncollected waits of compute.
 constexpr int32_t kTimedWaits = 256;
 
+DevicePtr ElementAt(DevicePtr array, int64_t index, size_t element_bytes) {
+  return array + index * static_cast<int64_t>(element_bytes);
+}
+
 LaneStats& LaneOf(StepStats& stats, Lane lane) { return stats.lanes[static_cast<size_t>(lane)]; }
 
 }  // namespace
@@ -51,6 +55,7 @@ LinkExecutor::~LinkExecutor() {
   SPILLWAY_CHECK_MSG(n_items_ == 0, "work items outlive their executor");
   writer_.reset();
   if (rebuilt_) device_.Free(rebuilt_);
+  if (gathered_) device_.Free(gathered_);
 }
 
 absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const model::ModelWeights& weights) {
@@ -65,8 +70,10 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   if (StoresX()) {
     const int64_t rebuilt_blocks = chunk_bytes / x_bytes;
     limits.max_rebuild_rows = static_cast<int32_t>(rebuilt_blocks * geometry.block_tokens);
-    rebuilt_bytes_ = rebuilt_blocks * kv_bytes;
-    SPILLWAY_ASSIGN_OR_RETURN(rebuilt_, device_.Allocate(rebuilt_bytes_, "rebuilt keys and values"));
+    const int64_t rebuilt_bytes = rebuilt_blocks * kv_bytes, gathered_bytes = rebuilt_blocks * x_bytes;
+    SPILLWAY_ASSIGN_OR_RETURN(rebuilt_, device_.Allocate(rebuilt_bytes, "rebuilt keys and values"));
+    SPILLWAY_ASSIGN_OR_RETURN(gathered_, device_.Allocate(gathered_bytes, "gathered X"));
+    rebuilt_bytes_ = rebuilt_bytes + gathered_bytes;
   }
   if (weights.layers_on_host()) {
     SPILLWAY_ASSIGN_OR_RETURN(
@@ -92,7 +99,12 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   SPILLWAY_ASSIGN_OR_RETURN(
       cache_, kv::DeviceCache::Create(device_, geometry, static_cast<int32_t>(std::min(slots, most)),
                                       pool_.n_blocks()));
-  writer_ = std::make_unique<BlockWriter>(device_, pool_, *cache_, compute_, timeline_);
+  // X that takes more than K and V is of no use on the device.
+  const bool x_stays = StoresX() && geometry.x_slots() <= 2;
+  const int64_t slots_max =
+      std::min<int64_t>(options_.resident_blocks_max, std::numeric_limits<int32_t>::max()) * 2;
+  residency_ = std::make_unique<Residency>(*cache_, options_.residency, slots_max, x_stays);
+  writer_ = std::make_unique<BlockWriter>(device_, pool_, *cache_, *residency_, compute_, timeline_);
   return absl::OkStatus();
 }
 
@@ -121,8 +133,7 @@ absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const Ite
   SPILLWAY_RETURN_IF_ERROR(item->Allocate());
   open_blocks_max_ = open_max;
   // However many resident blocks are pinned by readers, there is room for what has to be written.
-  cache_->SetResidentMax(
-      std::min(options_.resident_blocks_max, std::max<int64_t>(0, cache_->n_slots() - slots_needed) / 2));
+  cache_->SetOpenRoom(slots_needed);
   writer_->MakeRoom(item->stores.capacity());
   return item;
 }
@@ -131,6 +142,12 @@ LinkExecutor::Item& LinkExecutor::ItemOf(WorkItem& item) const {
   Item& own = static_cast<Item&>(item);
   SPILLWAY_CHECK_MSG(&own.owner == this, "a work item of another executor");
   return own;
+}
+
+int64_t LinkExecutor::residency_bytes() const {
+  const kv::Geometry& geometry = pool_.geometry();
+  const int64_t slots = std::max<int64_t>(0, cache_->n_slots() - cache_->open_room());
+  return slots * geometry.slot_bytes() * geometry.n_layers;
 }
 
 BatchShape LinkExecutor::ShapeOf(Phase phase, absl::Span<const Segment> segments) {
@@ -145,7 +162,10 @@ BatchShape LinkExecutor::ShapeOf(Phase phase, absl::Span<const Segment> segments
     for (int32_t begin = 0; begin < segment.first_position; begin += block_tokens) {
       const kv::BlockId block = segment.blocks[static_cast<size_t>(begin / block_tokens)];
       const int32_t added = distinct_.Add(block, std::min(segment.first_position - begin, block_tokens));
-      (cache_->StateOf(block) == State::kAbsent ? on_host : shape.resident_kv_tokens) += added;
+      const bool has_kv = cache_->PlanesOf(block).has_kv();
+      (cache_->IsElsewhere(block) ? on_host
+       : has_kv                   ? shape.resident_kv_tokens
+                                  : shape.resident_x_tokens) += added;
     }
   }
   return shape;
@@ -162,11 +182,17 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   writer_->Collect();
   item.pinned.clear();
   item.stores.clear();
+  cache_->StartUse();
   // What is read is pinned before anything is opened, which may evict.
   PinReads(item, segments);
   OpenBlocks(item, segments);
   item.carry.Build(segments, *cache_, plan);
-  const auto planes_of = [this](kv::BlockId block) { return cache_->PlanesOf(block); };
+  residency_->OnBegin(item.residency_number, phase, item.carry.full_blocks() + item.n_written,
+                      plan.residency);
+  item.promotions.Choose(item.carry, *residency_);
+  const auto planes_of = [this](kv::BlockId block) {
+    return cache_->IsElsewhere(block) ? kv::Planes{} : cache_->PlanesOf(block);
+  };
   item.tables.Build(segments, pool_.n_blocks(), vocab_size(), planes_of, distinct_);
   SPILLWAY_CHECK(item.tables.chunks().size() == 1);
   item.buffers.CopyIn(compute_, item.tables, &item.carry);
@@ -198,7 +224,7 @@ void LinkExecutor::PinReads(Item& item, absl::Span<const Segment> segments) {
     for (int32_t i = 0; i < n_cached; ++i) {
       const kv::BlockId block = segment.blocks[static_cast<size_t>(i)];
       const State state = cache_->StateOf(block);
-      if (state == State::kAbsent) continue;
+      if (cache_->IsElsewhere(block)) continue;
       SPILLWAY_DCHECK(!cache_->IsLingering(block));
       if (state == State::kResident) cache_->Touch(block);
       cache_->Pin(block);
@@ -209,10 +235,12 @@ void LinkExecutor::PinReads(Item& item, absl::Span<const Segment> segments) {
 
 void LinkExecutor::OpenBlocks(Item& item, absl::Span<const Segment> segments) {
   const int32_t block_tokens = pool_.geometry().block_tokens;
+  item.n_written = 0;
   for (const Segment& segment : segments) {
     const int32_t end = segment.first_position + static_cast<int32_t>(segment.tokens.size());
     for (int32_t i = segment.first_position / block_tokens; i * block_tokens < end; ++i) {
       const kv::BlockId block = segment.blocks[static_cast<size_t>(i)];
+      ++item.n_written;
       const bool is_tail = i * block_tokens < segment.first_position;  // pinned already, as it is read
       if (cache_->StateOf(block) == State::kAbsent || cache_->IsLingering(block)) {
         SPILLWAY_CHECK_MSG(!is_tail, "a sequence's unfinished block is not on the device");
@@ -238,8 +266,10 @@ void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, Mo
   stats.sampled_rows = static_cast<int32_t>(item.tables.samples().size());
   stats.tokens.carried_kv_tokens = item.carry.kv_blocks() * block_tokens;
   stats.tokens.carried_x_tokens = item.carry.x_blocks() * block_tokens;
-  stats.tokens.resident_kv_tokens =
-      item.tables.cached_tokens() - stats.tokens.carried_kv_tokens - stats.tokens.carried_x_tokens;
+  stats.tokens.resident_x_tokens = item.carry.resident_x_blocks() * block_tokens;
+  stats.tokens.resident_kv_tokens = item.tables.cached_tokens() - stats.tokens.carried_kv_tokens -
+                                    stats.tokens.carried_x_tokens - stats.tokens.resident_x_tokens;
+  stats.promoted_tokens = item.promotions.blocks() * block_tokens;
   stats.reads_tokens = item.tables.reads_tokens();
   stats.predicted_step_s = plan.predicted_step_s;
   stats.corrected_step_s = plan.corrected_step_s;
@@ -303,48 +333,86 @@ void LinkExecutor::AttendToRound(Item& item, int32_t layer, size_t index) {
   device_.Record(cursor.exposed(), compute_);
   cursor.LetThrough(end);
   queue_->FetchAhead(cursor);
-  for (int32_t i = 0; i < round.n_x; ++i) AttendToChunk(item, layer, chunks[static_cast<size_t>(i)]);
+  const int32_t n_rebuilt = round.n_x + round.n_resident;
+  for (int32_t i = 0; i < n_rebuilt; ++i) AttendToChunk(item, layer, chunks[static_cast<size_t>(i)]);
   device_.Record(cursor.rebuilt(), compute_);
   cursor.LetThrough(std::min(end + rounds[(index + 1) % rounds.size()].n_x, cursor.chunks()));
   queue_->FetchAhead(cursor);
   for (int32_t i = 0; i < round.n_kv; ++i)
-    AttendToChunk(item, layer, chunks[static_cast<size_t>(round.n_x + i)]);
+    AttendToChunk(item, layer, chunks[static_cast<size_t>(n_rebuilt + i)]);
 }
 
 void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk) {
+  const kv::Geometry& geometry = pool_.geometry();
+  model::KeyTable keys;
+  keys.n_sequences = chunk.n_sequences;
+  keys.sequences =
+      ElementAt(item.buffers.carry_sequences, chunk.first_sequence, sizeof(device::AttentionSequence));
+  keys.blocks = item.buffers.carry_blocks;
+  keys.arena = {rebuilt_, geometry.slot_bytes()};
+  keys.block_tokens = geometry.block_tokens;
+  if (chunk.resident) {
+    RebuildChunk(item, layer, chunk, GatherX(item, layer, chunk));
+    transformer_->Attend(compute_, item.batch, keys, /*first=*/false);
+    return;
+  }
   queue_->FetchThrough(item.cursor, item.cursor.read());
   const int32_t ring_chunk = item.cursor.RingChunk(item.cursor.read());
   wait_timer_.Begin();
   ring_->BeginRead(compute_, ring_chunk);
   wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.cursor.Waiting(Lane::kCompute, layer));
-
-  const kv::Geometry& geometry = pool_.geometry();
-  const auto at = [](DevicePtr array, int64_t index, size_t element_bytes) {
-    return array + index * static_cast<int64_t>(element_bytes);
-  };
-  model::KeyTable keys;
-  keys.n_sequences = chunk.n_sequences;
-  keys.sequences = at(item.buffers.carry_sequences, chunk.first_sequence, sizeof(device::AttentionSequence));
-  keys.blocks = item.buffers.carry_blocks;
-  keys.arena = {ring_->At(ring_chunk), geometry.slot_bytes()};
-  keys.block_tokens = geometry.block_tokens;
+  const DevicePtr arrived = ring_->At(ring_chunk);
   if (chunk.form == kv::Form::kX) {
-    model::RebuildBatch rebuild;
-    rebuild.rows = chunk.n_blocks * geometry.block_tokens;
-    rebuild.x = ring_->At(ring_chunk);
-    rebuild.block_positions = at(item.buffers.carry_positions, chunk.first_position, sizeof(int32_t));
-    rebuild.arena = {rebuilt_, geometry.slot_bytes()};
-    rebuild.block_tokens = geometry.block_tokens;
-    transformer_->Rebuild(compute_, layer, rebuild);
+    RebuildChunk(item, layer, chunk, arrived);
+    Promote(item, layer, chunk, kv::Residence::kX, arrived);
     ring_->EndRead(compute_, ring_chunk);
-    keys.arena.base = rebuilt_;
     transformer_->Attend(compute_, item.batch, keys, /*first=*/false);
+    Promote(item, layer, chunk, kv::Residence::kKv, rebuilt_);
   } else {
+    keys.arena.base = arrived;
     transformer_->Attend(compute_, item.batch, keys, /*first=*/false);
+    Promote(item, layer, chunk, kv::Residence::kKv, arrived);
     ring_->EndRead(compute_, ring_chunk);
   }
   queue_->GiveRead(item.cursor);
   queue_->FetchAhead(item.cursor);
+}
+
+DevicePtr LinkExecutor::GatherX(Item& item, int32_t layer, const CarryChunk& chunk) {
+  const DevicePtr arena = cache_->Arena(layer).base;
+  const absl::Span<const CarryRun> runs = item.carry.runs(chunk);
+  if (runs.size() == 1) return arena + runs[0].slot * pool_.geometry().slot_bytes();
+  for (const CarryRun& run : runs) {
+    device_.CopyWithin(compute_, gathered_ + run.offset_bytes,
+                       arena + run.slot * pool_.geometry().slot_bytes(), run.size_bytes);
+  }
+  return gathered_;
+}
+
+void LinkExecutor::RebuildChunk(Item& item, int32_t layer, const CarryChunk& chunk, DevicePtr x) {
+  const kv::Geometry& geometry = pool_.geometry();
+  model::RebuildBatch rebuild;
+  rebuild.rows = chunk.n_blocks * geometry.block_tokens;
+  rebuild.x = x;
+  rebuild.block_positions = ElementAt(item.buffers.carry_positions, chunk.first_position, sizeof(int32_t));
+  rebuild.arena = {rebuilt_, geometry.slot_bytes()};
+  rebuild.block_tokens = geometry.block_tokens;
+  transformer_->Rebuild(compute_, layer, rebuild);
+}
+
+void LinkExecutor::Promote(Item& item, int32_t layer, const CarryChunk& chunk, kv::Residence as,
+                           DevicePtr from) {
+  const kv::Geometry& geometry = pool_.geometry();
+  const bool is_x = as == kv::Residence::kX;
+  const int64_t size_bytes = is_x ? geometry.block_tokens * geometry.chi_bytes() : 2 * geometry.slot_bytes();
+  const auto index = static_cast<int32_t>(&chunk - item.carry.chunks().data());
+  for (const Promotion& promotion : item.promotions.OfChunk(index)) {
+    if (promotion.as != as) continue;
+    const kv::Planes& planes = cache_->PlanesOf(promotion.block);
+    device_.CopyWithin(compute_,
+                       cache_->Arena(layer).base + (is_x ? planes.x : planes.k) * geometry.slot_bytes(),
+                       from + promotion.place * size_bytes, size_bytes);
+  }
 }
 
 absl::Status LinkExecutor::Collect(Item& item, int32_t visit) {
@@ -379,7 +447,9 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   SPILLWAY_CHECK(item.cursor.held() == 0);
   CollectTimers();
   writer_->Complete(item.stores);
+  item.promotions.Complete();
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
+  residency_->OnEnd(item.residency_number);
   item.Stop();
 
   StepStats& stats = item.stats;
@@ -411,7 +481,9 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
   queue_->CollectAllTimers();
   (void)wait_timer_.CollectAll();  // after a device's error nothing is timed any more
   queue_->GiveUp(item.cursor);
+  item.promotions.GiveUp();
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
+  residency_->OnEnd(item.residency_number);
   item.Stop();
 }
 

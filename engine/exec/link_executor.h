@@ -16,6 +16,9 @@
 //
 // An item is one chunk of rows: max_rows of its limits is at most chunk_rows().
 //
+// What is resident drifts towards the plans' targets: a block that became full stays as K and V or as X, and
+// blocks that were carried are promoted, from where attention read them, layer by layer.
+//
 // Owned by the scheduler's step thread. Nothing is allocated after Create and CreateWorkItem.
 #ifndef SPILLWAY_ENGINE_EXEC_LINK_EXECUTOR_H_
 #define SPILLWAY_ENGINE_EXEC_LINK_EXECUTOR_H_
@@ -34,6 +37,7 @@
 #include "engine/exec/carry_queue.h"
 #include "engine/exec/carry_tables.h"
 #include "engine/exec/executor.h"
+#include "engine/exec/residency.h"
 #include "engine/exec/span_timer.h"
 #include "engine/exec/staging_ring.h"
 #include "engine/exec/step_tables.h"
@@ -56,7 +60,9 @@ struct LinkExecutorOptions {
   // device's budget leaves but for `reserve_bytes`, which are the work items'.
   int64_t cache_bytes = 0;
   int64_t reserve_bytes = 0;
-  int64_t resident_blocks_max = std::numeric_limits<int64_t>::max();  // 0: residency is off
+  // Device memory of resident blocks at most, as so many blocks of K and V. 0: residency is off.
+  int64_t resident_blocks_max = std::numeric_limits<int64_t>::max();
+  ResidencyTargets residency;    // until a plan brings others
   Timeline* timeline = nullptr;  // where a recording would be made; outlives the executor
 };
 
@@ -78,7 +84,8 @@ class LinkExecutor final : public Executor {
   int32_t n_layers() const override { return transformer_->config().n_layers; }
   int32_t vocab_size() const override { return transformer_->config().vocab_size; }
   bool splits() const override { return true; }
-  int64_t residency_bytes() const override { return cache_->size_bytes(); }
+  int64_t cache_bytes() const override { return cache_->size_bytes(); }
+  int64_t residency_bytes() const override;
   int64_t staging_bytes() const override { return ring_bytes() + rebuilt_bytes_; }
   int64_t weight_slots_bytes() const override { return weights_ != nullptr ? 2 * weights_->slot_bytes() : 0; }
   int64_t weight_pass_bytes() const override { return weights_ != nullptr ? weights_->pass_bytes() : 0; }
@@ -119,6 +126,11 @@ class LinkExecutor final : public Executor {
   // --- Visit.
   void UseWeights(Item& item, int32_t layer);
   void AttendToChunk(Item& item, int32_t layer, const CarryChunk& chunk);
+  // The X of a chunk that is resident, as one piece.
+  device::DevicePtr GatherX(Item& item, int32_t layer, const CarryChunk& chunk);
+  void RebuildChunk(Item& item, int32_t layer, const CarryChunk& chunk, device::DevicePtr x);
+  // Copies a layer of the blocks that are promoted out of a chunk: X from `x`, or K and V from `keys`.
+  void Promote(Item& item, int32_t layer, const CarryChunk& chunk, kv::Residence as, device::DevicePtr from);
   void AttendToRound(Item& item, int32_t layer, size_t index);
   absl::Status Collect(Item& item, int32_t visit);
   // Of what is timed, what is over.
@@ -133,8 +145,10 @@ class LinkExecutor final : public Executor {
   std::unique_ptr<StagingRing> ring_;
   std::unique_ptr<kv::DeviceCache> cache_;
   std::unique_ptr<BlockWriter> writer_;
-  device::DevicePtr rebuilt_;  // K and V of one chunk's X: slots 2b, 2b + 1
-  int64_t rebuilt_bytes_ = 0;
+  std::unique_ptr<Residency> residency_;
+  device::DevicePtr rebuilt_;   // K and V of one chunk's X: slots 2b, 2b + 1
+  device::DevicePtr gathered_;  // one chunk's X, where it is resident in several places
+  int64_t rebuilt_bytes_ = 0;   // of both
   DistinctTokens distinct_;
 
   TimelineWriter timeline_;

@@ -12,6 +12,7 @@
 #include "engine/exec/item_buffers.h"
 #include "engine/exec/item_outputs.h"
 #include "engine/exec/link_executor.h"
+#include "engine/exec/promotions.h"
 
 namespace spillway::exec {
 
@@ -26,7 +27,9 @@ class LinkExecutor::Item final : public WorkItem {
         owner(executor),
         tables(limits, executor.options_.chunk_rows, executor.pool_.geometry().block_tokens),
         carry(limits, executor.pool_, executor.ring_->chunk_bytes(), executor.ring_->n_chunks()),
+        promotions(*executor.cache_, limits.max_blocks),
         outputs(limits, executor.vocab_size()),
+        residency_number(executor.residency_->AddItem()),
         cursor(executor.device_, carry, stats, executor.ring_->n_chunks()) {
     for (auto& pair : visit_events) pair = {device().CreateEvent(), device().CreateEvent()};
     finished = device().CreateEvent();
@@ -68,13 +71,16 @@ class LinkExecutor::Item final : public WorkItem {
   LinkExecutor& owner;
   StepTables tables;
   CarryTables carry;
+  Promotions promotions;
   ItemOutputs outputs;
   StepStats stats;
   model::RowBatch batch;
+  const size_t residency_number;
   CarryCursor cursor;  // in carry
   int32_t visits_collected = 0;
   std::vector<kv::BlockId> pinned;  // device blocks that the item reads or writes
   std::vector<kv::BlockId> stores;  // blocks that its rows fill
+  int64_t n_written = 0;            // blocks that its rows are written to
 
   ItemBuffers buffers;
   std::array<std::pair<device::EventId, device::EventId>, kVisitsInFlight> visit_events;  // begin, end

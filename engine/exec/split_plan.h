@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 namespace spillway::exec {
 
@@ -63,11 +64,19 @@ struct BatchShape {
   bool operator==(const BatchShape&) const = default;
 };
 
+// What should be resident on the device, as shares of the cached tokens that work reads.
+struct ResidencyTargets {
+  double kv = 1;  // as K and V
+  double x = 0;   // as X
+};
+
 struct SplitPlan {
   BatchShape shape;
   SplitMode mode = SplitMode::kAuto;
   Schedule schedule = Schedule::kRow;
   TokenClasses tokens;
+  // None: what the last plan that had one said.
+  std::optional<ResidencyTargets> residency;
 
   // Predicted seconds of the step by resource, from the profile alone, and their maximum (pipelined) or the
   // serial form's sum. 0 where no profile exists yet. An item of a column: predicted_s is of its own work,

@@ -30,9 +30,10 @@ struct StepStats {
   int64_t active_ns = 0;  // within this item's own visits, Begin and Finish
   int64_t head_ns = 0;    // final norm, head and sampling
 
-  TokenClasses tokens;        // tokens cached before the step, per layer, distinct
-  int64_t reads_tokens = 0;   // per layer, as BatchShape counts them
-  int64_t stored_tokens = 0;  // rows whose K and V were appended
+  TokenClasses tokens;          // tokens cached before the step, per layer, distinct
+  int64_t reads_tokens = 0;     // per layer, as BatchShape counts them
+  int64_t promoted_tokens = 0;  // carried ones that become resident by it
+  int64_t stored_tokens = 0;    // rows whose K and V were appended
   std::array<LaneStats, kLanes> lanes{};
   int64_t ring_waits = 0;  // carried chunks for which the staging ring had no free slot when they came next
 

@@ -20,9 +20,11 @@ DeviceCache::DeviceCache(device::Device& device, const Geometry& geometry, int32
       geometry_(geometry),
       memory_(memory),
       slots_(n_slots),
-      blocks_(static_cast<size_t>(n_blocks + 1)),
-      list_head_(static_cast<BlockId>(n_blocks)) {
-  Entry(list_head_).older = Entry(list_head_).newer = list_head_;
+      blocks_(static_cast<size_t>(n_blocks + 2)) {
+  for (size_t i = 0; i < lists_.size(); ++i) {
+    const BlockId head = static_cast<BlockId>(n_blocks + static_cast<int64_t>(i));
+    lists_[i].head = Entry(head).older = Entry(head).newer = head;
+  }
 }
 
 DeviceCache::~DeviceCache() { device_.Free(memory_); }
@@ -36,13 +38,16 @@ int64_t DeviceCache::size_bytes() const {
   return slots_.n_slots() * geometry_.slot_bytes() * geometry_.n_layers;
 }
 
+// Runs of two lie in pairs of slots, so that as many fit as there are free pairs.
+int32_t DeviceCache::TakeXSlots() { return slots_.TakeFromEnd(XSlots(), XSlots() == 2 ? 2 : 1); }
+
 bool DeviceCache::TakeSlots(Planes* planes, bool with_x) {
   // A block's K and V lie side by side, so that storing it is one copy.
-  planes->k = slots_.Take(2);
+  planes->k = slots_.Take(2, 2);
   if (planes->k < 0) return false;
   planes->v = planes->k + 1;
   if (!with_x) return true;
-  planes->x = slots_.TakeFromEnd(static_cast<int32_t>(geometry_.x_slots()));
+  planes->x = TakeXSlots();
   if (planes->x >= 0) return true;
   GiveSlots(*planes);
   *planes = {};
@@ -51,7 +56,7 @@ bool DeviceCache::TakeSlots(Planes* planes, bool with_x) {
 
 void DeviceCache::GiveSlots(const Planes& planes) {
   if (planes.has_kv()) slots_.Give(planes.k, 2);
-  if (planes.has_x()) slots_.Give(planes.x, static_cast<int32_t>(geometry_.x_slots()));
+  if (planes.has_x()) slots_.Give(planes.x, XSlots());
 }
 
 bool DeviceCache::Open(BlockId block, bool with_x) {
@@ -64,29 +69,118 @@ bool DeviceCache::Open(BlockId block, bool with_x) {
   entry.planes = planes;
   entry.state = State::kOpen;
   ++open_;
+  open_slots_ += SlotsOf(planes);
   return true;
 }
 
-bool DeviceCache::EvictOne() {
-  for (BlockId block = Entry(list_head_).newer; block != list_head_; block = Entry(block).newer) {
-    if (Entry(block).pins > 0) continue;
-    Drop(block);
-    return true;
-  }
-  return false;
-}
-
-void DeviceCache::Seal(BlockId block) {
+void DeviceCache::Seal(BlockId block, Residence keep) {
   Block& entry = Entry(block);
   SPILLWAY_CHECK(entry.state == State::kOpen);
-  if (entry.planes.has_x()) slots_.Give(entry.planes.x, static_cast<int32_t>(geometry_.x_slots()));
-  entry.planes.x = -1;
-  entry.state = State::kResident;
+  // Who pinned it reads its K and V.
+  if (entry.pins > 0) keep = Residence::kKv;
+  if (keep == Residence::kNone) return Drop(block);
   --open_;
-  ++resident_;
-  Append(block);
-  while (resident_ > resident_max_ && EvictOne()) {
+  open_slots_ -= SlotsOf(entry.planes);
+  Planes goes = entry.planes;
+  if (keep == Residence::kKv) {
+    goes.k = goes.v = entry.planes.x = -1;
+  } else {
+    goes.x = entry.planes.k = entry.planes.v = -1;
   }
+  GiveSlots(goes);
+  SPILLWAY_CHECK_MSG(entry.planes.has_kv() || entry.planes.has_x(), "a block without what shall stay of it");
+  entry.state = State::kResident;
+  ++lists_[IndexOf(keep)].blocks;
+  Append(block);
+  Trim();
+}
+
+bool DeviceCache::LeavesOpenRoom(int64_t more_slots) const {
+  return 2 * int64_t{slots_.free_pairs()} - more_slots >= open_room_ - open_slots_;
+}
+
+bool DeviceCache::BeyondSlots() const {
+  return resident_blocks(Residence::kKv) * SlotsOf(Residence::kKv) +
+             resident_blocks(Residence::kX) * SlotsOf(Residence::kX) >
+         limits_.slots;
+}
+
+void DeviceCache::Trim() {
+  while (resident_blocks(Residence::kKv) > limits_.kv_blocks && EvictOne(Residence::kKv)) {
+  }
+  while (resident_blocks(Residence::kX) > limits_.x_blocks && EvictOne(Residence::kX)) {
+  }
+  while ((BeyondSlots() || !LeavesOpenRoom(0)) && EvictOne()) {
+  }
+}
+
+void DeviceCache::SetLimits(const ResidentLimits& limits) {
+  limits_ = limits;
+  Trim();
+}
+
+bool DeviceCache::Reserve(BlockId block, Residence as, uint32_t stale_uses) {
+  Block& entry = Entry(block);
+  SPILLWAY_CHECK(entry.state == State::kAbsent && entry.pins == 0 && as != Residence::kNone);
+  const int64_t more = SlotsOf(as);
+  const int64_t pairs = (more + 1) / 2;
+  const int64_t allowed = as == Residence::kX ? limits_.x_blocks : limits_.kv_blocks;
+  if (resident_blocks(as) >= allowed) return false;
+  const int64_t resident_slots = resident_blocks(Residence::kKv) * SlotsOf(Residence::kKv) +
+                                 resident_blocks(Residence::kX) * SlotsOf(Residence::kX);
+  if (resident_slots > limits_.slots - more) return false;
+  const uint32_t before = use_ > stale_uses ? use_ - stale_uses : 0;
+  const auto evict_stale = [&] {
+    const BlockId oldest = FindOldest(Residence::kNone, before);
+    if (oldest != kNoBlock) Drop(oldest);
+    return oldest != kNoBlock;
+  };
+  while (!LeavesOpenRoom(2 * pairs)) {
+    if (!evict_stale()) return false;
+  }
+  const int32_t first = as == Residence::kX ? TakeXSlots() : slots_.Take(2, 2);
+  if (first < 0) return false;
+  entry.planes = as == Residence::kX ? Planes{-1, -1, first} : Planes{first, first + 1, -1};
+  entry.state = State::kArriving;
+  ++lists_[IndexOf(as)].blocks;
+  entry.pins = 1;
+  return true;
+}
+
+void DeviceCache::Arrive(BlockId block) {
+  Block& entry = Entry(block);
+  SPILLWAY_CHECK(entry.state == State::kArriving);
+  entry.state = State::kResident;
+  Append(block);
+}
+
+void DeviceCache::GiveUp(BlockId block) {
+  Block& entry = Entry(block);
+  SPILLWAY_CHECK(entry.state == State::kArriving && entry.pins == 1);
+  entry.pins = 0;
+  Drop(block);
+}
+
+BlockId DeviceCache::FindOldestOf(const List& list, uint32_t before) const {
+  for (BlockId block = Entry(list.head).newer; block != list.head; block = Entry(block).newer) {
+    if (Entry(block).used >= before) return kNoBlock;
+    if (Entry(block).pins == 0) return block;
+  }
+  return kNoBlock;
+}
+
+BlockId DeviceCache::FindOldest(Residence as, uint32_t before) const {
+  if (as != Residence::kNone) return FindOldestOf(lists_[IndexOf(as)], before);
+  const BlockId kv = FindOldestOf(lists_[0], before), x = FindOldestOf(lists_[1], before);
+  if (kv == kNoBlock) return x;
+  return x == kNoBlock || Entry(kv).used <= Entry(x).used ? kv : x;
+}
+
+bool DeviceCache::EvictOne(Residence as) {
+  const BlockId block = FindOldest(as, std::numeric_limits<uint32_t>::max());
+  if (block == kNoBlock) return false;
+  Drop(block);
+  return true;
 }
 
 void DeviceCache::Touch(BlockId block) {
@@ -118,11 +212,14 @@ void DeviceCache::OnBlockLost(BlockId block) {
 }
 
 void DeviceCache::Append(BlockId block) {
-  const BlockId newest = Entry(list_head_).older;
-  Entry(block).older = newest;
-  Entry(block).newer = list_head_;
+  Block& entry = Entry(block);
+  const BlockId head = lists_[IndexOf(ResidenceOf(entry))].head;
+  const BlockId newest = Entry(head).older;
+  entry.used = use_;
+  entry.older = newest;
+  entry.newer = head;
   Entry(newest).newer = block;
-  Entry(list_head_).older = block;
+  Entry(head).older = block;
 }
 
 void DeviceCache::Remove(BlockId block) {
@@ -133,11 +230,12 @@ void DeviceCache::Remove(BlockId block) {
 void DeviceCache::Drop(BlockId block) {
   Block& entry = Entry(block);
   SPILLWAY_CHECK(entry.pins == 0);
-  if (entry.state == State::kResident) {
-    Remove(block);
-    --resident_;
-  } else {
+  if (entry.state == State::kResident) Remove(block);
+  if (entry.state == State::kOpen) {
     --open_;
+    open_slots_ -= SlotsOf(entry.planes);
+  } else {
+    --lists_[IndexOf(ResidenceOf(entry))].blocks;
   }
   GiveSlots(entry.planes);
   entry = Block{};

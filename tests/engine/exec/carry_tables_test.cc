@@ -78,11 +78,11 @@ TEST_F(CarryTablesTest, NeighboursAreOneRunAndChunksAreEven) {
   const CarryChunk& first = tables_->chunks()[0];
   EXPECT_EQ(first.n_blocks, 3);
   ASSERT_EQ(tables_->runs(first).size(), 1u);
-  EXPECT_EQ(tables_->runs(first)[0].host_slot, 6);
+  EXPECT_EQ(tables_->runs(first)[0].slot, 6);
   EXPECT_EQ(tables_->runs(first)[0].size_bytes, 6 * slot_bytes);
   const CarryChunk& second = tables_->chunks()[1];
   ASSERT_EQ(tables_->runs(second).size(), 2u);
-  EXPECT_EQ(tables_->runs(second)[1].host_slot, 40);
+  EXPECT_EQ(tables_->runs(second)[1].slot, 40);
   EXPECT_EQ(tables_->runs(second)[1].offset_bytes, 4 * slot_bytes);
   EXPECT_EQ(second.size_bytes, 6 * slot_bytes);
 }
@@ -113,7 +113,7 @@ TEST_F(CarryTablesTest, SharedBlocksAreCarriedOnceAndReadByAll) {
 TEST_F(CarryTablesTest, BlocksOnTheDeviceAreNotCarried) {
   Make(kv::Form::kKv, 8);
   ASSERT_TRUE(cache_->Open(2, false));
-  cache_->Seal(2);
+  cache_->Seal(2, kv::Residence::kKv);
   const std::vector<kv::BlockId> blocks = {1, 2, 3};
   Build({Reader(blocks, 48)});
   EXPECT_EQ(tables_->kv_blocks(), 2);
@@ -134,7 +134,7 @@ TEST_F(CarryTablesTest, FormsTakeTurnsAndXKeepsItsPositions) {
   EXPECT_THAT(tables_->positions(), ElementsAre(0, 16, 32, 48, 64, 80, 96, 112));
   // X planes lie behind all K and V planes, side by side in the chunk.
   const CarryChunk& x = tables_->chunks()[1];
-  EXPECT_EQ(tables_->runs(x)[0].host_slot, 2 * kBlocks);
+  EXPECT_EQ(tables_->runs(x)[0].slot, 2 * kBlocks);
   EXPECT_EQ(x.size_bytes, 4 * kBlockTokens * pool_->geometry().chi_bytes());
 }
 
@@ -195,7 +195,7 @@ TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
       const kv::BlockId block = static_cast<kv::BlockId>(random() % kBlocks);
       if (!resident.insert(block).second) continue;
       ASSERT_TRUE(cache_->Open(block, false));
-      cache_->Seal(block);
+      cache_->Seal(block, kv::Residence::kKv);
     }
     std::vector<std::vector<kv::BlockId>> tables(1 + random() % 6);
     std::vector<Segment> segments;
@@ -218,7 +218,7 @@ TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
       for (const CarryRun& run : tables_->runs(chunk)) {
         const int64_t block_bytes = is_x ? slot_bytes : 2 * slot_bytes;
         for (int64_t i = 0; i < run.size_bytes / block_bytes; ++i) {
-          const int64_t slot = run.host_slot + i * (is_x ? 1 : 2);
+          const int64_t slot = run.slot + i * (is_x ? 1 : 2);
           const auto block = static_cast<kv::BlockId>(is_x ? slot - 2 * kBlocks : slot / 2);
           EXPECT_TRUE(carried.insert(block).second) << "seed " << seed << ": carried twice";
           at[{static_cast<int32_t>(c), static_cast<int32_t>(run.offset_bytes / block_bytes + i)}] = block;

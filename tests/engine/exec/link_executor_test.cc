@@ -66,7 +66,7 @@ std::vector<Case> Cases() {
     for (const auto heads : {Heads::kMany, Heads::kGrouped}) {
       const auto add = [&](const std::string& name, kv::Form form, double x_share,
                            int64_t resident_blocks_max, SplitMode mode = SplitMode::kAuto,
-                           bool stream_weights = false) {
+                           bool stream_weights = false, ResidencyTargets residency = {}) {
         Case c;
         c.name = absl::StrCat(name, heads == Heads::kMany ? "_mha_" : "_gqa_", device::NameOf(dtype));
         c.heads = heads;
@@ -76,6 +76,7 @@ std::vector<Case> Cases() {
         c.link.resident_blocks_max = resident_blocks_max;
         c.link.mode = mode;
         c.link.stream_weights = stream_weights;
+        c.link.residency = residency;
         cases.push_back(c);
       };
       add("resident", kv::Form::kKv, 0, 64);
@@ -88,6 +89,9 @@ std::vector<Case> Cases() {
       add("streamed_mixed", kv::Form::kBoth, 0.5, 0, SplitMode::kAuto, /*stream_weights=*/true);
       add("serial", kv::Form::kBoth, 0.6, 0, SplitMode::kSerial);
       add("serial_kv", kv::Form::kKv, 0, 2, SplitMode::kSerial);
+      add("resident_x", kv::Form::kBoth, 0.5, 64, SplitMode::kAuto, false, {.kv = 0, .x = 1});
+      add("all_classes", kv::Form::kBoth, 0.5, 64, SplitMode::kAuto, false, {.kv = 0.3, .x = 0.3});
+      add("serial_all_classes", kv::Form::kBoth, 0.5, 64, SplitMode::kSerial, false, {.kv = 0.2, .x = 0.3});
     }
   }
   return cases;
@@ -196,6 +200,7 @@ TEST_P(LinkExecutorTest, ShapeCountsWhatTheStepThenFinds) {
   EXPECT_EQ(shape.reads_tokens, 97 + 98 + 99);
   const StepResult result = engine.Run(*item, {&segment, 1});
   EXPECT_EQ(shape.resident_kv_tokens, result.stats.tokens.resident_kv_tokens);
+  EXPECT_EQ(shape.resident_x_tokens, result.stats.tokens.resident_x_tokens);
   EXPECT_EQ(shape.host_kv_tokens + shape.host_x_tokens + shape.host_both_tokens,
             result.stats.tokens.carried_kv_tokens + result.stats.tokens.carried_x_tokens);
 }
@@ -211,13 +216,9 @@ TEST_P(LinkExecutorTest, ItemsVisitedInTurnGiveTheSameLogits) {
     for (int32_t piece = 0; piece < 3; ++piece) engine.Logits(sequences[i], 32);
     items.push_back(engine.NewItem(2));
   }
-  SplitPlan plan;
-  plan.mode = GetParam().link.mode;
-  plan.tokens.carried_x_tokens = static_cast<int64_t>(GetParam().link.x_share * 100);
-  plan.tokens.carried_kv_tokens = 100 - plan.tokens.carried_x_tokens;
   for (uint32_t i = 0; i < 2; ++i) {
     segments.push_back(engine.Next(sequences[i], 2));
-    engine.executor().Begin(*items[i], Phase::kPrefill, {&segments[i], 1}, plan);
+    engine.executor().Begin(*items[i], Phase::kPrefill, {&segments[i], 1}, engine.plan());
   }
   std::mt19937 random(1);
   while (!items[0]->done() || !items[1]->done()) {
@@ -278,7 +279,7 @@ TEST_P(LinkExecutorTest, AbandonedItemsLeaveTheRestAlone) {
   const std::unique_ptr<WorkItem> item = engine.NewItem(20);
   for (int32_t n_visits = 0; n_visits < kLayers; ++n_visits) {
     const Segment segment = engine.Next(sequence, 20);
-    engine.executor().Begin(*item, Phase::kPrefill, {&segment, 1}, {});
+    engine.executor().Begin(*item, Phase::kPrefill, {&segment, 1}, engine.plan());
     for (int32_t i = 0; i < n_visits; ++i) ASSERT_TRUE(engine.executor().Visit(*item).ok());
     engine.executor().Abandon(*item);
     sequence.n_cached -= 20;
@@ -300,7 +301,6 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     TinyLink link;
     link.form = kv::Form::kBoth;
     link.cache_blocks = 24;
-    link.resident_blocks_max = 5;
     link.stream.jitter_us = 200;
     link.stream.jitter_seed = seed;
     link.stream_weights = stream_weights;
@@ -312,6 +312,11 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     const std::unique_ptr<WorkItem> item = engine.NewItem(32);
     for (int32_t step = 0; step < 40; ++step) {
       engine.CarryAsX(static_cast<double>(random() % 5) / 4);
+      engine.SetMode(random() % 4 == 0 ? SplitMode::kSerial : SplitMode::kAuto);
+      if (random() % 3 == 0) {
+        const double kv = static_cast<double>(random() % 4) / 4;
+        engine.SetResidency({.kv = kv, .x = (1 - kv) * static_cast<double>(random() % 3) / 2});
+      }
       std::vector<Segment> segments;
       std::vector<std::pair<size_t, int32_t>> members;  // sequence, its first row's position
       for (size_t s = 0; s < sequences.size(); ++s) {
@@ -331,6 +336,13 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
         const int32_t n = std::min<int32_t>(left, random() % 2 == 0 ? 1 : 8);
         members.emplace_back(s, sequence.n_cached);
         segments.push_back(engine.Next(sequence, n));
+      }
+      if (random() % 5 == 0) {  // cancelled on the way; the same rows again
+        engine.executor().Begin(*item, Phase::kPrefill, segments, engine.plan());
+        for (uint32_t i = random() % (kLayers + 1); i > 0; --i) {
+          ASSERT_TRUE(engine.executor().Visit(*item).ok());
+        }
+        engine.executor().Abandon(*item);
       }
       engine.Run(*item, segments);
       for (size_t m = 0; m < members.size(); ++m) {

@@ -66,6 +66,7 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
     link_options.head_rows = options.head_rows;
     link_options.ring_chunks = link.ring_chunks;
     link_options.resident_blocks_max = link.resident_blocks_max;
+    link_options.residency = link.residency;
     link_options.ring_chunk_bytes = link.chunk_blocks * 2 * geometry.slot_bytes();
     link_options.cache_bytes =
         link.cache_blocks * geometry.block_bytes(form == kv::Form::kKv ? form : kv::Form::kBoth);

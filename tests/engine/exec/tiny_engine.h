@@ -44,6 +44,7 @@ struct TinyLink {
   bool stream_weights = false;
   double x_share = 0;  // of the carried tokens, carried as X
   SplitMode mode = SplitMode::kAuto;
+  ResidencyTargets residency;
   // Instead of an emulated link a device of simulated time, which computes nothing.
   std::optional<fakes::TimedRates> timed;
 };
@@ -87,6 +88,8 @@ class TinyEngine {
   // What Run begins steps with: of what is carried, this share as X.
   void CarryAsX(double share);
   void SetMode(SplitMode mode) { plan_.mode = mode; }
+  void SetResidency(const ResidencyTargets& targets) { plan_.residency = targets; }
+  const SplitPlan& plan() const { return plan_; }
   // Begin to Finish.
   StepResult Run(WorkItem& item, absl::Span<const Segment> segments, Phase phase = Phase::kPrefill);
   // Logits of the sequence's next `n_tokens` tokens, run alone: [n_tokens][vocab].

@@ -30,7 +30,7 @@ class DeviceCacheTest : public ::testing::Test {
   }
   void OpenAndSeal(BlockId block) {
     ASSERT_TRUE(cache_->Open(block, /*with_x=*/false));
-    cache_->Seal(block);
+    cache_->Seal(block, Residence::kKv);
   }
 
   std::unique_ptr<device::Device> device_;
@@ -57,7 +57,7 @@ TEST_F(DeviceCacheTest, OpenBlocksHaveSlotsOfTheirOwn) {
 TEST_F(DeviceCacheTest, SealedBlocksStayWithoutXUntilOpenOnesNeedTheirSlots) {
   DeviceCache& cache = MakeCache(8);
   ASSERT_TRUE(cache.Open(0, /*with_x=*/true));
-  cache.Seal(0);
+  cache.Seal(0, Residence::kKv);
   EXPECT_EQ(cache.StateOf(0), State::kResident);
   EXPECT_FALSE(cache.PlanesOf(0).has_x());
   OpenAndSeal(1);
@@ -108,7 +108,7 @@ TEST_F(DeviceCacheTest, LostBlocksGoAtOnceOrWithTheirLastPin) {
 
 TEST_F(DeviceCacheTest, ResidentMaxIsKept) {
   DeviceCache& cache = MakeCache(20);
-  cache.SetResidentMax(2);
+  cache.SetLimits({.kv_blocks = 2});
   for (const BlockId block : {0, 1, 2, 3}) OpenAndSeal(block);
   EXPECT_EQ(cache.resident_blocks(), 2);
   EXPECT_EQ(cache.StateOf(1), State::kAbsent);
@@ -121,6 +121,82 @@ TEST_F(DeviceCacheTest, ResidentMaxIsKept) {
   EXPECT_EQ(cache.resident_blocks(), 2);
   cache.Unpin(2);
   cache.Unpin(3);
+}
+
+TEST_F(DeviceCacheTest, SealedBlocksMayStayAsXAlone) {
+  DeviceCache& cache = MakeCache(12);
+  ASSERT_TRUE(cache.Open(0, true));
+  const Planes open = cache.PlanesOf(0);
+  cache.Seal(0, Residence::kX);
+  EXPECT_EQ(cache.StateOf(0), State::kResident);
+  EXPECT_FALSE(cache.PlanesOf(0).has_kv());
+  EXPECT_EQ(cache.PlanesOf(0).x, open.x);
+  EXPECT_EQ(cache.resident_blocks(Residence::kX), 1);
+  ASSERT_TRUE(cache.Open(1, true));
+  cache.Seal(1, Residence::kNone);
+  EXPECT_EQ(cache.StateOf(1), State::kAbsent);
+  // Whoever pinned it reads its K and V.
+  ASSERT_TRUE(cache.Open(2, true));
+  cache.Pin(2);
+  cache.Seal(2, Residence::kX);
+  EXPECT_TRUE(cache.PlanesOf(2).has_kv());
+  cache.Unpin(2);
+  cache.SetLimits({.kv_blocks = 0});
+  EXPECT_EQ(cache.StateOf(2), State::kAbsent);
+  EXPECT_EQ(cache.StateOf(0), State::kResident);
+  cache.SetLimits({.x_blocks = 0});
+  EXPECT_EQ(cache.StateOf(0), State::kAbsent);
+  // All slots are free again.
+  for (const BlockId block : {4, 5, 6}) EXPECT_TRUE(cache.Open(block, true));
+}
+
+TEST_F(DeviceCacheTest, ArrivingBlocksHaveSlotsAndAreNotHereYet) {
+  DeviceCache& cache = MakeCache(8);
+  ASSERT_TRUE(cache.Reserve(3, Residence::kKv, 0));
+  ASSERT_TRUE(cache.Reserve(4, Residence::kX, 0));
+  EXPECT_TRUE(cache.IsElsewhere(3));
+  EXPECT_TRUE(cache.PlanesOf(3).has_kv());
+  EXPECT_FALSE(cache.PlanesOf(4).has_kv());
+  EXPECT_EQ(cache.resident_blocks(), 2);
+  cache.Arrive(3);
+  cache.Unpin(3);
+  EXPECT_EQ(cache.StateOf(3), State::kResident);
+  cache.GiveUp(4);
+  EXPECT_EQ(cache.StateOf(4), State::kAbsent);
+  EXPECT_EQ(cache.resident_blocks(), 1);
+  // Lost on the way.
+  ASSERT_TRUE(cache.Reserve(5, Residence::kX, 0));
+  cache.OnBlockLost(5);
+  cache.Arrive(5);
+  cache.Unpin(5);
+  EXPECT_EQ(cache.StateOf(5), State::kAbsent);
+}
+
+TEST_F(DeviceCacheTest, ReservationsLeaveLimitsPinsAndRoomForOpenBlocksAlone) {
+  DeviceCache& cache = MakeCache(12);
+  cache.SetOpenRoom(4);
+  cache.SetLimits({.kv_blocks = 3});
+  for (const BlockId block : {0, 1, 2}) {
+    ASSERT_TRUE(cache.Reserve(block, Residence::kKv, 0));
+    cache.Arrive(block);
+    cache.Unpin(block);
+  }
+  EXPECT_FALSE(cache.Reserve(3, Residence::kKv, 0));  // the limit
+  cache.SetLimits({});
+  ASSERT_TRUE(cache.Reserve(3, Residence::kX, 100));
+  EXPECT_FALSE(cache.Reserve(4, Residence::kKv, 100));  // room for open blocks; no one is stale
+  cache.GiveUp(3);
+  for (int i = 0; i < 3; ++i) cache.StartUse();
+  cache.Touch(0);
+  cache.Pin(1);
+  ASSERT_TRUE(cache.Reserve(4, Residence::kKv, 100));
+  EXPECT_TRUE(cache.Reserve(5, Residence::kKv, 2));  // 2 was not used lately
+  EXPECT_EQ(cache.StateOf(0), State::kResident);
+  EXPECT_EQ(cache.StateOf(1), State::kResident);
+  EXPECT_EQ(cache.StateOf(2), State::kAbsent);
+  EXPECT_FALSE(cache.Reserve(6, Residence::kKv, 2));
+  for (const BlockId block : {10, 11}) EXPECT_TRUE(cache.Open(block, false));
+  EXPECT_EQ(cache.resident_blocks(), 4);
 }
 
 TEST_F(DeviceCacheTest, LayersLieApartAndMemoryIsGivenBack) {

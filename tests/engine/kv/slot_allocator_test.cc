@@ -53,6 +53,18 @@ TEST(SlotAllocatorTest, RunsFromTheEndLeaveNoHolesAmongTheOthers) {
   EXPECT_EQ(slots.TakeFromEnd(1), -1);
 }
 
+TEST(SlotAllocatorTest, AlignedRunsBeginAtMultiples) {
+  SlotAllocator slots(10);
+  EXPECT_EQ(slots.Take(1), 0);
+  EXPECT_EQ(slots.Take(2, 2), 2);
+  EXPECT_EQ(slots.TakeFromEnd(1), 9);
+  EXPECT_EQ(slots.TakeFromEnd(2, 2), 6);
+  EXPECT_EQ(slots.free_pairs(), 1);
+  EXPECT_EQ(slots.Take(2, 2), 4);
+  EXPECT_EQ(slots.Take(2, 2), -1);
+  EXPECT_EQ(slots.free_slots(), 2);
+}
+
 TEST(SlotAllocatorTest, RandomTakesNeverOverlapAndFailOnlyWithoutARun) {
   for (uint32_t seed = 1; seed <= 20; ++seed) {
     std::mt19937 random(seed);
@@ -70,7 +82,7 @@ TEST(SlotAllocatorTest, RandomTakesNeverOverlapAndFailOnlyWithoutARun) {
         continue;
       }
       const int32_t n = 1 + static_cast<int32_t>(random() % 4);
-      const int32_t first = slots.Take(n);
+      const int32_t first = random() % 2 == 0 ? slots.Take(n) : slots.TakeFromEnd(n);
       int32_t longest = 0, run = 0;
       for (int32_t i = 0; i < kSlots; ++i) longest = std::max(longest, run = taken[i] ? 0 : run + 1);
       ASSERT_EQ(first >= 0, longest >= n) << "seed " << seed << ", step " << step;
@@ -82,6 +94,9 @@ TEST(SlotAllocatorTest, RandomTakesNeverOverlapAndFailOnlyWithoutARun) {
       held.emplace_back(first, n);
     }
     EXPECT_EQ(slots.free_slots(), std::count(taken.begin(), taken.end(), false));
+    int32_t pairs = 0;
+    for (size_t i = 0; i < kSlots; i += 2) pairs += !taken[i] && !taken[i + 1];
+    EXPECT_EQ(slots.free_pairs(), pairs);
   }
 }
 
