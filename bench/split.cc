@@ -16,6 +16,7 @@
 #include "bench/split_options.h"
 #include "bench/split_prediction.h"
 #include "bench/split_report.h"
+#include "bench/split_residency.h"
 #include "bench/split_streamed.h"
 #include "bench/split_sweep.h"
 
@@ -59,6 +60,7 @@ absl::Status MeasureMachine(const std::string& model, double link_mb_per_s, cons
   SPILLWAY_ASSIGN_OR_RETURN(const auto machine, SplitMachine::Create(machine_options));
   report.Machine(*machine);
   SPILLWAY_RETURN_IF_ERROR(SweepMachine(*machine, options, stop, report));
+  SPILLWAY_RETURN_IF_ERROR(MeasureResidency(*machine, options, stop, report));
   if (first == nullptr || stop.load()) return absl::OkStatus();
   // The shapes are divided among the models.
   const auto n_models = static_cast<int>(options.models.size());

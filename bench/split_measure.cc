@@ -65,11 +65,13 @@ double Median(std::vector<double> values) {
 double SplitMeasured::step_s() const { return Median(OfEach(steps, WallSeconds)); }
 
 double SplitMeasured::link_busy_share() const {
-  return Median(OfEach(steps, [](const exec::StepStats& stats) {
-    return (LaneSeconds(stats, Lane::kKvLoad) + LaneSeconds(stats, Lane::kXLoad) +
-            LaneSeconds(stats, Lane::kWeightLoad)) /
-           WallSeconds(stats);
-  }));
+  double busy_s = 0;
+  for (const exec::StepStats& stats : steps) {
+    busy_s += LaneSeconds(stats, Lane::kKvLoad) + LaneSeconds(stats, Lane::kXLoad) +
+              LaneSeconds(stats, Lane::kWeightLoad);
+  }
+  const MonotonicNs begin_ns = steps.front().begin_ns, end_ns = steps.back().begin_ns + steps.back().wall_ns;
+  return busy_s / ToSeconds(end_ns - begin_ns);
 }
 
 double SplitMeasured::lane_busy_s(Lane lane) const {

@@ -19,7 +19,7 @@ struct SplitMeasured {
   std::vector<exec::StepStats> steps;
 
   double step_s() const;  // median
-  // Of the step, median of the steps'.
+  // Of all steps and the time between them. What one step fetches for the next counts in the next.
   double link_busy_share() const;
   double lane_busy_s(exec::Lane lane) const;  // median
   int64_t carried_bytes() const;              // of the last step

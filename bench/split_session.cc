@@ -29,7 +29,8 @@ exec::Segment SegmentOf(absl::Span<const int32_t> tokens, int32_t first_position
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModePlanner>> ModePlanner::Create(const SplitMachine& machine,
-                                                                 const std::string& mode, bool feedback) {
+                                                                 const std::string& mode, bool feedback,
+                                                                 double residency_bytes) {
   scheduler::PlannerOptions options;
   SPILLWAY_ASSIGN_OR_RETURN(options.modes, scheduler::ParsePlanModes(mode, "auto", "row"));
   scheduler::ServedCache cache;
@@ -39,6 +40,7 @@ absl::StatusOr<std::unique_ptr<ModePlanner>> ModePlanner::Create(const SplitMach
   SPILLWAY_RETURN_IF_ERROR(scheduler::CheckPlanModes(options.modes, cache));
   options.store_x = machine.form() == kv::Form::kBoth;
   options.pool_bytes = machine.profile().host_memory_bytes;
+  options.residency_bytes = residency_bytes;
   options.feedback = feedback;
   options.longest_wait = std::chrono::seconds(5);  // every step by its own plan
   std::unique_ptr<ModePlanner> planner(new ModePlanner(machine.profile()));

@@ -22,9 +22,11 @@ namespace spillway::bench {
 // Plans of one mode. Thread-compatible; has a thread of its own that solves.
 class ModePlanner {
  public:
-  // `mode` as --split takes it. `feedback`: rates are corrected by what steps took.
+  // `mode` as --split takes it. `feedback`: rates are corrected by what steps took. Of the residency budget
+  // the placement targets are made; by default all is to be resident as K and V, as far as there is room.
   static absl::StatusOr<std::unique_ptr<ModePlanner>> Create(const SplitMachine& machine,
-                                                             const std::string& mode, bool feedback);
+                                                             const std::string& mode, bool feedback,
+                                                             double residency_bytes = 1e15);
   scheduler::Planner& planner() { return *planner_; }
 
  private:
