@@ -109,6 +109,8 @@ nlohmann::json SplitMeasured::ToJson() const {
           {"x_load_busy_s", lane_busy_s(Lane::kXLoad)},
           {"kv_store_busy_s", lane_busy_s(Lane::kKvStore)},
           {"x_store_busy_s", lane_busy_s(Lane::kXStore)},
+          {"chunks_ahead", steps.back().chunks_ahead},
+          {"chunks_dropped", steps.back().chunks_dropped},
           {"link_busy_share", link_busy_share()}};
 }
 

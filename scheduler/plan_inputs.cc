@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/exec/staging_ring.h"
+
 namespace spillway::scheduler {
 
 using exec::BatchShape;
@@ -55,6 +57,13 @@ void FillSplitInputs(const MachineProfile& profile, const BatchShape& shape, con
     const bool rebuilds = policy.mode != exec::SplitMode::kTransfer && group.host_kv_tokens < movable;
     in.link_tail_s = in.head_s + group.linear_s + group.attention_s * chunk / movable +
                      (rebuilds ? std::max(0.0, in.rates.rebuild.At(chunk)) : 0);
+    if (shape.phase == exec::Phase::kDecode && policy.mode != exec::SplitMode::kSerial &&
+        shape.weight_load_bytes == 0) {
+      // Meanwhile the next step's first layer is fetched, into half of the ring.
+      const double ahead_bytes = std::min(movable, exec::AheadChunksMax(exec::kRingChunks) * chunk) *
+                                 (rebuilds ? std::min(in.beta_bytes, in.chi_bytes) : in.beta_bytes);
+      in.link_tail_s = std::max(0.0, in.link_tail_s - ahead_bytes / in.rates.link_in_bytes_per_s);
+    }
   }
   group.weight_bytes = static_cast<double>(shape.weight_load_bytes) / model.n_layers;
   group.store_bytes = shape.new_tokens * (in.beta_bytes + (policy.store_x ? in.chi_bytes : 0));

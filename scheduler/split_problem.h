@@ -85,8 +85,8 @@ struct SplitInputs {
   double beta_bytes = 0;
   double chi_bytes = 0;
   double head_s = 0;  // final norm, head, sampling
-  // Carry, pipelined: what compute has left to do when the step's last copy in is over. The next step's
-  // copies begin after it, so a step takes the link's time and this.
+  // Carry, pipelined: what compute has left to do when the step's last copy in is over, less what is copied
+  // for the next step meanwhile. A step takes the link's time and this.
   double link_tail_s = 0;
   SplitRates rates;
   std::vector<LayerGroup> groups;  // 1..16

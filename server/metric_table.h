@@ -47,6 +47,7 @@ enum class MetricId : uint8_t {
   kLaneBytes,
   kLaneSeconds,
   kPromotedTokens,
+  kChunksAhead,
   kRingWaits,
   kPlans,
   kPlanSolveTime,

@@ -109,6 +109,8 @@ struct Metrics::Impl {
       lane_busy[lane] = &CounterOf(MetricId::kLaneSeconds, {{"lane", name}, {"state", "busy"}});
       lane_stall[lane] = &CounterOf(MetricId::kLaneSeconds, {{"lane", name}, {"state", "stall"}});
     }
+    chunks_ahead_read = &CounterOf(MetricId::kChunksAhead, {{"use", "read"}});
+    chunks_dropped = &CounterOf(MetricId::kChunksAhead, {{"use", "dropped"}});
     for (size_t i = 0; i < cached_tokens.size(); ++i) {
       cached_tokens[i] = &CounterOf(MetricId::kStepCachedTokens, {{"class", TokenClassNames()[i]}});
     }
@@ -245,6 +247,8 @@ struct Metrics::Impl {
       if (counts[i] > 0) cached_tokens[i]->Increment(static_cast<double>(counts[i]));
     }
     Count(MetricId::kPromotedTokens, static_cast<double>(stats.promoted_tokens));
+    if (stats.chunks_ahead > 0) chunks_ahead_read->Increment(static_cast<double>(stats.chunks_ahead));
+    if (stats.chunks_dropped > 0) chunks_dropped->Increment(static_cast<double>(stats.chunks_dropped));
     Count(MetricId::kRingWaits, static_cast<double>(stats.ring_waits));
     const double measured_s = ToSeconds(stats.predicted_ns());
     if (stats.predicted_step_s <= 0 || measured_s <= 0) return;
@@ -288,6 +292,8 @@ struct Metrics::Impl {
   std::array<Counter*, 2> step_tokens{};
   std::array<Histogram*, 2> step_sequences{};
   std::array<Histogram*, kOutcomes> request_time{};
+  Counter* chunks_ahead_read = nullptr;
+  Counter* chunks_dropped = nullptr;
   std::array<Counter*, exec::kLanes> lane_bytes{}, lane_busy{}, lane_stall{};
   std::array<Counter*, 5> cached_tokens{};  // by class
   std::array<Histogram*, 2> prediction{};   // without feedback, with

@@ -42,6 +42,8 @@ class BlockWriter {
   // Copies the label's layer of blocks out, once what is enqueued on the compute stream so far has filled
   // them. `label`: of the step and layer; lanes and bytes are filled in here.
   void StoreLayer(absl::Span<const kv::BlockId> blocks, const SpanLabel& label);
+  // Stores that are enqueued from now on begin when `event` has come.
+  void WaitFor(device::EventId event) { device_.Wait(copies_, event); }
   // Every layer of the blocks was given to StoreLayer: they are sealed when it is done.
   void Complete(absl::Span<const kv::BlockId> blocks);
 

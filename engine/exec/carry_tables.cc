@@ -13,6 +13,9 @@ int64_t PiecesOf(int64_t total, int64_t most) { return total == 0 ? 0 : (total +
 // Where piece `i` of `pieces` begins.
 int64_t Cut(int64_t total, int64_t pieces, int64_t i) { return total * i / pieces; }
 
+// A block's chunk until it is assigned one: it is in one that was fetched ahead.
+constexpr int32_t kAhead = -2;
+
 }  // namespace
 
 CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes,
@@ -43,10 +46,14 @@ CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int
   carried_chunks_.reserve(max_blocks);
   rounds_.reserve(max_blocks + 1);
   chunk_reads_.reserve(max_blocks + 1);
+  ahead_.reserve(static_cast<size_t>(round_chunks));
+  ahead_blocks_.reserve(static_cast<size_t>(round_chunks) * static_cast<size_t>(max_chunk_runs_));
+  arranged_.reserve(max_blocks);
 }
 
 void CarryTables::Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache,
-                        const SplitPlan& plan) {
+                        const SplitPlan& plan, int64_t n_ahead) {
+  SaveAhead(n_ahead);
   chunks_.clear();
   carried_chunks_.clear();
   rounds_.clear();
@@ -59,6 +66,8 @@ void CarryTables::Build(absl::Span<const Segment> segments, const kv::DeviceCach
   if (plan.mode == SplitMode::kSerial) {
     AssignInRounds();
   } else {
+    TakeAhead();
+    AddAhead();
     AssignInTurns();
   }
   ListReaders(segments);
@@ -90,6 +99,7 @@ void CarryTables::CollectBlocks(absl::Span<const Segment> segments, const kv::De
       CarriedBlock taken;
       taken.block = block;
       taken.position = i * block_tokens;
+      taken.content = cache.ContentOf(block);
       if (cache.IsElsewhere(block)) {
         blocks_taken_.push_back(taken);
       } else if (!cache.PlanesOf(block).has_kv()) {
@@ -120,11 +130,83 @@ void CarryTables::CountForms(const SplitPlan& plan) {
   kv_blocks_ = n - x_blocks_;
 }
 
+void CarryTables::SaveAhead(int64_t n_ahead) {
+  SPILLWAY_CHECK(n_ahead <= static_cast<int64_t>(carried_chunks_.size()) && n_ahead <= round_chunks_);
+  ahead_.clear();
+  ahead_blocks_.clear();
+  ahead_kv_blocks_ = ahead_x_blocks_ = 0;
+  for (int64_t i = 0; i < n_ahead; ++i) {
+    const CarryChunk& chunk = chunks_[static_cast<size_t>(carried_chunks_[static_cast<size_t>(i)])];
+    ahead_.push_back({chunk.form, static_cast<int32_t>(ahead_blocks_.size()), chunk.n_blocks});
+    const auto first = blocks_taken_.begin() + chunk.first_block;
+    ahead_blocks_.insert(ahead_blocks_.end(), first, first + chunk.n_blocks);
+  }
+}
+
+bool CarryTables::IsCarriedAsItWas(const Ahead& ahead) {
+  for (int32_t i = 0; i < ahead.n_blocks; ++i) {
+    const CarriedBlock& was = ahead_blocks_[static_cast<size_t>(ahead.first + i)];
+    const CarriedBlock* const is = Find(was.block);
+    if (is == nullptr || is->x_slot >= 0 || is->content != was.content) return false;
+  }
+  return true;
+}
+
+void CarryTables::TakeAhead() {
+  for (Ahead& ahead : ahead_) {
+    const bool is_x = ahead.form == kv::Form::kX;
+    const int64_t n_form = is_x ? x_blocks_ : kv_blocks_;
+    if (AheadOf(ahead.form) + ahead.n_blocks > n_form) continue;
+    // Small pieces, left from when there was less, would stay for good.
+    const int64_t even = n_form / PiecesOf(n_form, ChunkBlocks(ahead.form));
+    if (4 * ahead.n_blocks < 3 * even) continue;
+    if (!IsCarriedAsItWas(ahead)) continue;
+    ahead.taken = true;
+    AheadOf(ahead.form) += ahead.n_blocks;
+    for (int32_t i = 0; i < ahead.n_blocks; ++i) {
+      CarriedBlock& was = ahead_blocks_[static_cast<size_t>(ahead.first + i)];
+      CarriedBlock& is = *Find(was.block);
+      was = is;
+      is.chunk = kAhead;
+    }
+  }
+  if (ahead_kv_blocks_ + ahead_x_blocks_ == 0) return;
+
+  arranged_.clear();
+  size_t next = 0;  // of the others, the first ones are carried as X, in the order in which they came
+  for (const kv::Form form : {kv::Form::kX, kv::Form::kKv}) {
+    for (const Ahead& ahead : ahead_) {
+      if (!ahead.taken || ahead.form != form) continue;
+      const auto first = ahead_blocks_.begin() + ahead.first;
+      arranged_.insert(arranged_.end(), first, first + ahead.n_blocks);
+    }
+    const int64_t end = form == kv::Form::kX ? x_blocks_ : x_blocks_ + kv_blocks_;
+    for (; static_cast<int64_t>(arranged_.size()) < end; ++next) {
+      if (blocks_taken_[next].chunk != kAhead) arranged_.push_back(blocks_taken_[next]);
+    }
+  }
+  std::copy(arranged_.begin(), arranged_.end(), blocks_taken_.begin());
+  for (size_t i = 0; i < arranged_.size(); ++i) {
+    marks_[static_cast<size_t>(arranged_[i].block)].index = static_cast<int32_t>(i);
+  }
+}
+
+void CarryTables::AddAhead() {
+  int64_t next_x = 0, next_kv = FirstKv();
+  for (const Ahead& ahead : ahead_) {
+    if (!ahead.taken) continue;
+    int64_t& next = ahead.form == kv::Form::kX ? next_x : next_kv;
+    AddChunk(ahead.form, /*resident=*/false, static_cast<size_t>(next), ahead.n_blocks);
+    next += ahead.n_blocks;
+  }
+}
+
 void CarryTables::AssignInTurns() {
   // In proportion, so that the link and the rebuilding compute are busy side by side however small the ring
   // is.
-  const int64_t x_chunks = PiecesOf(x_blocks_, chunk_x_blocks_);
-  const int64_t kv_chunks = PiecesOf(kv_blocks_, chunk_kv_blocks_);
+  const int64_t x_left = x_blocks_ - ahead_x_blocks_, kv_left = kv_blocks_ - ahead_kv_blocks_;
+  const int64_t x_chunks = PiecesOf(x_left, chunk_x_blocks_);
+  const int64_t kv_chunks = PiecesOf(kv_left, chunk_kv_blocks_);
   const int64_t carried_chunks = x_chunks + kv_chunks;
   const int64_t resident_chunks = PiecesOf(resident_x_blocks_, chunk_x_blocks_);
   // Whose turn it is of two kinds, of which so many of so many had theirs.
@@ -135,9 +217,9 @@ void CarryTables::AssignInTurns() {
     if (!first_is_next(x + kv, carried_chunks, resident, resident_chunks)) {
       AddPiece(kv::Form::kX, true, FirstResident(), resident_x_blocks_, resident_chunks, resident++);
     } else if (first_is_next(x, x_chunks, kv, kv_chunks)) {
-      AddPiece(kv::Form::kX, false, 0, x_blocks_, x_chunks, x++);
+      AddPiece(kv::Form::kX, false, ahead_x_blocks_, x_left, x_chunks, x++);
     } else {
-      AddPiece(kv::Form::kKv, false, FirstKv(), kv_blocks_, kv_chunks, kv++);
+      AddPiece(kv::Form::kKv, false, FirstKv() + ahead_kv_blocks_, kv_left, kv_chunks, kv++);
     }
   }
 }
@@ -186,6 +268,7 @@ void CarryTables::AddChunk(kv::Form form, bool resident, size_t first, int32_t n
   CarryChunk chunk;
   chunk.form = form;
   chunk.resident = resident;
+  chunk.first_block = static_cast<int32_t>(first);
   chunk.n_blocks = n;
   chunk.first_position = static_cast<int32_t>(positions_.size());
   for (int32_t place = 0; place < n; ++place) {

@@ -3,6 +3,9 @@
 // same blocks at the same places. Blocks that are resident as X are chunks too: they are rebuilt as carried X
 // is, but from device memory.
 //
+// Chunks of the first layer may have been fetched ahead, as the last step carried them. The tables take such
+// a chunk as it is where each of its blocks is still carried, in the same form and with the same content.
+//
 // A block that several sequences read is carried once. In a chunk, block b's K and V are slots 2b and 2b + 1,
 // whether they were carried or rebuilt from its X.
 //
@@ -43,6 +46,7 @@ struct CarryChunk {
   kv::Form form = kv::Form::kKv;  // kKv or kX
   bool resident = false;          // its X is in the device cache; takes nothing of the ring
   CarryGate gate = CarryGate::kNone;
+  int32_t first_block = 0;  // of those that are carried or rebuilt
   int32_t n_blocks = 0;
   int64_t size_bytes = 0;
   int32_t first_run = 0;
@@ -65,6 +69,7 @@ struct CarriedBlock {
   kv::BlockId block = kv::kNoBlock;
   int32_t position = 0;  // of its first token
   int32_t x_slot = -1;   // resident X: where it lies in the device cache
+  uint32_t content = 0;  // the cache's ContentOf(block)
   int32_t readers = 0;   // segments
   int32_t chunk = -1;
   int32_t place = -1;  // in the chunk
@@ -78,7 +83,11 @@ class CarryTables {
 
   // Takes every cached block of `segments` that is not in `cache`: of them the plan's share of carried X
   // tokens as X, where the pool stores it, the others as K and V; and those that are there as X.
-  void Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache, const SplitPlan& plan);
+  // The first `n_ahead` carried chunks of the last Build were fetched ahead, layer 0 of them.
+  void Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache, const SplitPlan& plan,
+             int64_t n_ahead = 0);
+  // Whether of those the i-th is one of the carried chunks now. They come first, in the same order.
+  bool Took(int64_t i) const { return ahead_[static_cast<size_t>(i)].taken; }
 
   absl::Span<const CarryChunk> chunks() const { return chunks_; }
   // Those that take the link and the ring, as numbers of chunks(), in the same order.
@@ -122,12 +131,27 @@ class CarryTables {
     int32_t place;
   };
 
+  // A chunk that was fetched ahead.
+  struct Ahead {
+    kv::Form form = kv::Form::kKv;
+    int32_t first = 0;  // into ahead_blocks_
+    int32_t n_blocks = 0;
+    bool taken = false;
+  };
+
+  void SaveAhead(int64_t n_ahead);
+  // Which of them fit this step's blocks and forms; puts their blocks where AddAhead finds them.
+  void TakeAhead();
+  bool IsCarriedAsItWas(const Ahead& ahead);
+  void AddAhead();
   void CollectBlocks(absl::Span<const Segment> segments, const kv::DeviceCache& cache);
   void CountForms(const SplitPlan& plan);
   void AssignInTurns();
   void AssignInRounds();
   // Of blocks_taken_: where those of a kind begin.
   int64_t FirstKv() const { return x_blocks_; }
+  // Blocks of a form that chunks fetched ahead hold; they come first among those of their form.
+  int64_t& AheadOf(kv::Form form) { return form == kv::Form::kX ? ahead_x_blocks_ : ahead_kv_blocks_; }
   int64_t FirstResident() const { return x_blocks_ + kv_blocks_; }
   // Blocks [first, first + n) of a form, as `pieces` chunks that are as equal as can be.
   void AddPieces(kv::Form form, bool resident, int64_t first, int64_t n, int64_t pieces);
@@ -155,6 +179,9 @@ class CarryTables {
   // Carried as X, as K and V, then resident as X.
   std::vector<CarriedBlock> blocks_taken_;
   std::vector<CarriedBlock> resident_x_;
+  std::vector<Ahead> ahead_;
+  std::vector<CarriedBlock> ahead_blocks_;
+  std::vector<CarriedBlock> arranged_;
   std::vector<Read> reads_;           // in the segments' order
   std::vector<Read> sorted_;          // by chunk
   std::vector<int32_t> chunk_reads_;  // of each chunk; then where its reads begin
@@ -169,6 +196,8 @@ class CarryTables {
   int64_t kv_blocks_ = 0;
   int64_t x_blocks_ = 0;
   int64_t resident_x_blocks_ = 0;
+  int64_t ahead_kv_blocks_ = 0;
+  int64_t ahead_x_blocks_ = 0;
   int64_t full_blocks_ = 0;
 };
 

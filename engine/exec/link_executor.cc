@@ -186,7 +186,7 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   // What is read is pinned before anything is opened, which may evict.
   PinReads(item, segments);
   OpenBlocks(item, segments);
-  item.carry.Build(segments, *cache_, plan);
+  item.carry.Build(segments, *cache_, plan, item.cursor.held());
   residency_->OnBegin(item.residency_number, phase, item.carry.full_blocks() + item.n_written,
                       plan.residency);
   item.promotions.Choose(item.carry, *residency_);
@@ -197,10 +197,11 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   SPILLWAY_CHECK(item.tables.chunks().size() == 1);
   item.buffers.CopyIn(compute_, item.tables, &item.carry);
   item.Start(n_layers());
-  ++steps_;
-  item.cursor.Start(n_layers(), plan.schedule == Schedule::kColumn, steps_, steps_);
   StartStats(item, phase, plan, begin_ns);
   item.stats.sequences = static_cast<int32_t>(segments.size());
+  queue_->Begin(item.cursor, n_layers(), plan.schedule == Schedule::kColumn, ++steps_,
+                ChunksToExpect(item, phase, plan));
+  last_begun_ = &item;
 
   model::RowBatch& batch = item.batch;
   batch.rows = item.tables.n_rows();
@@ -254,6 +255,21 @@ void LinkExecutor::OpenBlocks(Item& item, absl::Span<const Segment> segments) {
       if ((i + 1) * block_tokens <= end) item.stores.push_back(block);
     }
   }
+}
+
+int64_t LinkExecutor::ChunksToExpect(const Item& item, Phase phase, const SplitPlan& plan) const {
+  // Decode steps follow one another. A serial plan says what may be under way when, and a column's items take
+  // turns.
+  const bool goes_on = phase == Phase::kDecode && last_begun_ == &item;
+  if (!goes_on || plan.mode == SplitMode::kSerial || plan.schedule == Schedule::kColumn) return 0;
+  // What is promoted now is not carried then.
+  const int32_t promoted = item.promotions.first_chunk();
+  const absl::Span<const int32_t> carried = item.carry.carried_chunks();
+  const auto end =
+      std::find_if(carried.begin(), carried.end(), [&](int32_t chunk) { return chunk >= promoted; });
+  // Half of the ring: the next step's tables cross the link behind these copies, and while compute then comes
+  // to the first chunk, the other half keeps the link busy.
+  return std::min<int64_t>(end - carried.begin(), AheadChunksMax(ring_->n_chunks()));
 }
 
 void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns) {
@@ -444,9 +460,10 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
     SPILLWAY_RETURN_IF_ERROR(Collect(item, item.visits_collected));
   }
   SPILLWAY_RETURN_IF_ERROR(device_.Synchronize(item.finished));
-  SPILLWAY_CHECK(item.cursor.held() == 0);
   CollectTimers();
+  queue_->End(item.cursor);
   writer_->Complete(item.stores);
+  if (item.cursor.went_ahead()) writer_->WaitFor(queue_->copied_ahead());
   item.promotions.Complete();
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
   residency_->OnEnd(item.residency_number);
@@ -478,9 +495,8 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
     device_.Record(item.finished, stream);
     (void)device_.Synchronize(item.finished);
   }
-  queue_->CollectAllTimers();
+  queue_->Abandon(item.cursor);
   (void)wait_timer_.CollectAll();  // after a device's error nothing is timed any more
-  queue_->GiveUp(item.cursor);
   item.promotions.GiveUp();
   for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
   residency_->OnEnd(item.residency_number);

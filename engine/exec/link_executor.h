@@ -54,7 +54,7 @@ namespace spillway::exec {
 struct LinkExecutorOptions {
   int32_t chunk_rows = 256;  // rows of an item at most
   int32_t head_rows = 64;    // rows whose logits are computed at a time
-  int32_t ring_chunks = 6;
+  int32_t ring_chunks = kRingChunks;
   int64_t ring_chunk_bytes = 1 << 20;  // raised to one block's planes where those are larger
   // Device memory of open and resident blocks; at least what the items' open blocks need. 0: what the
   // device's budget leaves but for `reserve_bytes`, which are the work items'.
@@ -121,6 +121,8 @@ class LinkExecutor final : public Executor {
   // --- Begin.
   void OpenBlocks(Item& item, absl::Span<const Segment> segments);
   void PinReads(Item& item, absl::Span<const Segment> segments);
+  // Of the carried chunks, how many the next step is expected to carry too, the first ones first.
+  int64_t ChunksToExpect(const Item& item, Phase phase, const SplitPlan& plan) const;
   void StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns);
 
   // --- Visit.
@@ -157,6 +159,7 @@ class LinkExecutor final : public Executor {
   std::unique_ptr<WeightStream> weights_;  // where layers lie on the host; uses queue_'s timer
   uint64_t steps_ = 0;                     // begun
   int32_t n_items_ = 0;
+  const Item* last_begun_ = nullptr;
   int64_t open_blocks_max_ = 0;  // of all items
 };
 

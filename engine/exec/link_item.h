@@ -43,9 +43,9 @@ class LinkExecutor::Item final : public WorkItem {
     if (running_) owner.Abandon(*this);  // the engine is lost, or going down
     // What is timed adds to `stats`, however late it is over.
     (void)owner.wait_timer_.CollectAll();
-    owner.queue_->CollectAllTimers();
     owner.queue_->Remove(cursor);
     --owner.n_items_;
+    if (owner.last_begun_ == this) owner.last_begun_ = nullptr;
   }
 
   absl::Status Allocate() {
@@ -61,10 +61,7 @@ class LinkExecutor::Item final : public WorkItem {
     visits_collected = 0;
   }
   void CountVisit() { ++visits_done_; }
-  void Stop() {
-    running_ = false;
-    cursor.Stop();
-  }
+  void Stop() { running_ = false; }
 
   device::Device& device() const { return owner.device_; }
 

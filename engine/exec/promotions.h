@@ -7,6 +7,7 @@
 #define SPILLWAY_ENGINE_EXEC_PROMOTIONS_H_
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -32,6 +33,10 @@ class Promotions {
   // readers first, then the newest.
   void Choose(const CarryTables& carry, const Residency& residency);
   absl::Span<const Promotion> OfChunk(int32_t chunk) const;
+  // With blocks that were chosen.
+  int32_t first_chunk() const {
+    return chosen_.empty() ? std::numeric_limits<int32_t>::max() : chosen_.front().chunk;
+  }
   int64_t blocks() const { return static_cast<int64_t>(chosen_.size()); }
 
   // All layers of the chosen blocks are on the device; or they will never be, and nothing enqueued touches

@@ -20,6 +20,11 @@
 
 namespace spillway::exec {
 
+// Of the ring that an executor makes if it is not told otherwise.
+constexpr int32_t kRingChunks = 6;
+// Of a ring's chunks, those that may be fetched for the next step.
+constexpr int32_t AheadChunksMax(int32_t ring_chunks) { return ring_chunks / 2; }
+
 class StagingRing {
  public:
   // ResourceExhausted without the device memory. `device` must outlive the ring.

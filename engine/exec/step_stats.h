@@ -35,6 +35,10 @@ struct StepStats {
   int64_t promoted_tokens = 0;  // carried ones that become resident by it
   int64_t stored_tokens = 0;    // rows whose K and V were appended
   std::array<LaneStats, kLanes> lanes{};
+  // Carried chunks that were fetched before the step began; and chunks, of this step's or ahead for it, whose
+  // copies nobody read: they were not needed, or were fetched again.
+  int64_t chunks_ahead = 0;
+  int64_t chunks_dropped = 0;
   int64_t ring_waits = 0;  // carried chunks for which the staging ring had no free slot when they came next
 
   // Visits whose layer's weights were not even on their way to the device.

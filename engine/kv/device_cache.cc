@@ -20,7 +20,8 @@ DeviceCache::DeviceCache(device::Device& device, const Geometry& geometry, int32
       geometry_(geometry),
       memory_(memory),
       slots_(n_slots),
-      blocks_(static_cast<size_t>(n_blocks + 2)) {
+      blocks_(static_cast<size_t>(n_blocks + 2)),
+      contents_(static_cast<size_t>(n_blocks)) {
   for (size_t i = 0; i < lists_.size(); ++i) {
     const BlockId head = static_cast<BlockId>(n_blocks + static_cast<int64_t>(i));
     lists_[i].head = Entry(head).older = Entry(head).newer = head;
@@ -202,6 +203,7 @@ void DeviceCache::Unpin(BlockId block) {
 }
 
 void DeviceCache::OnBlockLost(BlockId block) {
+  ++contents_[static_cast<size_t>(block)];
   Block& entry = Entry(block);
   if (entry.state == State::kAbsent) return;
   if (entry.pins > 0) {

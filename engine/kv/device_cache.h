@@ -58,6 +58,8 @@ class DeviceCache final : public BlockListener {
   }
   // All -1 for an absent block.
   const Planes& PlanesOf(BlockId block) const { return Entry(block).planes; }
+  // Changes when the block's content is lost: what was copied of it under another number is not its content.
+  uint32_t ContentOf(BlockId block) const { return contents_[static_cast<size_t>(block)]; }
   // Its content was lost, and a pin keeps its slots.
   bool IsLingering(BlockId block) const { return Entry(block).lost; }
 
@@ -151,8 +153,9 @@ class DeviceCache final : public BlockListener {
   const Geometry geometry_;
   const device::DevicePtr memory_;  // [n_layers][n_slots]
   SlotAllocator slots_;
-  std::vector<Block> blocks_;  // [n_blocks + 2]
-  std::array<List, 2> lists_;  // as K and V, as X
+  std::vector<Block> blocks_;       // [n_blocks + 2]
+  std::vector<uint32_t> contents_;  // [n_blocks], counts losses
+  std::array<List, 2> lists_;       // as K and V, as X
   int32_t open_ = 0;
   int64_t open_slots_ = 0;
   uint32_t use_ = 1;

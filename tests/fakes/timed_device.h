@@ -4,6 +4,7 @@
 #define SPILLWAY_TESTS_FAKES_TIMED_DEVICE_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -39,6 +40,8 @@ class TimedDevice : public device::ForwardingDevice {
     info_.host_addressable = false;
   }
 
+  // Without a clock to set Synchronize returns at once; with it, it is `clock` that waits.
+  void SetHostClock(ManualClock* clock) { host_clock_ = clock; }
   int64_t peak_bytes() const { return peak_bytes_; }
 
   const device::DeviceInfo& info() const override { return info_; }
@@ -65,7 +68,13 @@ class TimedDevice : public device::ForwardingDevice {
   bool IsComplete(device::EventId event) override {
     return EventTime(event) <= Now() && EventTime(event) < rates_.stall_after_s;
   }
-  absl::Status Synchronize(device::EventId) override { return absl::OkStatus(); }
+  absl::Status Synchronize(device::EventId event) override {
+    const double wait_s = EventTime(event) - Now();
+    if (host_clock_ != nullptr && wait_s > 0) {
+      host_clock_->AdvanceNs(static_cast<int64_t>(std::ceil(wait_s * 1e9)));
+    }
+    return absl::OkStatus();
+  }
   int64_t ElapsedNs(device::EventId begin, device::EventId end) override {
     return static_cast<int64_t>((EventTime(end) - EventTime(begin)) * 1e9);
   }
@@ -149,6 +158,7 @@ class TimedDevice : public device::ForwardingDevice {
   std::vector<double> events_;
   double link_in_ = 0;  // when each direction is free
   double link_out_ = 0;
+  ManualClock* host_clock_ = nullptr;
   int64_t peak_bytes_ = 0;
   std::mt19937_64 random_{1};
 };

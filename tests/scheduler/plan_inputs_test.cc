@@ -45,7 +45,8 @@ TEST(PlanInputs, PrefillReadsAtItsOwnRateWhereThatWasMeasured) {
 
 TEST(PlanInputs, WhatFollowsTheLastChunkIsAddedToTheLink) {
   MachineProfile profile = MultiHeadProfile();
-  const exec::BatchShape shape = Decode(4, 8000);
+  exec::BatchShape shape = Decode(4, 8000);
+  shape.phase = exec::Phase::kPrefill;
   SplitPolicy policy;
   policy.mode = exec::SplitMode::kRebuild;
   const auto step = [&] {
@@ -66,6 +67,35 @@ TEST(PlanInputs, WhatFollowsTheLastChunkIsAddedToTheLink) {
   policy.mode = exec::SplitMode::kTransfer;
   EXPECT_NEAR(step().step_s - step().resource_s[static_cast<size_t>(exec::Resource::kLinkIn)],
               tail_s - profile.rebuild.At(256), 1e-9);
+}
+
+TEST(PlanInputs, WhatIsFetchedForTheNextStepHidesTheTailOfADecodeStep) {
+  MachineProfile profile = MultiHeadProfile();
+  profile.model.chunk_tokens = 256;
+  SplitPolicy policy;
+  policy.mode = exec::SplitMode::kTransfer;
+  const auto tail_s = [&](const exec::BatchShape& shape) {
+    return MakeSplitInputs(profile, shape, policy).link_tail_s;
+  };
+  exec::BatchShape prefill = Decode(4, 8000);
+  prefill.phase = exec::Phase::kPrefill;
+  const double whole_s = tail_s(prefill);
+  ASSERT_GT(whole_s, 0);
+  // Three chunks, half of the ring.
+  const double ahead_s = 3 * 256 * profile.model.beta_bytes() / profile.copy_in.bytes_per_s;
+  EXPECT_DOUBLE_EQ(tail_s(Decode(4, 8000)), std::max(0.0, whole_s - ahead_s));
+  // On a slow link they hide all of it, and where there is little to fetch, little.
+  profile.copy_in.bytes_per_s = 1e6;
+  EXPECT_EQ(tail_s(Decode(4, 8000)), 0);
+  profile.copy_in.bytes_per_s = 1e15;
+  EXPECT_NEAR(tail_s(Decode(4, 8000)) / whole_s, 1, 1e-3);
+  // Streamed weights come first, and a serial plan says what may be under way when.
+  profile.copy_in.bytes_per_s = 1e6;
+  exec::BatchShape streamed = Decode(4, 8000);
+  streamed.weight_load_bytes = 1'000'000;
+  EXPECT_GT(tail_s(streamed), 0);
+  policy.mode = exec::SplitMode::kSerial;
+  EXPECT_GT(tail_s(Decode(4, 8000)), 0);
 }
 
 TEST(SplitInputsOfAProfile, GroupedQueryModelsFindTransferUnaided) {

@@ -192,6 +192,8 @@ TEST_F(MetricsTest, LanesTokensAndPredictionsAreCountedByStep) {
   step.tokens.carried_x_tokens = 40;
   step.tokens.resident_kv_tokens = 2;
   step.promoted_tokens = 48;
+  step.chunks_ahead = 4;
+  step.chunks_dropped = 1;
   step.ring_waits = 6;
   step.predicted_step_s = 1.8;
   step.corrected_step_s = 2.2;
@@ -204,6 +206,8 @@ TEST_F(MetricsTest, LanesTokensAndPredictionsAreCountedByStep) {
   EXPECT_EQ(Value("spillway_step_cached_tokens_total{class=\"carried_x\"}"), 40);
   EXPECT_EQ(Value("spillway_step_cached_tokens_total{class=\"resident_kv\"}"), 2);
   EXPECT_EQ(Value("spillway_promoted_tokens_total"), 48);
+  EXPECT_EQ(Value("spillway_chunks_ahead_total{use=\"read\"}"), 4);
+  EXPECT_EQ(Value("spillway_chunks_ahead_total{use=\"dropped\"}"), 1);
   EXPECT_EQ(Value("spillway_ring_waits_total"), 6);
   EXPECT_EQ(Value("spillway_step_prediction_ratio_sum{feedback=\"without\"}"), 0.9);
   EXPECT_EQ(Value("spillway_step_prediction_ratio_sum{feedback=\"with\"}"), 1.1);

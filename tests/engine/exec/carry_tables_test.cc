@@ -51,12 +51,33 @@ class CarryTablesTest : public ::testing::Test {
     segment.blocks = blocks;
     return segment;
   }
-  void Build(const std::vector<Segment>& segments, double x_share = 0) {
+  void Build(const std::vector<Segment>& segments, double x_share = 0, int64_t n_ahead = 0) {
     SplitPlan plan;
     plan.mode = mode_;
     plan.tokens.carried_x_tokens = static_cast<int64_t>(1000 * x_share);
     plan.tokens.carried_kv_tokens = 1000 - plan.tokens.carried_x_tokens;
-    tables_->Build(segments, *cache_, plan);
+    tables_->Build(segments, *cache_, plan, n_ahead);
+  }
+  // Of each carried chunk, its form and its blocks by place, as its copies say.
+  std::vector<std::pair<kv::Form, std::vector<kv::BlockId>>> Contents() const {
+    std::vector<std::pair<kv::Form, std::vector<kv::BlockId>>> contents;
+    const int64_t slot_bytes = pool_->geometry().slot_bytes();
+    for (const int32_t c : tables_->carried_chunks()) {
+      const CarryChunk& chunk = tables_->chunks()[static_cast<size_t>(c)];
+      const bool is_x = chunk.form == kv::Form::kX;
+      std::vector<kv::BlockId> blocks;
+      for (const CarryRun& run : tables_->runs(chunk)) {
+        const int64_t block_bytes = is_x ? slot_bytes : 2 * slot_bytes;
+        EXPECT_EQ(run.offset_bytes, static_cast<int64_t>(blocks.size()) * block_bytes);
+        for (int64_t i = 0; i < run.size_bytes / block_bytes; ++i) {
+          const int64_t slot = run.slot + i * (is_x ? 1 : 2);
+          blocks.push_back(static_cast<kv::BlockId>(is_x ? slot - 2 * kBlocks : slot / 2));
+        }
+      }
+      EXPECT_EQ(static_cast<int32_t>(blocks.size()), chunk.n_blocks);
+      contents.emplace_back(chunk.form, blocks);
+    }
+    return contents;
   }
 
   static constexpr int64_t kBlocks = 30;
@@ -184,6 +205,79 @@ TEST_F(CarryTablesTest, SerialRoundsFitTheRingAndHoldXBeforeKv) {
   EXPECT_TRUE(tables_->rounds().empty());
 }
 
+TEST_F(CarryTablesTest, ChunksFetchedAheadComeFirstAsTheyAre) {
+  Make(kv::Form::kBoth, /*chunk_blocks=*/2);  // 2 blocks of K and V, or 4 of X
+  std::vector<kv::BlockId> a = {9, 8, 7, 6, 5, 4, 3, 2, 20}, b = {12, 21};
+  Build({Reader(a, 8 * kBlockTokens), Reader(b, 16)}, 0.5);
+  const auto before = Contents();
+  ASSERT_GE(before.size(), 3u);
+  // The first sequence filled a block, and is the second one now.
+  a.push_back(22);
+  Build({Reader(b, 17), Reader(a, 9 * kBlockTokens)}, 0.5, 3);
+  const auto after = Contents();
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(tables_->Took(static_cast<int64_t>(i))) << i;
+    EXPECT_EQ(after[i], before[i]) << i;
+  }
+  std::multiset<kv::BlockId> all;
+  for (const auto& [form, blocks] : after) all.insert(blocks.begin(), blocks.end());
+  EXPECT_THAT(all, ElementsAre(2, 3, 4, 5, 6, 7, 8, 9, 12, 20));
+  EXPECT_EQ(tables_->x_blocks(), 5);
+  EXPECT_EQ(tables_->kv_blocks(), 5);
+}
+
+TEST_F(CarryTablesTest, ChunksFetchedAheadAreDroppedWhereOneBlockIsNotCarriedAsItWas) {
+  const std::vector<kv::BlockId> a = {0, 1, 2, 3, 4, 5, 20}, b = {6, 7, 8, 9, 10, 11, 21};
+  const auto start = [&](kv::Form form, double x_share) {
+    Make(form, /*chunk_blocks=*/4);
+    Build({Reader(a, 96), Reader(b, 96)}, x_share);
+    ASSERT_EQ(tables_->carried_chunks().size(), form == kv::Form::kKv ? 3u : 2u);
+  };
+  // Of 0-3, 4-7 and 8-11: a sequence left.
+  start(kv::Form::kKv, 0);
+  Build({Reader(a, 97)}, 0, 3);
+  EXPECT_TRUE(tables_->Took(0));
+  EXPECT_FALSE(tables_->Took(1));
+  EXPECT_FALSE(tables_->Took(2));
+  EXPECT_EQ(tables_->kv_blocks(), 6);
+  // A block's content was lost, and its id is somebody's again.
+  start(kv::Form::kKv, 0);
+  cache_->OnBlockLost(5);
+  Build({Reader(a, 97), Reader(b, 97)}, 0, 3);
+  EXPECT_TRUE(tables_->Took(0));
+  EXPECT_FALSE(tables_->Took(1));
+  EXPECT_TRUE(tables_->Took(2));
+  EXPECT_EQ(Contents()[2].second, std::vector<kv::BlockId>({4, 5, 6, 7}));
+  // A block came to stay on the device.
+  for (const kv::Residence as : {kv::Residence::kKv, kv::Residence::kX}) {
+    start(kv::Form::kKv, 0);
+    ASSERT_TRUE(cache_->Open(9, /*with_x=*/true));
+    cache_->Seal(9, as);
+    Build({Reader(a, 97), Reader(b, 97)}, 0, 3);
+    EXPECT_TRUE(tables_->Took(1));
+    EXPECT_FALSE(tables_->Took(2));
+    EXPECT_EQ(tables_->kv_blocks(), 11);
+  }
+  // The plan wants less of the form; in the serial form nothing is ahead.
+  start(kv::Form::kBoth, 1);
+  Build({Reader(a, 97), Reader(b, 97)}, 0.5, 2);
+  EXPECT_TRUE(tables_->Took(0));
+  EXPECT_FALSE(tables_->Took(1));
+  EXPECT_EQ(tables_->x_blocks(), 6);
+  mode_ = SplitMode::kSerial;
+  Build({Reader(a, 97), Reader(b, 97)}, 0.5, 1);
+  EXPECT_FALSE(tables_->Took(0));
+}
+
+TEST_F(CarryTablesTest, SmallChunksFetchedAheadDoNotStay) {
+  Make(kv::Form::kKv, /*chunk_blocks=*/4);
+  const std::vector<kv::BlockId> blocks = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+  Build({Reader(blocks, 16)});
+  Build({Reader(blocks, 8 * kBlockTokens)}, 0, 1);
+  EXPECT_FALSE(tables_->Took(0));
+  EXPECT_EQ(tables_->carried_chunks().size(), 2u);
+}
+
 // Every cached block of every reader is found exactly once in the chunks, with its reader's rows.
 TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
   for (uint32_t seed = 1; seed <= 200; ++seed) {
@@ -207,6 +301,20 @@ TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
       segments.push_back(Reader(blocks, (static_cast<int32_t>(blocks.size()) - 1) * kBlockTokens));
     }
     Build(segments, static_cast<double>(random() % 5) / 4);
+    // Once more, with some of it ahead, and some lost.
+    for (int i = 0; i < 3; ++i) cache_->OnBlockLost(static_cast<kv::BlockId>(random() % kBlocks));
+    std::erase_if(resident, [&](kv::BlockId block) {
+      return cache_->StateOf(block) == kv::DeviceCache::State::kAbsent;
+    });
+    const auto before = Contents();
+    const auto n_ahead = static_cast<int64_t>(random() % (std::min<size_t>(before.size(), kRingChunks) + 1));
+    Build(segments, static_cast<double>(random() % 5) / 4, n_ahead);
+    const auto after = Contents();
+    size_t n_taken = 0;
+    for (int64_t i = 0; i < n_ahead; ++i) {
+      if (!tables_->Took(i)) continue;
+      EXPECT_EQ(after[n_taken++], before[static_cast<size_t>(i)]) << "seed " << seed;
+    }
 
     // Where each block went, from the chunks' runs.
     std::map<std::pair<int32_t, int32_t>, kv::BlockId> at;  // chunk, place

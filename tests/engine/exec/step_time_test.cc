@@ -129,5 +129,40 @@ TEST_F(StepTimeTest, PipelinedStepsTakeWhatTheBusiestResourceTakes) {
   }
 }
 
+// While the last layer and the head are computed and the host prepares the next step, its first chunks come.
+TEST_F(StepTimeTest, LinkThatBindsIsBusyAcrossSteps) {
+  constexpr int32_t kSteps = 8;
+  constexpr int64_t kHostNs = 8'000'000;
+  for (const double x : {0.0, 0.5, 1.0}) {
+    Make(/*rebuild_s=*/0.004, /*ring_chunks=*/16, /*weight_bytes_per_s=*/1e9);
+    engine_->CarryAsX(x);
+    const std::unique_ptr<WorkItem> item = engine_->NewItem(1);
+    static_cast<fakes::TimedDevice&>(engine_->device()).SetHostClock(&clock_);
+    int64_t busy_ns = 0, bytes = 0, carried_tokens = 0;
+    MonotonicNs begin_ns = 0;
+    for (int32_t step = -2; step < kSteps; ++step) {
+      if (step == 0) begin_ns = clock_.NowNs();
+      const Segment segment = engine_->Next(sequence_, 1);
+      const StepStats stats = engine_->Run(*item, {&segment, 1}, Phase::kDecode).stats;
+      clock_.AdvanceNs(kHostNs);
+      if (step < 0) continue;
+      for (const Lane lane : {Lane::kKvLoad, Lane::kXLoad}) {
+        busy_ns += stats.lanes[static_cast<size_t>(lane)].busy_ns;
+        bytes += stats.lanes[static_cast<size_t>(lane)].bytes;
+      }
+      carried_tokens += stats.tokens.carried_kv_tokens + stats.tokens.carried_x_tokens;
+    }
+    const double busy = static_cast<double>(busy_ns) / static_cast<double>(clock_.NowNs() - begin_ns);
+    EXPECT_GT(busy, 0.97) << x << " as X";
+    EXPECT_LT(busy, 1.01) << x << " as X";
+    // What was fetched ahead was of use.
+    EXPECT_EQ(carried_tokens, kSteps * int64_t{kCached});
+    const kv::Geometry& geometry = engine_->pool().geometry();
+    const double bytes_each =
+        (1 - x) * static_cast<double>(geometry.beta_bytes()) + x * static_cast<double>(geometry.chi_bytes());
+    EXPECT_EQ(static_cast<double>(bytes), bytes_each * kLayers * static_cast<double>(carried_tokens));
+  }
+}
+
 }  // namespace
 }  // namespace spillway::exec
