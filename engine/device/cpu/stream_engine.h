@@ -40,7 +40,7 @@ struct StreamEngineOptions {
 class StreamEngine {
  public:
   // Several executors, one after another, each of which takes three streams and some 2,100 events.
-  static constexpr int kStreamsMax = 32;
+  static constexpr int kStreamsMax = 64;
   static constexpr int kEventsMax = 32'768;
   static constexpr int kQueueOps = 4096;  // a stream's; Enqueue waits while it is full
 
