@@ -195,8 +195,8 @@ absl::Status MeasurePrefill(EngineSession& session, const Options& options, Boun
                             const std::atomic<bool>& stop, std::ostream& out, nlohmann::json* rows) {
   const auto layers_flop = static_cast<double>(LayersFlopPerRow(session.model()));
   const auto head_flop = static_cast<double>(HeadFlopPerRow(session.model()));
-  out << absl::StrFormat("  %8s %21s %12s %14s %15s\n", "prompt", "ms", "tokens/s", "GFLOP/s",
-                         "of matrix rate");
+  out << absl::StrFormat("  %8s %21s %12s %14s %15s %18s\n", "prompt", "ms", "tokens/s", "GFLOP/s",
+                         "of matrix rate", "attention counted");
   for (const int32_t tokens : options.prefills) {
     if (stop.load()) break;
     const double flop = tokens * layers_flop + head_flop;
@@ -211,15 +211,21 @@ absl::Status MeasurePrefill(EngineSession& session, const Options& options, Boun
       of_matrix_rate.push_back(flop / time.wall_s / flop_per_s);
     }
     const double seconds = Median(walls);
-    out << absl::StrFormat("  %8d %21.1f %12.1f %14.1f %14.1f%%\n", tokens, seconds * 1e3, tokens / seconds,
-                           flop / seconds / 1e9, 100 * Median(of_matrix_rate))
+    // Attention's FLOP grow with the square of the prompt: at some length they are most of the work.
+    const double with_attention =
+        Median(of_matrix_rate) *
+        (1 + static_cast<double>(PromptAttentionFlop(session.model().config, tokens)) / flop);
+    out << absl::StrFormat("  %8d %21.1f %12.1f %14.1f %14.1f%% %17.1f%%\n", tokens, seconds * 1e3,
+                           tokens / seconds, flop / seconds / 1e9, 100 * Median(of_matrix_rate),
+                           100 * with_attention)
         << std::flush;
     rows->push_back({{"prompt_tokens", tokens},
                      {"prefill_ms", seconds * 1e3},
                      {"tokens_per_s", tokens / seconds},
                      {"products_gflop_per_s", flop / seconds / 1e9},
                      {"prefill_s", Spread(walls)},
-                     {"of_matrix_rate", Spread(of_matrix_rate)}});
+                     {"of_matrix_rate", Spread(of_matrix_rate)},
+                     {"of_matrix_rate_attention_counted", with_attention}});
   }
   return absl::OkStatus();
 }

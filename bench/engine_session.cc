@@ -139,6 +139,10 @@ int64_t LayersFlopPerRow(const model::Model& model) {
   return 2 * elements;
 }
 
+int64_t PromptAttentionFlop(const model::ModelConfig& config, int64_t tokens) {
+  return 4 * config.d_q() * config.n_layers * (tokens * (tokens + 1) / 2);
+}
+
 int64_t HeadFlopPerRow(const model::Model& model) {
   return 2 * model.weights->head().n * model.weights->head().k;
 }

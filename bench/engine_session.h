@@ -65,6 +65,8 @@ class EngineSession {
 // Multiply-adds times two of one row through every matrix of every layer, and through the head.
 int64_t LayersFlopPerRow(const model::Model& model);
 int64_t HeadFlopPerRow(const model::Model& model);
+// Of a prompt's own attention, causal: scores and weighted values of every pair of a token and one before it.
+int64_t PromptAttentionFlop(const model::ModelConfig& config, int64_t tokens);
 
 }  // namespace spillway::bench
 
