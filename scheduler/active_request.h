@@ -59,6 +59,7 @@ class ActiveRequest {
 
   bool scheduled() const { return first_scheduled_ns_ != kNotYet; }
   bool ended() const { return ended_; }
+  MonotonicNs arrival_ns() const { return arrival_ns_; }
   double seconds_to_first_token() const { return ToSeconds(first_token_ns_ - arrival_ns_); }
   double prefill_seconds() const { return ToSeconds(first_token_ns_ - first_scheduled_ns_); }
   int32_t cached_tokens() const { return usage_.cached_tokens; }

@@ -45,6 +45,11 @@ double Pacer::VisitNs(int32_t rows) const {
   return 1;
 }
 
+double Pacer::PromptNs(int64_t rows) const {
+  const auto chunk_rows = static_cast<int32_t>(std::min<int64_t>(rows, chunk_rows_));
+  return VisitNs(chunk_rows) * n_layers_ * std::max(1.0, static_cast<double>(rows) / chunk_rows_);
+}
+
 int32_t Pacer::PieceRows(double row_ns, bool streams_wait) const {
   double limit_ns = std::numeric_limits<double>::infinity();
   if (first_chunk_ns_.samples() > 0) limit_ns = kVisitGrowth * first_chunk_ns_.value();

@@ -42,6 +42,8 @@ class Pacer {
 
   // What a visit of so many rows costs; 1 where nothing was measured yet.
   double VisitNs(int32_t rows) const;
+  // What so many rows of a prompt take in all layers when nothing else is computed; of equal rows the same.
+  double PromptNs(int64_t rows) const;
   // Rows of the next piece of a prompt whose last piece cost `row_ns` a row and visit (0: unknown). Attention
   // makes rows dearer as a prompt grows; pieces shrink with it, so that a visit stays near twice what one of
   // a prompt's first chunk costs, and lets a waiting decode pass keep its gap.

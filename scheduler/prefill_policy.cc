@@ -7,7 +7,8 @@
 namespace spillway::scheduler {
 namespace {
 
-bool Shorter(const PrefillCandidate& a, const PrefillCandidate& b) {
+bool IsDueBefore(const PrefillCandidate& a, const PrefillCandidate& b) {
+  if (a.due_ns != b.due_ns) return a.due_ns < b.due_ns;
   return a.rows_left != b.rows_left ? a.rows_left < b.rows_left : a.number < b.number;
 }
 
@@ -49,7 +50,7 @@ PrefillPolicy::Choice PrefillPolicy::Choose(absl::Span<const PrefillCandidate> c
   for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
     const PrefillCandidate& candidate = candidates[static_cast<size_t>(i)];
     const auto better_than = [&](int other) {
-      return other < 0 || Shorter(candidate, candidates[static_cast<size_t>(other)]);
+      return other < 0 || IsDueBefore(candidate, candidates[static_cast<size_t>(other)]);
     };
     if (candidate.priority == first.priority && startable(i) && better_than(best)) best = i;
     if (candidate.has_item && better_than(best_running)) best_running = i;

@@ -1,6 +1,7 @@
 #include "scheduler/prefill_queue.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -77,6 +78,7 @@ PrefillCandidate PrefillQueue::CandidateOf(const Batch& batch) const {
   candidate.has_item = true;
   candidate.rows_left = batch.rows_left();
   bool any = false;
+  double first_arrival_ns = std::numeric_limits<double>::infinity();
   for (const Batch::Member& member : batch.members()) {
     if (member.left) continue;
     const Sequence& sequence = *member.sequence;
@@ -85,11 +87,13 @@ PrefillCandidate PrefillQueue::CandidateOf(const Batch& batch) const {
       candidate.number = sequence.request.number();
       candidate.priority = sequence.request.request().priority;
     }
+    first_arrival_ns = std::min(first_arrival_ns, static_cast<double>(sequence.request.arrival_ns()));
     any = true;
   }
   SPILLWAY_DCHECK(any);
   candidate.is_long = candidate.rows_left > chunk_rows_;
   candidate.visit_ns = VisitNs(*batch.members()[0].sequence, batch.rows());
+  candidate.due_ns = PrefillPolicy::DueNs(first_arrival_ns, pacer_.PromptNs(candidate.rows_left));
   return candidate;
 }
 
@@ -100,6 +104,8 @@ PrefillCandidate PrefillQueue::CandidateOf(const Sequence& sequence) const {
   candidate.rows_left = sequence.rows_left();
   candidate.is_long = candidate.rows_left > chunk_rows_;
   candidate.visit_ns = VisitNs(sequence, std::min(sequence.rows_left(), batches_[0]->limits().max_rows));
+  candidate.due_ns = PrefillPolicy::DueNs(static_cast<double>(sequence.request.arrival_ns()),
+                                          pacer_.PromptNs(candidate.rows_left));
   return candidate;
 }
 
@@ -137,6 +143,7 @@ PrefillQueue::Pick PrefillQueue::PickNext(bool only_latency) {
         if (picks_[i].batch != twin) continue;
         candidates_[i].priority = std::max(candidates_[i].priority, candidate.priority);
         candidates_[i].rows_left = std::min(candidates_[i].rows_left, candidate.rows_left);
+        candidates_[i].due_ns = std::min(candidates_[i].due_ns, candidate.due_ns);
       }
       continue;
     }

@@ -1,6 +1,7 @@
 // What a short prompt, a long one and a running stream may expect of each other, on a cost model in which a
 // visit costs what it does on a device: a fixed part, rows, and reads of the cache.
 #include <algorithm>
+#include <cmath>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -139,6 +140,47 @@ TEST(FairnessTest, ShortPromptIsNotBehindALongOne) {
     EXPECT_LT(behind.p95_ms, 2 * alone.p95_ms) << "pause " << pause_ms;
     EXPECT_GT(behind.long_tokens_per_s, 0) << "and the long prompt is not starved";
   }
+}
+
+// Twice as many clients as there is time for, who ask again at once, with prompts of all lengths.
+TEST(FairnessTest, UnderMoreLoadThanThereIsTimeForNoPromptWaitsOutOfProportion) {
+  HarnessOptions options = CostModel();
+  options.scheduler.max_gap_ms = 12;  // a decode pass of 50 rows takes 9
+  options.scheduler.max_sequences = 128;
+  options.scheduler.max_queue = 256;
+  options.n_blocks = 8192;
+  Harness harness(options);
+  std::mt19937 random(11);
+  std::lognormal_distribution<> lengths(std::log(60) - 0.5, 1.0);
+  std::vector<std::unique_ptr<Client>> clients(100);
+  std::vector<double> all_ms;
+  std::vector<double> long_ms;  // of the longest twentieth
+  double total_ms = 0;
+  while (all_ms.size() < 4000) {
+    for (std::unique_ptr<Client>& client : clients) {
+      if (client != nullptr) {
+        client->Read();
+        if (!client->ended) continue;
+        ASSERT_TRUE(client->ended_well());
+        const double ms = client->usage->timings.first_token_ms;
+        if (all_ms.size() > 500 && client->request.prompt.size() > 230) long_ms.push_back(ms);
+        all_ms.push_back(ms);
+        total_ms += ms;
+      }
+      const int32_t n_prompt = std::clamp(static_cast<int32_t>(lengths(random)), 1, 2000);
+      const auto n_output = static_cast<int32_t>(1 + random() % 96);
+      client = harness.MustSubmit(MakeRequest(Prompt(n_prompt, static_cast<uint32_t>(random())), n_output));
+    }
+    ASSERT_TRUE(harness.scheduler->RunOnce());
+  }
+  const double mean_ms = total_ms / static_cast<double>(all_ms.size());
+  std::cout << "first token mean " << mean_ms << " p50 " << Percentile(all_ms, 0.5) << " p90 "
+            << Percentile(all_ms, 0.9) << " p99 " << Percentile(all_ms, 0.99) << " max "
+            << Percentile(all_ms, 1) << " ms; of long prompts p50 " << Percentile(long_ms, 0.5) << " p99 "
+            << Percentile(long_ms, 0.99) << " ms; "
+            << static_cast<double>(all_ms.size()) / ToSeconds(harness.clock.NowNs()) << " requests/s\n";
+  EXPECT_LT(Percentile(all_ms, 0.99), 5 * mean_ms);
+  EXPECT_LT(Percentile(all_ms, 0.5), mean_ms * 1.5) << "short ones still come first";
 }
 
 TEST(FairnessTest, LongPromptGetsOnUnderAStreamOfShortOnes) {

@@ -13,6 +13,7 @@ PrefillCandidate Candidate(uint64_t number, int64_t rows_left, bool has_item = t
   candidate.priority = priority;
   candidate.number = number;
   candidate.rows_left = rows_left;
+  candidate.due_ns = PrefillPolicy::DueNs(0, static_cast<double>(rows_left));
   candidate.has_item = has_item;
   candidate.is_long = rows_left > 100;
   candidate.visit_ns = static_cast<double>(std::min<int64_t>(rows_left, 100));
@@ -22,6 +23,19 @@ PrefillCandidate Candidate(uint64_t number, int64_t rows_left, bool has_item = t
 TEST(PrefillPolicyTest, ShortestGoesFirst) {
   PrefillPolicy policy;
   EXPECT_EQ(policy.Choose({Candidate(1, 5000), Candidate(2, 40), Candidate(3, 60)}, 1).index, 1);
+}
+
+TEST(PrefillPolicyTest, ALongOneThatWaitedLongInProportionGoesBeforeShorterOnes) {
+  PrefillPolicy policy;
+  const auto at = [](uint64_t number, int64_t rows_left, double arrival_ns) {
+    PrefillCandidate candidate = Candidate(number, rows_left);
+    candidate.due_ns = PrefillPolicy::DueNs(arrival_ns, static_cast<double>(rows_left));
+    return candidate;
+  };
+  // The first is the oldest, which has its own share; of the others the second came long before the third.
+  const double patience_ns = PrefillPolicy::kPatience * (500 - 40);
+  EXPECT_EQ(policy.Choose({at(1, 9000, 0), at(2, 500, 0), at(3, 40, patience_ns - 1)}, 1).index, 2);
+  EXPECT_EQ(policy.Choose({at(1, 9000, 0), at(2, 500, 0), at(3, 40, patience_ns + 1)}, 1).index, 1);
 }
 
 TEST(PrefillPolicyTest, AmongEqualsTheOlderGoesFirst) {
