@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <ctime>
-#include <numeric>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -56,15 +55,15 @@ absl::StatusOr<std::unique_ptr<EngineSession>> EngineSession::Create(const Engin
   SPILLWAY_ASSIGN_OR_RETURN(
       session->pool_,
       kv::HostPool::Create(*session->device_, geometry, n_blocks * geometry.block_bytes(kv::Form::kKv)));
-  session->blocks_.resize(static_cast<size_t>(n_blocks));
-  std::iota(session->blocks_.begin(), session->blocks_.end(), kv::BlockId{0});
+  session->store_ = std::make_unique<kv::BlockStore>(*session->pool_);
+  for (int64_t i = 0; i < n_blocks; ++i) session->blocks_.push_back(session->store_->Allocate());
 
   exec::RowExecutorOptions executor_options;
   executor_options.chunk_rows = options.chunk_rows;
   SPILLWAY_ASSIGN_OR_RETURN(
       session->executor_,
       exec::RowExecutor::Create(*session->device_, session->model_.config, *session->model_.weights,
-                                *session->pool_, executor_options));
+                                *session->pool_, *session->store_, executor_options));
   exec::ItemLimits decode;
   decode.max_rows = decode.max_segments = decode.max_outputs = options.max_batch;
   decode.max_blocks = n_blocks;

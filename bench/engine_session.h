@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
 #include "engine/exec/row_executor.h"
+#include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
 
@@ -56,6 +57,7 @@ class EngineSession {
   std::unique_ptr<device::Device> device_;
   model::Model model_;
   std::unique_ptr<kv::HostPool> pool_;
+  std::unique_ptr<kv::BlockStore> store_;
   std::unique_ptr<exec::RowExecutor> executor_;
   std::unique_ptr<exec::WorkItem> decode_;
   std::unique_ptr<exec::WorkItem> prefill_;

@@ -58,12 +58,15 @@ absl::StatusOr<std::unique_ptr<SplitSession>> SplitSession::Create(const SplitMa
   const int64_t written_blocks = session->areas() * session->area_blocks();
   const int64_t n_blocks =
       geometry.blocks_for(options.max_cached_tokens) + options.max_sequences + written_blocks;
+  session->n_blocks_ = n_blocks;
+  // A pool is of pairs of slots.
   SPILLWAY_ASSIGN_OR_RETURN(
-      session->pool_, kv::HostPool::Create(device, geometry, n_blocks * geometry.block_bytes(machine.form()),
-                                           machine.form()));
+      session->pool_,
+      kv::HostPool::Create(device, geometry, (n_blocks + n_blocks % 2) * geometry.block_bytes(machine.form()),
+                           machine.form() != kv::Form::kKv));
   session->FillPool();
   session->blocks_ = std::make_unique<kv::BlockStore>(*session->pool_);
-  for (int64_t i = 0; i < session->pool_->n_blocks(); ++i) (void)session->blocks_->Allocate();
+  session->TakeBlocks(machine.form());
 
   exec::LinkExecutorOptions executor;
   executor.chunk_rows = std::max(kPieceRowsMax, options.max_sequences);
@@ -75,27 +78,21 @@ absl::StatusOr<std::unique_ptr<SplitSession>> SplitSession::Create(const SplitMa
   executor.cache_bytes =
       (open_blocks * geometry.block_slots(kv::Form::kBoth) + 2 * executor.resident_blocks_max) *
       geometry.slot_bytes() * geometry.n_layers;
-  SPILLWAY_ASSIGN_OR_RETURN(
-      session->executor_,
-      exec::LinkExecutor::Create(device, model.config, *model.weights, *session->pool_, executor));
-  session->blocks_->SetListener(&session->executor_->block_listener());
+  SPILLWAY_ASSIGN_OR_RETURN(session->executor_,
+                            exec::LinkExecutor::Create(device, model.config, *model.weights, *session->pool_,
+                                                       *session->blocks_, executor));
   exec::ItemLimits limits;
   limits.max_rows = executor.chunk_rows;
   limits.max_segments = limits.max_outputs = options.max_sequences;
-  limits.max_blocks = int64_t{options.max_sequences} * session->pool_->n_blocks();
+  limits.max_blocks = int64_t{options.max_sequences} * n_blocks;
   SPILLWAY_ASSIGN_OR_RETURN(session->item_, session->executor_->CreateWorkItem(limits));
   session->tokens_.assign(static_cast<size_t>(kPieceRowsMax), kToken);
   return session;
 }
 
-SplitSession::~SplitSession() {
-  if (blocks_ != nullptr) blocks_->SetListener(nullptr);
-}
-
 void SplitSession::FillPool() {
   // Small values of either sign, the same in every slot; what matters is that they are numbers.
   const kv::Geometry& geometry = pool_->geometry();
-  const int64_t slots = pool_->n_blocks() * geometry.block_slots(pool_->form());
   std::vector<uint8_t> slot(static_cast<size_t>(geometry.slot_bytes()));
   std::mt19937 random(1);
   for (size_t i = 0; i < slot.size(); i += static_cast<size_t>(geometry.element_bytes)) {
@@ -106,10 +103,24 @@ void SplitSession::FillPool() {
     std::memcpy(slot.data() + i, reinterpret_cast<const uint8_t*>(&bits) + 4 - n, n);
   }
   for (int32_t layer = 0; layer < geometry.n_layers; ++layer) {
-    for (int64_t i = 0; i < slots; ++i) {
+    for (int64_t i = 0; i < pool_->n_slots(); ++i) {
       std::memcpy(pool_->Slot(layer, static_cast<int32_t>(i)), slot.data(), slot.size());
     }
   }
+}
+
+void SplitSession::TakeBlocks(kv::Form form) {
+  const bool steered = options_.x_share.has_value();
+  if (steered) blocks_->SteerTo(*options_.x_share);
+  std::vector<kv::BlockId> beyond;
+  for (int64_t i = 0; steered || i < n_blocks_; ++i) {
+    const kv::BlockId block = steered ? blocks_->Allocate() : blocks_->Allocate(form);
+    if (block == kv::kNoBlock) break;
+    SPILLWAY_CHECK(i >= n_blocks_ || block == i);
+    if (i >= n_blocks_) beyond.push_back(block);
+    filled_ = blocks_->Counts();
+  }
+  for (const kv::BlockId block : beyond) blocks_->Unref(block);
 }
 
 absl::Status SplitSession::SetBatch(const SplitBatch& batch) {
@@ -147,7 +158,7 @@ int64_t SplitSession::area_blocks() const {
 void SplitSession::LayOutRows() {
   // Areas are at the pool's end.
   next_area_ = (next_area_ + 1) % areas();
-  auto next = static_cast<kv::BlockId>(pool_->n_blocks() - (next_area_ + 1) * area_blocks());
+  auto next = static_cast<kv::BlockId>(n_blocks_ - (next_area_ + 1) * area_blocks());
   segments_.clear();
   for (size_t s = 0; s < tables_.size(); ++s) {
     const SplitSequence& sequence = batch_.sequences[s];
@@ -189,7 +200,7 @@ absl::StatusOr<exec::StepResult> SplitSession::Run(exec::Phase phase,
 
 void SplitSession::DropBlocks() {
   executor_->WaitForStores();
-  for (int64_t i = 0; i < pool_->n_blocks(); ++i) Forget(static_cast<kv::BlockId>(i));
+  for (int64_t i = 0; i < n_blocks_; ++i) Forget(static_cast<kv::BlockId>(i));
 }
 
 absl::Status SplitSession::MakeResident(int64_t n_tokens) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,10 @@ struct SplitSessionOptions {
   int32_t max_sequences = 8;
   int64_t max_cached_tokens = 8192;  // of all sequences, distinct
   int64_t resident_tokens = 0;       // at most so many stay on the device
-  bool prefills = true;              // false: every batch decodes, which takes less device memory
+  // Set: blocks are stored as the daemon does in a pool that is full, with this share of them as X. Else in
+  // every form that is of use.
+  std::optional<double> x_share;
+  bool prefills = true;  // false: every batch decodes, which takes less device memory
 };
 
 struct SplitStep {
@@ -54,7 +58,6 @@ class SplitSession {
  public:
   static absl::StatusOr<std::unique_ptr<SplitSession>> Create(const SplitMachine& machine,
                                                               const SplitSessionOptions& options);
-  ~SplitSession();
 
   // Makes `batch` the one that steps are of: the last, unfinished block of every sequence is put on the
   // device.
@@ -73,7 +76,9 @@ class SplitSession {
   void WaitForStores() { executor_->WaitForStores(); }
   // Forgets what the blocks hold: the next batch may write to them.
   void DropBlocks();
-  int64_t n_blocks() const { return pool_->n_blocks(); }
+  int64_t n_blocks() const { return n_blocks_; }
+  // The pool when it was full; only n_blocks() of these are in use.
+  const kv::BlockCounts& filled() const { return filled_; }
 
   int64_t ring_bytes() const { return executor_->ring_bytes(); }
   int64_t device_bytes() const { return machine_.device().allocated_bytes(); }
@@ -82,6 +87,9 @@ class SplitSession {
   explicit SplitSession(const SplitMachine& machine) : machine_(machine) {}
 
   void FillPool();
+  // Takes n_blocks() blocks of the form; of a share of X all for which there is room, of which those beyond
+  // are given back.
+  void TakeBlocks(kv::Form form);
   // Steps may write to so many areas of so many blocks, in turn.
   int32_t areas() const {
     return options_.prefills ? 6 : 1;
@@ -94,6 +102,8 @@ class SplitSession {
 
   const SplitMachine& machine_;
   SplitSessionOptions options_;
+  int64_t n_blocks_ = 0;
+  kv::BlockCounts filled_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
   std::unique_ptr<exec::LinkExecutor> executor_;

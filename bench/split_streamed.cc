@@ -53,9 +53,6 @@ class Session {
     SPILLWAY_RETURN_IF_ERROR(session->CreateExecutor());
     return session;
   }
-  ~Session() {
-    if (blocks_ != nullptr) blocks_->SetListener(nullptr);
-  }
 
   // One step of every sequence.
   absl::StatusOr<StreamedRun> Measure(const std::string& name, exec::Schedule schedule, bool one_batch,
@@ -93,23 +90,21 @@ class Session {
     geometry.element_bytes = static_cast<int32_t>(device::SizeOf(device_->info().compute_dtype));
     const int64_t n_blocks = all() * (geometry.blocks_for(options_.context) + 1) + 8;
     SPILLWAY_ASSIGN_OR_RETURN(
-        pool_, kv::HostPool::Create(*device_, geometry, n_blocks * geometry.block_bytes(kv::Form::kKv),
-                                    kv::Form::kKv));
+        pool_, kv::HostPool::Create(*device_, geometry, n_blocks * geometry.block_bytes(kv::Form::kKv)));
     blocks_ = std::make_unique<kv::BlockStore>(*pool_);
-    for (int64_t i = 0; i < pool_->n_blocks(); ++i) (void)blocks_->Allocate();
+    for (int64_t i = 0; i < n_blocks; ++i) (void)blocks_->Allocate();
     exec::LinkExecutorOptions options;
     options.chunk_rows = all();
     options.ring_chunk_bytes = 512 * kKiB;
     options.resident_blocks_max = 0;
     options.cache_bytes = 6 * all() * geometry.block_bytes(kv::Form::kKv);
-    SPILLWAY_ASSIGN_OR_RETURN(executor_,
-                              exec::LinkExecutor::Create(*device_, config, *model_.weights, *pool_, options));
-    blocks_->SetListener(&executor_->block_listener());
+    SPILLWAY_ASSIGN_OR_RETURN(
+        executor_, exec::LinkExecutor::Create(*device_, config, *model_.weights, *pool_, *blocks_, options));
     for (int32_t i = 0; i <= options_.items; ++i) {
       exec::ItemLimits limits;
       limits.max_rows = limits.max_segments = limits.max_outputs =
           i < options_.items ? options_.sequences : all();
-      limits.max_blocks = pool_->n_blocks();
+      limits.max_blocks = n_blocks;
       SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<exec::WorkItem> item, executor_->CreateWorkItem(limits));
       items_.push_back(std::move(item));
     }

@@ -51,9 +51,13 @@ absl::string_view StateName(v1::ServerState state) {
 }
 
 std::string DescribeBlocks(const v1::BlockUsage& blocks) {
+  std::string forms;
+  if (blocks.stored_as_x() + blocks.stored_as_both() > 0) {
+    forms = absl::StrCat("; stored as X ", blocks.stored_as_x(), ", as KV and X ", blocks.stored_as_both());
+  }
   return absl::StrCat(blocks.total(), " of ", blocks.block_tokens(), " tokens (",
                       FormatBytes(blocks.block_bytes()), " each): ", blocks.in_use(), " in use, ",
-                      blocks.cached(), " cached, ", blocks.free(), " free");
+                      blocks.cached(), " cached, ", blocks.free(), " free", forms);
 }
 
 void PrintTable(const v1::GetStatusResponse& status, absl::string_view server, std::ostream& out) {

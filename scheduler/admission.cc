@@ -19,8 +19,8 @@ Admission::Admission(const Limits& limits, const CacheRoom& room, PrefillQueue& 
       prefill_(prefill),
       observer_(observer),
       queue_(limits.reserve_output_tokens),
-      held_(static_cast<size_t>(limits.pool_blocks), 0),
-      decode_blocks_(limits.pool_blocks) {
+      held_(static_cast<size_t>(limits.max_blocks), 0),
+      decode_blocks_(limits.max_blocks) {
   running_.reserve(static_cast<size_t>(limits.max_sequences));
   victims_.reserve(static_cast<size_t>(limits.max_sequences));
 }
@@ -85,16 +85,17 @@ bool Admission::MakeRoom(const Sequence& sequence, const Shortage& shortage, Mon
 }
 
 int64_t Admission::CountVictimsBlocks() {
-  int64_t count = 0;
+  kv::BlockStore& blocks = room_.blocks;
+  int64_t slots = blocks.available_slots();
   for (const Sequence* victim : victims_) {
     for (const kv::BlockId block : victim->cache.blocks()) {
-      count += ++held_[static_cast<size_t>(block)] == room_.blocks.references(block);
+      if (++held_[static_cast<size_t>(block)] == blocks.references(block)) slots += blocks.SlotsHeldBy(block);
     }
   }
   for (const Sequence* victim : victims_) {
     for (const kv::BlockId block : victim->cache.blocks()) held_[static_cast<size_t>(block)] = 0;
   }
-  return count;
+  return blocks.BlocksIn(slots) - blocks.available_blocks();
 }
 
 Sequence* Admission::WorstRunning() {

@@ -36,7 +36,7 @@ class Admission {
   struct Limits {
     int32_t max_sequences = 0;
     int32_t reserve_output_tokens = 0;
-    int64_t pool_blocks = 0;
+    int64_t max_blocks = 0;  // of the store
   };
 
   // All references must outlive this object.
@@ -88,7 +88,7 @@ class Admission {
   // It is in where nothing is short.
   Shortage TryAdmit(Sequence& sequence);
   bool MakeRoom(const Sequence& sequence, const Shortage& shortage, MonotonicNs now);
-  // Blocks that nobody but the victims holds.
+  // How many blocks more would be available, were the victims gone: what nobody else holds.
   int64_t CountVictimsBlocks();
   // Null: all are in a decode pass.
   Sequence* WorstRunning();
@@ -102,7 +102,7 @@ class Admission {
   RequestQueue queue_;
   std::vector<Sequence*> running_;  // [max_sequences], by RunsBefore
   std::vector<Sequence*> victims_;  // [max_sequences], of MakeRoom
-  std::vector<int32_t> held_;       // [pool_blocks], by how many victims; all 0 but in CountVictimsBlocks
+  std::vector<int32_t> held_;       // [max_blocks], by how many victims; all 0 but in CountVictimsBlocks
   DistinctBlocks decode_blocks_;
   int64_t decode_readers_ = 0;
   // Counts what may let the first waiting one in; it is not tried again before that changes.

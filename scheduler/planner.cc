@@ -247,8 +247,8 @@ void Planner::AcceptTargets(const SolveAnswer& answer) {
   const double all = static_cast<double>(answer.request.shape.host_both_tokens);
   const auto share = [all](double tokens) { return std::clamp(tokens / all, 0.0, 1.0); };
   const GroupSplit& s = answer.split;
-  const bool ok = answer.ok && std::isfinite(s.resident_kv_tokens + s.resident_x_tokens + s.host_kv_tokens +
-                                             s.host_x_tokens + s.host_both_tokens);
+  const bool ok = answer.ok && std::isfinite(s.carried_x_tokens + s.resident_kv_tokens + s.resident_x_tokens +
+                                             s.host_kv_tokens + s.host_x_tokens + s.host_both_tokens);
   if (!ok) {
     ++counts_.failures;
     return;
@@ -260,6 +260,7 @@ void Planner::AcceptTargets(const SolveAnswer& answer) {
   targets_.stored_kv = share(s.host_kv_tokens);
   targets_.stored_x = share(s.host_x_tokens);
   targets_.stored_both = share(s.host_both_tokens);
+  targets_.x_share = share(s.carried_x_tokens + s.resident_x_tokens);
   targets_.step_s = answer.step_s;
 }
 

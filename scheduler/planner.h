@@ -48,7 +48,8 @@ struct PlacementTargets {
   double stored_kv = 0;  // as KV only
   double stored_x = 0;   // as X only
   double stored_both = 0;
-  double step_s = 0;  // predicted once they are reached
+  double x_share = 0;  // of blocks that have one form: what is carried, or resident, as X
+  double step_s = 0;   // predicted once they are reached
 };
 
 // Seconds that the items of a pass take together: from the profile alone, and with feedback.

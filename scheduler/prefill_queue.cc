@@ -16,7 +16,7 @@ int32_t PrefillQueue::PieceRows(const exec::Executor& executor, int32_t rows) {
 }
 
 PrefillQueue::PrefillQueue(const Limits& limits, Pacer& pacer)
-    : limits_(limits), pacer_(pacer), distinct_(limits.pool_blocks) {
+    : limits_(limits), pacer_(pacer), distinct_(limits.max_blocks) {
   waiting_.reserve(static_cast<size_t>(limits.max_sequences));
   candidates_.reserve(static_cast<size_t>(limits.max_sequences + kItems));
   picks_.reserve(static_cast<size_t>(limits.max_sequences + kItems));

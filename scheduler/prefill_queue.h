@@ -34,7 +34,7 @@ class PrefillQueue {
     int32_t rows = 0;  // of all items together
     int32_t max_sequences = 0;
     int64_t blocks_per_sequence = 0;
-    int64_t pool_blocks = 0;
+    int64_t max_blocks = 0;  // of the store
     int32_t block_tokens = 0;
   };
   // What should be visited next: a running batch, or a sequence of which a piece should begin.

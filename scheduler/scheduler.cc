@@ -201,6 +201,8 @@ SchedulerSnapshot Scheduler::Snapshot() const {
   snapshot.prompt_tokens_per_s = state.prompt_rate.PerSecond(now);
   snapshot.generated_tokens_per_s = state.generated_rate.PerSecond(now);
   snapshot.blocks = impl_->parts.blocks.Counts();
+  snapshot.kv_block_bytes = impl_->parts.geometry.block_bytes(kv::Form::kKv);
+  snapshot.x_block_bytes = impl_->parts.geometry.block_bytes(kv::Form::kX);
   if (impl_->parts.planner != nullptr) snapshot.planner = impl_->parts.planner->Snapshot();
   return snapshot;
 }

@@ -71,6 +71,8 @@ struct SchedulerSnapshot {
   double prompt_tokens_per_s = 0;     // prefill, recent
   double generated_tokens_per_s = 0;  // drawn, recent
   kv::BlockCounts blocks;
+  int64_t kv_block_bytes = 0;  // of one block's K and V on the host, and of its X
+  int64_t x_block_bytes = 0;
   int64_t prefix_queried_tokens = 0;  // prompts of requests that were scheduled, once each
   int64_t prefix_hit_tokens = 0;  // of these, found in the cache, then or before their turn to be computed
   int64_t preemptions = 0;

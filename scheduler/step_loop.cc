@@ -38,19 +38,19 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
   const Pacer pacer(options.max_gap_ms, executor.chunk_rows(),
                     PrefillQueue::PieceRows(executor, options.prefill_rows), executor.n_layers());
   std::unique_ptr<StepLoop> loop(new StepLoop(parts, options, inbox, shared, pacer));
-  const int64_t pool_blocks = parts.blocks.Counts().total_blocks;
+  const int64_t max_blocks = parts.blocks.max_blocks();
   const int64_t blocks_per_sequence = room.blocks_for(max_sequence_tokens);
 
   PrefillQueue::Limits prefill;
   prefill.rows = options.prefill_rows;
   prefill.max_sequences = options.max_sequences;
   prefill.blocks_per_sequence = blocks_per_sequence;
-  prefill.pool_blocks = pool_blocks;
+  prefill.max_blocks = max_blocks;
   prefill.block_tokens = room.block_tokens;
   SPILLWAY_ASSIGN_OR_RETURN(loop->prefill_,
                             PrefillQueue::Create(executor, prefill, loop->pacer_, parts.planner));
   loop->admission_ = std::make_unique<Admission>(
-      Admission::Limits{options.max_sequences, options.reserve_output_tokens, pool_blocks}, room,
+      Admission::Limits{options.max_sequences, options.reserve_output_tokens, max_blocks}, room,
       *loop->prefill_, parts.observer);
 
   exec::ItemLimits decode;
@@ -172,7 +172,11 @@ void StepLoop::OnStep(const Batch& batch, exec::StepStats stats) {
   const MonotonicNs now = parts_.clock.NowNs();
   if (stats.phase == exec::Phase::kPrefill) state_.prompt_rate.Add(now, stats.rows);
   if (stats.sampled_rows > 0) state_.generated_rate.Add(now, stats.sampled_rows);
-  if (plans()) parts_.planner->OnStep(batch.plan(), stats, batch.reason());
+  if (plans()) {
+    parts_.planner->OnStep(batch.plan(), stats, batch.reason());
+    const PlacementTargets& targets = parts_.planner->targets();
+    if (targets.version > 0) parts_.blocks.SteerTo(targets.x_share);
+  }
   parts_.observer.OnStep(stats);
 }
 

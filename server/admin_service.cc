@@ -51,6 +51,8 @@ void Fill(const scheduler::SchedulerSnapshot& now, v1::GetStatusResponse* out) {
   blocks.set_free(now.blocks.free_blocks);
   blocks.set_in_use(now.blocks.in_use_blocks);
   blocks.set_cached(now.blocks.cached_blocks);
+  blocks.set_stored_as_x(now.blocks.forms.x_blocks);
+  blocks.set_stored_as_both(now.blocks.forms.both_blocks);
 }
 
 scheduler::PlanQuery ToQuery(const v1::ExplainPlanRequest& in) {

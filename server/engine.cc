@@ -218,7 +218,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   // Before the pool: its pages are touched in the background, which would be measured too.
   SPILLWAY_ASSIGN_OR_RETURN(engine->profile_, ObtainProfile(settings, device, engine->loaded_));
   SPILLWAY_ASSIGN_OR_RETURN(engine->pool_, CreatePool(settings, context_tokens, engine->loaded_, device));
-  engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_);
+  SPILLWAY_ASSIGN_OR_RETURN(const kv::FormPolicy forms, FormPolicyOf(settings));
+  engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_, forms);
   const int64_t weights_bytes = device.allocated_bytes();
 
   SPILLWAY_ASSIGN_OR_RETURN(engine->executor_,

@@ -66,6 +66,7 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
     kv::HostPool& pool, kv::BlockStore& blocks, exec::Timeline& timeline) {
   exec::LinkExecutorOptions options = LinkOptions(settings, device.info(), pool.geometry());
   options.timeline = &timeline;
+  options.check_blocks = settings.check_blocks;
   SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
   if (modes.residency == scheduler::ResidencyMode::kOff) options.resident_blocks_max = 0;
   if (modes.residency == scheduler::ResidencyMode::kFixed) {
@@ -73,14 +74,13 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
   }
   options.reserve_bytes = WorkItemBytes(settings, context_tokens, model.config, pool.geometry());
   absl::StatusOr<std::unique_ptr<exec::LinkExecutor>> executor =
-      exec::LinkExecutor::Create(device, model.config, *model.weights, pool, options);
+      exec::LinkExecutor::Create(device, model.config, *model.weights, pool, blocks, options);
   if (!executor.ok()) {
     return absl::Status(executor.status().code(),
                         absl::StrCat("--device_memory: ", executor.status().message()));
   }
-  blocks.SetListener(&(*executor)->block_listener());
   Log(LogLevel::kInfo, "cached tokens reach attention over a link",
-      {{"stored_as", pool.form() == kv::Form::kBoth ? "K, V and X" : "K and V"},
+      {{"stored_as", blocks.stores_x() ? "K and V, X or both" : "K and V"},
        {"ring", FormatBytes((*executor)->ring_bytes())},
        {"device_cache", FormatBytes((*executor)->cache().size_bytes())}});
   return executor;
@@ -121,15 +121,30 @@ kv::Geometry GeometryOf(const device::DeviceInfo& info, const model::ModelConfig
   return geometry;
 }
 
-kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry) {
-  if (device.info().host_addressable || geometry.chi_bytes() >= geometry.beta_bytes()) return kv::Form::kKv;
+absl::StatusOr<bool> StoresX(const Settings& settings, const device::Device& device,
+                             const model::Model& model, const kv::Geometry& geometry) {
+  if (device.info().host_addressable || geometry.chi_bytes() >= geometry.beta_bytes()) return false;
+  SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
+  if (modes.split == exec::SplitMode::kTransfer) return false;
   const absl::Status sliced =
       device.SliceMatrix(model.weights->layers().front().qkv, model.config.d_q(), 2 * model.config.d_kv())
           .status();
-  if (sliced.ok()) return kv::Form::kBoth;
+  if (sliced.ok()) return true;
   Log(LogLevel::kWarning, "keys and values cannot be rebuilt on this device; they are always carried",
       {{"cause", sliced.message()}});
-  return kv::Form::kKv;
+  return false;
+}
+
+absl::StatusOr<kv::FormPolicy> FormPolicyOf(const Settings& settings) {
+  SPILLWAY_ASSIGN_OR_RETURN(const scheduler::PlanModes modes, ReadPlanModes(settings));
+  kv::FormPolicy policy;
+  policy.stores_x = true;
+  if (modes.split == exec::SplitMode::kFixed) policy.x_share = modes.split_fraction;
+  if (modes.split == exec::SplitMode::kRebuild) {
+    policy.both_below = 0;
+    policy.x_share = 1;
+  }
+  return policy;
 }
 
 int64_t DeviceBytesBesideWeights(const Settings& settings, int32_t context_tokens,
@@ -156,8 +171,8 @@ int64_t DeviceBytesBesideWeights(const Settings& settings, int32_t context_token
           open_blocks(piece_rows, std::min({settings.max_sequences, kPrefillSegments, piece_rows}));
   open += (open + 7) / 8;
   if (settings.host_pool_bytes > 0) {
-    const kv::Form form = stores_x ? kv::Form::kBoth : kv::Form::kKv;
-    open = std::min(open, settings.host_pool_bytes / geometry.block_bytes(form));
+    const kv::Form smallest = stores_x ? kv::Form::kX : kv::Form::kKv;
+    open = std::min(open, settings.host_pool_bytes / geometry.block_bytes(smallest));
   }
   const int64_t open_slots = 2 + (stores_x ? geometry.x_slots() : 0);
   return model::Transformer::ScratchBytes(config, info.compute_dtype, limits) +
@@ -177,7 +192,7 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& s
   exec::RowExecutorOptions options;
   options.timeline = &timeline;
   options.chunk_rows = static_cast<int32_t>(settings.prefill_chunk_tokens);
-  return exec::RowExecutor::Create(device, model.config, *model.weights, pool, options);
+  return exec::RowExecutor::Create(device, model.config, *model.weights, pool, blocks, options);
 }
 
 }  // namespace spillway::server

@@ -29,9 +29,12 @@ int64_t RingChunkBytes(const device::DeviceInfo& info, const kv::Geometry& geome
 // Rows of a work item behind a link at most: a decode batch, or a quarter of the rows of prefill.
 int32_t LinkItemRows(const Settings& settings);
 
-// Behind a link both forms where X is the smaller one and the device can rebuild from it, so that every step
-// may choose; else K and V alone.
-kv::Form StoredForm(const device::Device& device, const model::Model& model, const kv::Geometry& geometry);
+// Whether blocks may be stored as X: behind a link where X is the smaller form, the device can rebuild from
+// it and --split carries any; else K and V alone.
+absl::StatusOr<bool> StoresX(const Settings& settings, const device::Device& device,
+                             const model::Model& model, const kv::Geometry& geometry);
+// How blocks are stored in such a pool.
+absl::StatusOr<kv::FormPolicy> FormPolicyOf(const Settings& settings);
 
 // What serving takes of the device beside weights at least: scratch, staging, work items and the blocks that
 // are being written. 0 without a link, where device memory is host memory and nothing is said ahead.

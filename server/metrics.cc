@@ -186,9 +186,19 @@ struct Metrics::Impl {
     state(MetricId::kKvBlocks, "in_use").Set(static_cast<double>(now.blocks.in_use_blocks));
     state(MetricId::kKvBlocks, "cached").Set(static_cast<double>(now.blocks.cached_blocks));
     Set(MetricId::kKvPoolUsage,
-        now.blocks.total_blocks == 0
+        now.blocks.total_slots == 0
             ? 0
-            : static_cast<double>(now.blocks.in_use_blocks) / static_cast<double>(now.blocks.total_blocks));
+            : static_cast<double>(now.blocks.in_use_slots) / static_cast<double>(now.blocks.total_slots));
+    const auto form = [this](const char* name, int64_t blocks, int64_t block_bytes) {
+      GaugeOf(MetricId::kKvFormBlocks, {{"form", name}}).Set(static_cast<double>(blocks));
+      GaugeOf(MetricId::kKvFormBytes, {{"form", name}}).Set(static_cast<double>(blocks * block_bytes));
+    };
+    form("kv", now.blocks.forms.kv_blocks, now.kv_block_bytes);
+    form("x", now.blocks.forms.x_blocks, now.x_block_bytes);
+    form("both", now.blocks.forms.both_blocks, now.kv_block_bytes + now.x_block_bytes);
+    Follow(CounterOf(MetricId::kKvFormsDropped, {{"form", "kv"}}),
+           static_cast<double>(now.blocks.dropped_kv));
+    Follow(CounterOf(MetricId::kKvFormsDropped, {{"form", "x"}}), static_cast<double>(now.blocks.dropped_x));
     Follow(*plain_counters[Index(MetricId::kPrefixQueriedTokens)],
            static_cast<double>(now.prefix_queried_tokens));
     Follow(*plain_counters[Index(MetricId::kPrefixHitTokens)], static_cast<double>(now.prefix_hit_tokens));
@@ -230,6 +240,7 @@ struct Metrics::Impl {
     target("stored_kv", now.targets.stored_kv);
     target("stored_x", now.targets.stored_x);
     target("stored_both", now.targets.stored_both);
+    target("as_x", now.targets.x_share);
   }
 
   // What the lanes did, and how well it was foreseen.

@@ -26,7 +26,7 @@ absl::StatusOr<std::unique_ptr<scheduler::Planner>> CreatePlanner(const Settings
                                                                   const kv::HostPool& pool) {
   scheduler::PlannerOptions options;
   SPILLWAY_ASSIGN_OR_RETURN(options.modes, ReadPlanModes(settings));
-  options.store_x = pool.form() != kv::Form::kKv;
+  options.store_x = pool.stores_x();
   options.pool_bytes = static_cast<double>(pool.size_bytes());
   return std::make_unique<scheduler::Planner>(solver, options);
 }

@@ -16,17 +16,17 @@ namespace {
 // A pool that cannot hold a short question and its answer is a mistake; a larger one clamps the context.
 constexpr int32_t kLeastContextTokens = 128;
 
-absl::Status CheckPoolBytes(int64_t pool_bytes, int32_t context_tokens, const kv::Geometry& geometry,
-                            kv::Form form) {
+// As keys and values: in that form every block can be had, whatever others there are.
+absl::Status CheckPoolBytes(int64_t pool_bytes, int32_t context_tokens, const kv::Geometry& geometry) {
   const int32_t least_tokens = std::min(kLeastContextTokens, context_tokens);
   const int64_t least_blocks = std::max<int64_t>(2, geometry.blocks_for(least_tokens));
-  const int64_t least_bytes = least_blocks * geometry.block_bytes(form);
+  const int64_t least_bytes = least_blocks * geometry.block_bytes(kv::Form::kKv);
   if (pool_bytes >= least_bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("--host_pool: a KV pool of ", FormatBytes(std::max<int64_t>(pool_bytes, 0)),
                    " does not hold one sequence of ", least_tokens, " tokens; the least that works is ",
                    least_bytes, " (", FormatBytes(least_bytes), "), and ",
-                   FormatBytes(geometry.blocks_for(context_tokens) * geometry.block_bytes(form)),
+                   FormatBytes(geometry.blocks_for(context_tokens) * geometry.block_bytes(kv::Form::kKv)),
                    " hold one of ", context_tokens));
 }
 
@@ -42,27 +42,26 @@ absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, con
                      " does not fit: ", FormatBytes(budget.available_bytes), " of memory are available (",
                      budget.source, "), and the weights need their part of it"));
   }
-  // Whether X is stored as well is known once the weights are there; keys and values always are.
-  return CheckPoolBytes(settings.host_pool_bytes, context_tokens, GeometryOf(info, config), kv::Form::kKv);
+  return CheckPoolBytes(settings.host_pool_bytes, context_tokens, GeometryOf(info, config));
 }
 
 absl::StatusOr<std::unique_ptr<kv::HostPool>> CreatePool(const Settings& settings, int32_t context_tokens,
                                                          const model::Model& model, device::Device& device) {
   const kv::Geometry geometry = GeometryOf(device.info(), model.config);
-  const kv::Form form = StoredForm(device, model, geometry);
+  SPILLWAY_ASSIGN_OR_RETURN(const bool stores_x, StoresX(settings, device, model, geometry));
   // More than all sequences can fill is of no use, unless prefixes are to be kept: then a flag asks for it.
   const int64_t pool_bytes = settings.host_pool_bytes > 0
                                  ? settings.host_pool_bytes
                                  : kv::SuggestedPoolBytes(kv::ReadMemoryBudget("/"), geometry, context_tokens,
                                                           settings.max_sequences);
-  SPILLWAY_RETURN_IF_ERROR(CheckPoolBytes(pool_bytes, context_tokens, geometry, form));
+  SPILLWAY_RETURN_IF_ERROR(CheckPoolBytes(pool_bytes, context_tokens, geometry));
   Log(LogLevel::kInfo,
       settings.host_pool_bytes > 0
           ? "allocating the KV pool"
           : "allocating the KV pool: it may take most of the free memory; --host_pool=SIZE limits it",
       {{"pool", FormatBytes(pool_bytes)}, {"block_tokens", geometry.block_tokens}});
   absl::StatusOr<std::unique_ptr<kv::HostPool>> pool =
-      kv::HostPool::Create(device, geometry, pool_bytes, form);
+      kv::HostPool::Create(device, geometry, pool_bytes, stores_x);
   if (!pool.ok()) {
     return absl::Status(pool.status().code(), absl::StrCat("--host_pool: ", pool.status().message()));
   }

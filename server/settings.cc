@@ -217,6 +217,12 @@ std::vector<Flag> MakeFlags() {
       ChoiceFlag(kOperation, "log_level", {"debug", "info", "warning", "error"}, "info", &S::log_level,
                  "What to log at least."),
 
+      SwitchFlag(
+          kOperation, "check_blocks", &S::check_blocks,
+          "For debugging, behind a link: every stored block has checksums, verified whenever it was carried. "
+          "A difference is logged with block, layer and plane, and the engine fails. Steps take several "
+          "times as long."),
+
       TextFlag(
           kProfile, "profile", &S::profile,
           "The measured rates of this machine for this model, which plans are made from. Read where the file "

@@ -67,6 +67,7 @@ struct Settings {
   int64_t drain_timeout_ms = 0;
   std::string log_format;
   std::string log_level;
+  bool check_blocks = false;
 
   std::string profile;
   std::string cache_dir;

@@ -24,12 +24,15 @@ void Move(LaneStats& from, LaneStats& to) {
 
 }  // namespace
 
-BlockWriter::BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache,
-                         const Residency& residency, device::StreamId compute, TimelineWriter& timeline)
+BlockWriter::BlockWriter(device::Device& device, kv::HostPool& pool, const kv::BlockStore& store,
+                         kv::DeviceCache& cache, const Residency& residency, device::StreamId compute,
+                         TimelineWriter& timeline, BlockChecks* checks)
     : device_(device),
       pool_(pool),
+      store_(store),
       cache_(cache),
       residency_(residency),
+      checks_(checks),
       compute_(compute),
       copies_(device.CreateStream("copies out")),
       timer_(device, copies_, kTimedCopies, timeline),
@@ -42,11 +45,7 @@ BlockWriter::~BlockWriter() { WaitForAll(); }
 
 void BlockWriter::MakeRoom(size_t n_blocks) {
   for (Stores& stores : stores_) stores.blocks.reserve(n_blocks);
-  runs_.reserve(n_blocks);
-}
-
-int64_t BlockWriter::OpenSlots(const kv::HostPool& pool) {
-  return 2 + (pool.form() != kv::Form::kKv ? pool.geometry().x_slots() : 0);
+  runs_.reserve(2 * n_blocks);  // K and V may lie apart
 }
 
 void BlockWriter::Open(kv::BlockId block) {
@@ -55,7 +54,7 @@ void BlockWriter::Open(kv::BlockId block) {
     SPILLWAY_CHECK_MSG(n_stores_ > 0, "a lost block is pinned by work that reads it");
     WaitForFirst();
   }
-  while (!cache_.Open(block, /*with_x=*/pool_.form() != kv::Form::kKv)) {
+  while (!cache_.Open(block, /*with_x=*/store_.PlanesOf(block).has_x())) {
     SPILLWAY_CHECK_MSG(n_stores_ > 0, "the device cache has no slots for a block that is to be written");
     WaitForFirst();
   }
@@ -67,28 +66,36 @@ void BlockWriter::StoreLayer(absl::Span<const kv::BlockId> blocks, const SpanLab
   device_.Wait(copies_, projected_);
   SpanLabel store = label;
   store.lane = Lane::kKvStore;
-  if (pool_.form() != kv::Form::kX) StorePlanes(blocks, store, kv_);
+  StorePlanes(blocks, store, kv_);
   store.lane = Lane::kXStore;
-  if (pool_.form() != kv::Form::kKv) StorePlanes(blocks, store, x_);
+  if (store_.stores_x()) StorePlanes(blocks, store, x_);
 }
 
 void BlockWriter::StorePlanes(absl::Span<const kv::BlockId> blocks, SpanLabel label, LaneStats& lane) {
   const bool is_x = label.lane == Lane::kXStore;
-  const kv::Geometry& geometry = pool_.geometry();
-  const int64_t size_bytes = is_x ? geometry.block_tokens * geometry.chi_bytes() : 2 * geometry.slot_bytes();
+  const int64_t slot_bytes = pool_.geometry().slot_bytes();
   const device::DevicePtr arena = cache_.Arena(label.layer).base;
   runs_.clear();
+  const auto add = [&](int32_t from, int32_t to, int64_t size_bytes) {
+    runs_.push_back({arena + from * slot_bytes, pool_.Slot(label.layer, to), size_bytes});
+    label.bytes += size_bytes;
+  };
   for (const kv::BlockId block : blocks) {
-    const kv::Planes from = cache_.PlanesOf(block);
-    const kv::Planes to = pool_.PlanesOf(block);
-    runs_.push_back({arena + (is_x ? from.x : from.k) * geometry.slot_bytes(),
-                     pool_.Slot(label.layer, is_x ? to.x : to.k), size_bytes});
+    const kv::Planes& from = cache_.PlanesOf(block);
+    const kv::Planes& to = store_.PlanesOf(block);
+    if (is_x && to.has_x()) {
+      add(from.x, to.x, pool_.geometry().block_tokens * pool_.geometry().chi_bytes());
+    } else if (!is_x && to.has_kv() && to.v == to.k + 1) {
+      add(from.k, to.k, 2 * slot_bytes);
+    } else if (!is_x && to.has_kv()) {
+      add(from.k, to.k, slot_bytes);
+      add(from.v, to.v, slot_bytes);
+    }
   }
+  if (runs_.empty()) return;
   timer_.Begin();
   device_.CopyOutBatch(copies_, runs_);
-  const int64_t n = static_cast<int64_t>(runs_.size());
-  label.bytes = n * size_bytes;
-  timer_.EndCopies(&lane, label, n);
+  timer_.EndCopies(&lane, label, static_cast<int64_t>(runs_.size()));
 }
 
 void BlockWriter::Complete(absl::Span<const kv::BlockId> blocks) {
@@ -121,11 +128,19 @@ void BlockWriter::WaitForFirst() {
   SealFirst();
 }
 
+kv::Residence BlockWriter::KeptOf(kv::BlockId block) const {
+  const kv::Residence keep = residency_.ForSealed();
+  const bool lacks_x = keep == kv::Residence::kX && !cache_.PlanesOf(block).has_x();
+  return lacks_x ? kv::Residence::kKv : keep;
+}
+
 void BlockWriter::SealFirst() {
   for (const kv::BlockId block : stores_[static_cast<size_t>(first_)].blocks) {
     // Gone, if its content was lost meanwhile.
     cache_.Unpin(block);
-    if (cache_.StateOf(block) == State::kOpen) cache_.Seal(block, residency_.ForSealed());
+    if (cache_.StateOf(block) != State::kOpen) continue;
+    if (checks_ != nullptr) checks_->OnStored(block, cache_);
+    cache_.Seal(block, KeptOf(block));
   }
   first_ = (first_ + 1) % kStoresInFlight;
   --n_stores_;

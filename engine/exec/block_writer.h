@@ -14,9 +14,11 @@
 
 #include "absl/types/span.h"
 #include "engine/device/device.h"
+#include "engine/exec/block_checks.h"
 #include "engine/exec/residency.h"
 #include "engine/exec/span_timer.h"
 #include "engine/exec/step_stats.h"
+#include "engine/kv/block_store.h"
 #include "engine/kv/device_cache.h"
 #include "engine/kv/host_pool.h"
 
@@ -24,9 +26,10 @@ namespace spillway::exec {
 
 class BlockWriter {
  public:
-  // All references must outlive the writer.
-  BlockWriter(device::Device& device, kv::HostPool& pool, kv::DeviceCache& cache, const Residency& residency,
-              device::StreamId compute, TimelineWriter& timeline);
+  // All references must outlive the writer. `checks`: null, or hears of every block that is stored.
+  BlockWriter(device::Device& device, kv::HostPool& pool, const kv::BlockStore& store, kv::DeviceCache& cache,
+              const Residency& residency, device::StreamId compute, TimelineWriter& timeline,
+              BlockChecks* checks = nullptr);
   ~BlockWriter();  // WaitForAll
   BlockWriter(const BlockWriter&) = delete;
   BlockWriter& operator=(const BlockWriter&) = delete;
@@ -34,13 +37,18 @@ class BlockWriter {
   // Steps fill at most so many blocks.
   void MakeRoom(size_t n_blocks);
 
-  // Slots that an open block of the pool's form takes.
-  static int64_t OpenSlots(const kv::HostPool& pool);
+  // Slots that an open block takes at most.
+  static int64_t OpenSlots(const kv::Geometry& geometry, const kv::BlockStore& store) {
+    return 2 + (store.stores_x() ? geometry.x_slots() : 0);
+  }
   // Opens an absent block, or one whose former content lingers; waits for earlier stores where it must.
   void Open(kv::BlockId block);
 
-  // Copies the label's layer of blocks out, once what is enqueued on the compute stream so far has filled
-  // them. `label`: of the step and layer; lanes and bytes are filled in here.
+  // Copies the label's layer of blocks out, in the forms in which they are stored now, once what is enqueued
+  // on the compute stream so far has filled them. `label`: of the step and layer; lanes and bytes are filled
+  // in here. A form may be dropped, or a block lost, between two layers and while copies are under way:
+  // whoever has the slots then stores to them later, on the same stream, and nobody reads them before that is
+  // done.
   void StoreLayer(absl::Span<const kv::BlockId> blocks, const SpanLabel& label);
   // Stores that are enqueued from now on begin when `event` has come.
   void WaitFor(device::EventId event) { device_.Wait(copies_, event); }
@@ -64,13 +72,17 @@ class BlockWriter {
   };
 
   void StorePlanes(absl::Span<const kv::BlockId> blocks, SpanLabel label, LaneStats& lane);
+  // What of a block that is stored stays on the device, if it may.
+  kv::Residence KeptOf(kv::BlockId block) const;
   void WaitForFirst();
   void SealFirst();
 
   device::Device& device_;
   kv::HostPool& pool_;
+  const kv::BlockStore& store_;
   kv::DeviceCache& cache_;
   const Residency& residency_;
+  BlockChecks* const checks_;
   const device::StreamId compute_;
   const device::StreamId copies_;
   SpanTimer timer_;

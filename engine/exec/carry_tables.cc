@@ -18,27 +18,27 @@ constexpr int32_t kAhead = -2;
 
 }  // namespace
 
-CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes,
-                         int32_t round_chunks)
-    : pool_(pool),
+CarryTables::CarryTables(const ItemLimits& limits, const kv::Geometry& geometry, const kv::BlockStore& store,
+                         int64_t chunk_bytes, int32_t round_chunks)
+    : geometry_(geometry),
+      store_(store),
       limits_(limits),
       round_chunks_(round_chunks),
-      marks_(static_cast<size_t>(pool.n_blocks())) {
+      marks_(static_cast<size_t>(store.max_blocks())) {
   SPILLWAY_CHECK(round_chunks > 1);
-  const kv::Geometry& geometry = pool.geometry();
   x_plane_bytes_ = geometry.block_tokens * geometry.chi_bytes();
   chunk_kv_blocks_ = static_cast<int32_t>(chunk_bytes / (2 * geometry.slot_bytes()));
   chunk_x_blocks_ = static_cast<int32_t>(chunk_bytes / x_plane_bytes_);
-  SPILLWAY_CHECK(pool.form() == kv::Form::kX || chunk_kv_blocks_ > 0);
-  SPILLWAY_CHECK(pool.form() == kv::Form::kKv || chunk_x_blocks_ > 0);
-  max_chunk_runs_ = std::max(chunk_kv_blocks_, chunk_x_blocks_);
+  SPILLWAY_CHECK(chunk_kv_blocks_ > 0 && (chunk_x_blocks_ > 0 || !store.stores_x()));
+  // K and V may lie apart.
+  max_chunk_runs_ = std::max(2 * chunk_kv_blocks_, chunk_x_blocks_);
 
   const size_t max_blocks = static_cast<size_t>(limits.max_blocks);
   blocks_taken_.reserve(max_blocks);
   resident_x_.reserve(max_blocks);
   reads_.reserve(max_blocks);
   sorted_.reserve(max_blocks);
-  runs_.reserve(max_blocks);
+  runs_.reserve(2 * max_blocks);
   positions_.reserve(max_blocks);
   blocks_.reserve(max_blocks);
   sequences_.reserve(max_blocks);
@@ -47,7 +47,8 @@ CarryTables::CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int
   rounds_.reserve(max_blocks + 1);
   chunk_reads_.reserve(max_blocks + 1);
   ahead_.reserve(static_cast<size_t>(round_chunks));
-  ahead_blocks_.reserve(static_cast<size_t>(round_chunks) * static_cast<size_t>(max_chunk_runs_));
+  ahead_blocks_.reserve(static_cast<size_t>(round_chunks) *
+                        static_cast<size_t>(std::max(chunk_kv_blocks_, chunk_x_blocks_)));
   arranged_.reserve(max_blocks);
 }
 
@@ -63,10 +64,11 @@ void CarryTables::Build(absl::Span<const Segment> segments, const kv::DeviceCach
   blocks_.clear();
   CollectBlocks(segments, cache);
   CountForms(plan);
+  if (plan.mode != SplitMode::kSerial) TakeAhead();
+  Arrange();
   if (plan.mode == SplitMode::kSerial) {
     AssignInRounds();
   } else {
-    TakeAhead();
     AddAhead();
     AssignInTurns();
   }
@@ -82,12 +84,13 @@ CarriedBlock* CarryTables::Find(kv::BlockId block) {
 void CarryTables::CollectBlocks(absl::Span<const Segment> segments, const kv::DeviceCache& cache) {
   blocks_taken_.clear();
   resident_x_.clear();
+  stored_ = {};
   full_blocks_ = 0;
   if (++epoch_ == 0) {  // after 2^32 steps, epochs start anew
     std::fill(marks_.begin(), marks_.end(), Mark{});
     epoch_ = 1;
   }
-  const int32_t block_tokens = pool_.geometry().block_tokens;
+  const int32_t block_tokens = geometry_.block_tokens;
   for (const Segment& segment : segments) {
     const int32_t n_full = segment.first_position / block_tokens;
     for (int32_t i = 0; i < n_full; ++i) {
@@ -101,6 +104,8 @@ void CarryTables::CollectBlocks(absl::Span<const Segment> segments, const kv::De
       taken.position = i * block_tokens;
       taken.content = cache.ContentOf(block);
       if (cache.IsElsewhere(block)) {
+        taken.form = store_.PlanesOf(block).form();
+        ++stored_.Of(taken.form);
         blocks_taken_.push_back(taken);
       } else if (!cache.PlanesOf(block).has_kv()) {
         taken.x_slot = cache.PlanesOf(block).x;
@@ -124,9 +129,8 @@ void CarryTables::CountForms(const SplitPlan& plan) {
   const int64_t n = static_cast<int64_t>(blocks_taken_.size()) - resident_x_blocks_;
   const double planned = static_cast<double>(plan.tokens.carried_kv_tokens + plan.tokens.carried_x_tokens);
   const double x_share = planned > 0 ? static_cast<double>(plan.tokens.carried_x_tokens) / planned : 0.0;
-  x_blocks_ = std::llround(x_share * static_cast<double>(n));
-  if (pool_.form() == kv::Form::kKv) x_blocks_ = 0;
-  if (pool_.form() == kv::Form::kX) x_blocks_ = n;
+  x_blocks_ = std::clamp<int64_t>(std::llround(x_share * static_cast<double>(n)), stored_.x_blocks,
+                                  stored_.x_blocks + stored_.both_blocks);
   kv_blocks_ = n - x_blocks_;
 }
 
@@ -143,11 +147,13 @@ void CarryTables::SaveAhead(int64_t n_ahead) {
   }
 }
 
-bool CarryTables::IsCarriedAsItWas(const Ahead& ahead) {
+bool CarryTables::IsCarriedAsItWas(const Ahead& ahead, kv::FormCounts* forms) {
+  const kv::Form other = ahead.form == kv::Form::kX ? kv::Form::kKv : kv::Form::kX;
   for (int32_t i = 0; i < ahead.n_blocks; ++i) {
     const CarriedBlock& was = ahead_blocks_[static_cast<size_t>(ahead.first + i)];
     const CarriedBlock* const is = Find(was.block);
-    if (is == nullptr || is->x_slot >= 0 || is->content != was.content) return false;
+    if (is == nullptr || is->x_slot >= 0 || is->content != was.content || is->form == other) return false;
+    ++forms->Of(is->form);
   }
   return true;
 }
@@ -156,11 +162,17 @@ void CarryTables::TakeAhead() {
   for (Ahead& ahead : ahead_) {
     const bool is_x = ahead.form == kv::Form::kX;
     const int64_t n_form = is_x ? x_blocks_ : kv_blocks_;
-    if (AheadOf(ahead.form) + ahead.n_blocks > n_form) continue;
+    const int64_t left = n_form - AheadOf(ahead.form) - ahead.n_blocks;
+    if (left < 0) continue;
     // Small pieces, left from when there was less, would stay for good.
     const int64_t even = n_form / PiecesOf(n_form, ChunkBlocks(ahead.form));
     if (4 * ahead.n_blocks < 3 * even) continue;
-    if (!IsCarriedAsItWas(ahead)) continue;
+    kv::FormCounts forms;
+    if (!IsCarriedAsItWas(ahead, &forms)) continue;
+    // Those that have no other form must have room in what is left.
+    if (stored_.Of(ahead.form) - forms.Of(ahead.form) > left) continue;
+    stored_.Of(ahead.form) -= forms.Of(ahead.form);
+    stored_.both_blocks -= forms.both_blocks;
     ahead.taken = true;
     AheadOf(ahead.form) += ahead.n_blocks;
     for (int32_t i = 0; i < ahead.n_blocks; ++i) {
@@ -170,19 +182,23 @@ void CarryTables::TakeAhead() {
       is.chunk = kAhead;
     }
   }
-  if (ahead_kv_blocks_ + ahead_x_blocks_ == 0) return;
+}
 
+void CarryTables::Arrange() {
+  int64_t both_as_x = x_blocks_ - ahead_x_blocks_ - stored_.x_blocks;
+  for (CarriedBlock& taken : Carried()) {
+    if (taken.chunk == kAhead) continue;
+    taken.as_x = taken.form == kv::Form::kX || (taken.form == kv::Form::kBoth && both_as_x-- > 0);
+  }
   arranged_.clear();
-  size_t next = 0;  // of the others, the first ones are carried as X, in the order in which they came
   for (const kv::Form form : {kv::Form::kX, kv::Form::kKv}) {
     for (const Ahead& ahead : ahead_) {
       if (!ahead.taken || ahead.form != form) continue;
       const auto first = ahead_blocks_.begin() + ahead.first;
       arranged_.insert(arranged_.end(), first, first + ahead.n_blocks);
     }
-    const int64_t end = form == kv::Form::kX ? x_blocks_ : x_blocks_ + kv_blocks_;
-    for (; static_cast<int64_t>(arranged_.size()) < end; ++next) {
-      if (blocks_taken_[next].chunk != kAhead) arranged_.push_back(blocks_taken_[next]);
+    for (const CarriedBlock& taken : Carried()) {
+      if (taken.chunk != kAhead && taken.as_x == (form == kv::Form::kX)) arranged_.push_back(taken);
     }
   }
   std::copy(arranged_.begin(), arranged_.end(), blocks_taken_.begin());
@@ -283,28 +299,44 @@ void CarryTables::AddChunk(kv::Form form, bool resident, size_t first, int32_t n
 }
 
 void CarryTables::AddRuns(CarryChunk& chunk, size_t first) {
-  const int64_t slot_bytes = pool_.geometry().slot_bytes();
+  const int64_t slot_bytes = geometry_.slot_bytes();
   const bool is_x = chunk.form == kv::Form::kX;
   const int64_t block_bytes = is_x ? x_plane_bytes_ : 2 * slot_bytes;
   chunk.first_run = static_cast<int32_t>(runs_.size());
   for (int32_t place = 0; place < chunk.n_blocks; ++place) {
     const CarriedBlock& taken = blocks_taken_[first + static_cast<size_t>(place)];
-    const kv::Planes planes = pool_.PlanesOf(taken.block);
-    const int32_t slot = chunk.resident ? taken.x_slot : is_x ? planes.x : planes.k;
-    const bool continues =
-        place > 0 && runs_.back().slot * slot_bytes + runs_.back().size_bytes == slot * slot_bytes;
-    if (continues) {
-      runs_.back().size_bytes += static_cast<int32_t>(block_bytes);
+    const int64_t offset_bytes = place * block_bytes;
+    if (chunk.resident) {
+      AddRun(chunk, taken.x_slot, block_bytes, offset_bytes);
+      continue;
+    }
+    const kv::Planes& planes = store_.PlanesOf(taken.block);
+    if (is_x) {
+      AddRun(chunk, planes.x, block_bytes, offset_bytes);
     } else {
-      runs_.push_back({slot, static_cast<int32_t>(block_bytes), place * block_bytes});
+      AddRun(chunk, planes.k, slot_bytes, offset_bytes);
+      AddRun(chunk, planes.v, slot_bytes, offset_bytes + slot_bytes);
     }
   }
   chunk.n_runs = static_cast<int32_t>(runs_.size()) - chunk.first_run;
   chunk.size_bytes = chunk.n_blocks * block_bytes;
 }
 
+void CarryTables::AddRun(const CarryChunk& chunk, int32_t slot, int64_t size_bytes, int64_t offset_bytes) {
+  SPILLWAY_DCHECK(slot >= 0);
+  const int64_t slot_bytes = geometry_.slot_bytes();
+  if (static_cast<int32_t>(runs_.size()) > chunk.first_run) {
+    CarryRun& last = runs_.back();
+    if (last.slot * slot_bytes + last.size_bytes == slot * slot_bytes) {
+      last.size_bytes += static_cast<int32_t>(size_bytes);
+      return;
+    }
+  }
+  runs_.push_back({slot, static_cast<int32_t>(size_bytes), offset_bytes});
+}
+
 void CarryTables::ListReaders(absl::Span<const Segment> segments) {
-  const int32_t block_tokens = pool_.geometry().block_tokens;
+  const int32_t block_tokens = geometry_.block_tokens;
   reads_.clear();
   chunk_reads_.assign(chunks_.size() + 1, 0);
   for (size_t s = 0; s < segments.size(); ++s) {

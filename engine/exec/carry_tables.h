@@ -6,6 +6,8 @@
 // Chunks of the first layer may have been fetched ahead, as the last step carried them. The tables take such
 // a chunk as it is where each of its blocks is still carried, in the same form and with the same content.
 //
+// A block is carried in a form in which it is stored; where it has both the plan decides.
+//
 // A block that several sequences read is carried once. In a chunk, block b's K and V are slots 2b and 2b + 1,
 // whether they were carried or rebuilt from its X.
 //
@@ -22,9 +24,9 @@
 #include "absl/types/span.h"
 #include "engine/device/ops.h"
 #include "engine/exec/executor.h"
+#include "engine/kv/block_store.h"
 #include "engine/kv/device_cache.h"
 #include "engine/kv/geometry.h"
-#include "engine/kv/host_pool.h"
 
 namespace spillway::exec {
 
@@ -67,22 +69,25 @@ struct CarryRound {
 // One distinct block that is carried or rebuilt.
 struct CarriedBlock {
   kv::BlockId block = kv::kNoBlock;
-  int32_t position = 0;  // of its first token
-  int32_t x_slot = -1;   // resident X: where it lies in the device cache
-  uint32_t content = 0;  // the cache's ContentOf(block)
-  int32_t readers = 0;   // segments
+  int32_t position = 0;           // of its first token
+  int32_t x_slot = -1;            // resident X: where it lies in the device cache
+  uint32_t content = 0;           // the cache's ContentOf(block)
+  kv::Form form = kv::Form::kKv;  // how it is stored
+  bool as_x = false;              // how it is carried
+  int32_t readers = 0;            // segments
   int32_t chunk = -1;
   int32_t place = -1;  // in the chunk
 };
 
 class CarryTables {
  public:
-  // Chunks hold at most `chunk_bytes` of planes, and a round at most `round_chunks` (2 or more). REQUIRES: a
-  // block fits in a chunk in every form of the pool.
-  CarryTables(const ItemLimits& limits, const kv::HostPool& pool, int64_t chunk_bytes, int32_t round_chunks);
+  // Chunks hold at most `chunk_bytes` of planes, and a round at most `round_chunks` (2 or more). `store` says
+  // where blocks lie on the host, and must outlive this. REQUIRES: a block fits in a chunk in every form.
+  CarryTables(const ItemLimits& limits, const kv::Geometry& geometry, const kv::BlockStore& store,
+              int64_t chunk_bytes, int32_t round_chunks);
 
   // Takes every cached block of `segments` that is not in `cache`: of them the plan's share of carried X
-  // tokens as X, where the pool stores it, the others as K and V; and those that are there as X.
+  // tokens as X, as far as their stored forms allow, the others as K and V; and those that are there as X.
   // The first `n_ahead` carried chunks of the last Build were fetched ahead, layer 0 of them.
   void Build(absl::Span<const Segment> segments, const kv::DeviceCache& cache, const SplitPlan& plan,
              int64_t n_ahead = 0);
@@ -94,6 +99,11 @@ class CarryTables {
   absl::Span<const int32_t> carried_chunks() const { return carried_chunks_; }
   absl::Span<const CarriedBlock> carried() const {
     return absl::MakeConstSpan(blocks_taken_).first(static_cast<size_t>(x_blocks_ + kv_blocks_));
+  }
+  // A chunk's blocks by place.
+  absl::Span<const CarriedBlock> BlocksOf(const CarryChunk& chunk) const {
+    return absl::MakeConstSpan(blocks_taken_)
+        .subspan(static_cast<size_t>(chunk.first_block), static_cast<size_t>(chunk.n_blocks));
   }
   // Of a serial plan; empty of others.
   absl::Span<const CarryRound> rounds() const { return rounds_; }
@@ -140,9 +150,13 @@ class CarryTables {
   };
 
   void SaveAhead(int64_t n_ahead);
-  // Which of them fit this step's blocks and forms; puts their blocks where AddAhead finds them.
+  // Which of them fit this step's blocks and forms.
   void TakeAhead();
-  bool IsCarriedAsItWas(const Ahead& ahead);
+  // Still carried, with the same content and stored in the same form; counts them by their forms.
+  bool IsCarriedAsItWas(const Ahead& ahead, kv::FormCounts* forms);
+  // What of the blocks in both forms is not ahead: the first ones come as X, as many as the plan wants. Puts
+  // all carried blocks in the order of blocks_taken_.
+  void Arrange();
   void AddAhead();
   void CollectBlocks(absl::Span<const Segment> segments, const kv::DeviceCache& cache);
   void CountForms(const SplitPlan& plan);
@@ -159,10 +173,15 @@ class CarryTables {
   void AddPiece(kv::Form form, bool resident, int64_t first, int64_t n, int64_t pieces, int64_t i);
   void AddChunk(kv::Form form, bool resident, size_t first, int32_t n);
   void AddRuns(CarryChunk& chunk, size_t first);
+  void AddRun(const CarryChunk& chunk, int32_t slot, int64_t size_bytes, int64_t offset_bytes);
   void ListReaders(absl::Span<const Segment> segments);
   CarriedBlock* Find(kv::BlockId block);
+  absl::Span<CarriedBlock> Carried() {
+    return absl::MakeSpan(blocks_taken_).first(static_cast<size_t>(x_blocks_ + kv_blocks_));
+  }
 
-  const kv::HostPool& pool_;
+  const kv::Geometry geometry_;
+  const kv::BlockStore& store_;
   const ItemLimits limits_;
   int64_t x_plane_bytes_;
   int32_t chunk_kv_blocks_;
@@ -174,7 +193,7 @@ class CarryTables {
     uint32_t epoch = 0;
     int32_t index = -1;  // in blocks_taken_; -1: its K and V are on the device
   };
-  std::vector<Mark> marks_;  // [n_blocks of the pool]
+  std::vector<Mark> marks_;  // [max_blocks of the store]
   uint32_t epoch_ = 0;
   // Carried as X, as K and V, then resident as X.
   std::vector<CarriedBlock> blocks_taken_;
@@ -193,6 +212,7 @@ class CarryTables {
   std::vector<int32_t> positions_;
   std::vector<device::AttentionSequence> sequences_;
   std::vector<device::AttentionBlock> blocks_;
+  kv::FormCounts stored_;  // of the carried blocks, those that are not ahead
   int64_t kv_blocks_ = 0;
   int64_t x_blocks_ = 0;
   int64_t resident_x_blocks_ = 0;

@@ -29,30 +29,33 @@ LaneStats& LaneOf(StepStats& stats, Lane lane) { return stats.lanes[static_cast<
 
 absl::StatusOr<std::unique_ptr<LinkExecutor>> LinkExecutor::Create(
     device::Device& device, const model::ModelConfig& config, const model::ModelWeights& weights,
-    kv::HostPool& pool, const LinkExecutorOptions& options, const Clock& clock) {
+    kv::HostPool& pool, kv::BlockStore& store, const LinkExecutorOptions& options, const Clock& clock) {
   SPILLWAY_CHECK(options.chunk_rows > 0 && options.head_rows > 0 && options.ring_chunks > 1);
   const kv::Geometry& geometry = pool.geometry();
   SPILLWAY_CHECK(geometry.n_layers == config.n_layers && geometry.n_kv_heads == config.n_kv_heads);
   SPILLWAY_CHECK(geometry.d_head == config.d_head && geometry.d == config.d_model &&
                  geometry.element_bytes == device::SizeOf(device.info().compute_dtype));
-  std::unique_ptr<LinkExecutor> executor(new LinkExecutor(device, pool, options, clock));
+  std::unique_ptr<LinkExecutor> executor(new LinkExecutor(device, pool, store, options, clock));
   SPILLWAY_RETURN_IF_ERROR(executor->Allocate(config, weights));
+  store.SetListener(executor->cache_.get());
   return executor;
 }
 
-LinkExecutor::LinkExecutor(device::Device& device, kv::HostPool& pool, const LinkExecutorOptions& options,
-                           const Clock& clock)
+LinkExecutor::LinkExecutor(device::Device& device, kv::HostPool& pool, kv::BlockStore& store,
+                           const LinkExecutorOptions& options, const Clock& clock)
     : device_(device),
       pool_(pool),
+      store_(store),
       options_(options),
       clock_(clock),
       compute_(device.CreateStream("compute")),
-      distinct_(pool.n_blocks()),
+      distinct_(store.max_blocks()),
       timeline_(device, options.timeline, clock),
       wait_timer_(device, compute_, kTimedWaits, timeline_) {}
 
 LinkExecutor::~LinkExecutor() {
   SPILLWAY_CHECK_MSG(n_items_ == 0, "work items outlive their executor");
+  store_.SetListener(nullptr);
   writer_.reset();
   if (rebuilt_) device_.Free(rebuilt_);
   if (gathered_) device_.Free(gathered_);
@@ -90,7 +93,7 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
       options_.cache_bytes > 0 ? options_.cache_bytes : std::max<int64_t>(left_bytes, 0);
   const int64_t slots = cache_bytes / (geometry.slot_bytes() * geometry.n_layers);
   // More than every block of the pool would never be used.
-  const int64_t most = pool_.n_blocks() * OpenSlots();
+  const int64_t most = store_.max_blocks() * OpenSlots();
   if (slots < OpenSlots()) {
     return absl::InvalidArgumentError(
         absl::StrCat("a device cache of ", FormatBytes(cache_bytes), " holds no block; one takes ",
@@ -98,13 +101,17 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   }
   SPILLWAY_ASSIGN_OR_RETURN(
       cache_, kv::DeviceCache::Create(device_, geometry, static_cast<int32_t>(std::min(slots, most)),
-                                      pool_.n_blocks()));
+                                      store_.max_blocks()));
   // X that takes more than K and V is of no use on the device.
   const bool x_stays = StoresX() && geometry.x_slots() <= 2;
   const int64_t slots_max =
       std::min<int64_t>(options_.resident_blocks_max, std::numeric_limits<int32_t>::max()) * 2;
   residency_ = std::make_unique<Residency>(*cache_, options_.residency, slots_max, x_stays);
-  writer_ = std::make_unique<BlockWriter>(device_, pool_, *cache_, *residency_, compute_, timeline_);
+  if (options_.check_blocks) {
+    checks_ = std::make_unique<BlockChecks>(device_, pool_, store_, ring_->chunk_bytes());
+  }
+  writer_ = std::make_unique<BlockWriter>(device_, pool_, store_, *cache_, *residency_, compute_, timeline_,
+                                          checks_.get());
   return absl::OkStatus();
 }
 
@@ -121,7 +128,7 @@ absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const Ite
   // Single X slots among pairs of K and V: not every hole fits, hence one block in eight to spare.
   const int64_t slots_needed = open_max * OpenSlots() * 9 / 8;
   const int64_t slot_bytes = pool_.geometry().slot_bytes() * pool_.geometry().n_layers;
-  if (slots_needed > cache_->n_slots() && cache_->n_slots() < pool_.n_blocks() * OpenSlots()) {
+  if (slots_needed > cache_->n_slots() && cache_->n_slots() < store_.max_blocks() * OpenSlots()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the device cache of ", FormatBytes(cache_->size_bytes()),
                      " is too small for the blocks that are being "
@@ -153,19 +160,15 @@ int64_t LinkExecutor::residency_bytes() const {
 BatchShape LinkExecutor::ShapeOf(Phase phase, absl::Span<const Segment> segments) {
   BatchShape shape = ShapeWithoutCache(phase, segments);
   shape.weight_load_bytes = weight_pass_bytes();
-  int64_t& on_host = pool_.form() == kv::Form::kKv  ? shape.host_kv_tokens
-                     : pool_.form() == kv::Form::kX ? shape.host_x_tokens
-                                                    : shape.host_both_tokens;
   const int32_t block_tokens = pool_.geometry().block_tokens;
   distinct_.StartCount();
   for (const Segment& segment : segments) {
     for (int32_t begin = 0; begin < segment.first_position; begin += block_tokens) {
       const kv::BlockId block = segment.blocks[static_cast<size_t>(begin / block_tokens)];
       const int32_t added = distinct_.Add(block, std::min(segment.first_position - begin, block_tokens));
-      const bool has_kv = cache_->PlanesOf(block).has_kv();
-      (cache_->IsElsewhere(block) ? on_host
-       : has_kv                   ? shape.resident_kv_tokens
-                                  : shape.resident_x_tokens) += added;
+      (cache_->IsElsewhere(block)         ? shape.HostTokens(store_.PlanesOf(block).form())
+       : cache_->PlanesOf(block).has_kv() ? shape.resident_kv_tokens
+                                          : shape.resident_x_tokens) += added;
     }
   }
   return shape;
@@ -187,13 +190,15 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   PinReads(item, segments);
   OpenBlocks(item, segments);
   item.carry.Build(segments, *cache_, plan, item.cursor.held());
+  // What lies where, of all layers, is settled by that.
+  for (const CarriedBlock& carried : item.carry.carried()) store_.Pin(carried.block);
   residency_->OnBegin(item.residency_number, phase, item.carry.full_blocks() + item.n_written,
                       plan.residency);
   item.promotions.Choose(item.carry, *residency_);
   const auto planes_of = [this](kv::BlockId block) {
     return cache_->IsElsewhere(block) ? kv::Planes{} : cache_->PlanesOf(block);
   };
-  item.tables.Build(segments, pool_.n_blocks(), vocab_size(), planes_of, distinct_);
+  item.tables.Build(segments, store_.max_blocks(), vocab_size(), planes_of, distinct_);
   SPILLWAY_CHECK(item.tables.chunks().size() == 1);
   item.buffers.CopyIn(compute_, item.tables, &item.carry);
   item.Start(n_layers());
@@ -255,6 +260,11 @@ void LinkExecutor::OpenBlocks(Item& item, absl::Span<const Segment> segments) {
       if ((i + 1) * block_tokens <= end) item.stores.push_back(block);
     }
   }
+}
+
+void LinkExecutor::Unpin(const Item& item) {
+  for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
+  for (const CarriedBlock& carried : item.carry.carried()) store_.Unpin(carried.block);
 }
 
 int64_t LinkExecutor::ChunksToExpect(const Item& item, Phase phase, const SplitPlan& plan) const {
@@ -330,7 +340,8 @@ absl::Status LinkExecutor::Visit(WorkItem& work_item) {
   device_.Record(end_event, compute_);
   item.CountVisit();
   item.stats.active_ns += clock_.NowNs() - begin_ns;
-  return device_.status();
+  SPILLWAY_RETURN_IF_ERROR(device_.status());
+  return checks_ != nullptr ? checks_->status() : absl::OkStatus();
 }
 
 void LinkExecutor::AttendToRound(Item& item, int32_t layer, size_t index) {
@@ -378,6 +389,9 @@ void LinkExecutor::AttendToChunk(Item& item, int32_t layer, const CarryChunk& ch
   ring_->BeginRead(compute_, ring_chunk);
   wait_timer_.End(&LaneOf(item.stats, Lane::kCompute).stall_ns, item.cursor.Waiting(Lane::kCompute, layer));
   const DevicePtr arrived = ring_->At(ring_chunk);
+  if (checks_ != nullptr) {
+    checks_->OnArrived(compute_, layer, chunk.form, item.carry.BlocksOf(chunk), arrived);
+  }
   if (chunk.form == kv::Form::kX) {
     RebuildChunk(item, layer, chunk, arrived);
     Promote(item, layer, chunk, kv::Residence::kX, arrived);
@@ -465,7 +479,7 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
   writer_->Complete(item.stores);
   if (item.cursor.went_ahead()) writer_->WaitFor(queue_->copied_ahead());
   item.promotions.Complete();
-  for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
+  Unpin(item);
   residency_->OnEnd(item.residency_number);
   item.Stop();
 
@@ -498,7 +512,7 @@ void LinkExecutor::Abandon(WorkItem& work_item) {
   queue_->Abandon(item.cursor);
   (void)wait_timer_.CollectAll();  // after a device's error nothing is timed any more
   item.promotions.GiveUp();
-  for (const kv::BlockId block : item.pinned) cache_->Unpin(block);
+  Unpin(item);
   residency_->OnEnd(item.residency_number);
   item.Stop();
 }

@@ -12,7 +12,8 @@
 // both. What of a layer does not fit in the ring at once goes through it in rounds of the same form.
 //
 // The host enqueues in one order: what frees a chunk before the copy that reuses it. Blocks that work under
-// way reads or stores are pinned in the device cache.
+// way reads or stores are pinned in the device cache, and those that it carries in the store, which then
+// drops no form of them.
 //
 // An item is one chunk of rows: max_rows of its limits is at most chunk_rows().
 //
@@ -33,6 +34,7 @@
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "engine/device/device.h"
+#include "engine/exec/block_checks.h"
 #include "engine/exec/block_writer.h"
 #include "engine/exec/carry_queue.h"
 #include "engine/exec/carry_tables.h"
@@ -43,6 +45,7 @@
 #include "engine/exec/step_tables.h"
 #include "engine/exec/timeline.h"
 #include "engine/exec/weight_stream.h"
+#include "engine/kv/block_store.h"
 #include "engine/kv/device_cache.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model_config.h"
@@ -63,17 +66,21 @@ struct LinkExecutorOptions {
   // Device memory of resident blocks at most, as so many blocks of K and V. 0: residency is off.
   int64_t resident_blocks_max = std::numeric_limits<int64_t>::max();
   ResidencyTargets residency;    // until a plan brings others
+  bool check_blocks = false;     // BlockChecks, for debugging
   Timeline* timeline = nullptr;  // where a recording would be made; outlives the executor
 };
 
 class LinkExecutor final : public Executor {
  public:
   // InvalidArgument where X is stored and K and V cannot be rebuilt from it on this device, ResourceExhausted
-  // without memory. All references must outlive the executor. The store of the pool's blocks must tell
-  // block_listener(). REQUIRES: the pool's geometry is the model's, in the device's compute dtype.
-  static absl::StatusOr<std::unique_ptr<LinkExecutor>> Create(
-      device::Device& device, const model::ModelConfig& config, const model::ModelWeights& weights,
-      kv::HostPool& pool, const LinkExecutorOptions& options, const Clock& clock = Clock::Real());
+  // without memory. All references must outlive the executor, which hears of what `store`, of the pool's
+  // blocks, loses. REQUIRES: the pool's geometry is the model's, in the device's compute dtype.
+  static absl::StatusOr<std::unique_ptr<LinkExecutor>> Create(device::Device& device,
+                                                              const model::ModelConfig& config,
+                                                              const model::ModelWeights& weights,
+                                                              kv::HostPool& pool, kv::BlockStore& store,
+                                                              const LinkExecutorOptions& options,
+                                                              const Clock& clock = Clock::Real());
   ~LinkExecutor() override;
 
   // Items must be destroyed before the executor. InvalidArgument, naming the size that works, where the items
@@ -102,25 +109,28 @@ class LinkExecutor final : public Executor {
 
   kv::BlockListener& block_listener() { return *cache_; }
   const kv::DeviceCache& cache() const { return *cache_; }
+  // Null unless they were asked for.
+  const BlockChecks* checks() const { return checks_.get(); }
   int64_t ring_bytes() const { return ring_->n_chunks() * ring_->chunk_bytes(); }
   int64_t scratch_bytes() const { return transformer_->scratch_bytes(); }
 
  private:
   class Item;
 
-  LinkExecutor(device::Device& device, kv::HostPool& pool, const LinkExecutorOptions& options,
-               const Clock& clock);
+  LinkExecutor(device::Device& device, kv::HostPool& pool, kv::BlockStore& store,
+               const LinkExecutorOptions& options, const Clock& clock);
 
   absl::Status Allocate(const model::ModelConfig& config, const model::ModelWeights& weights);
   Item& ItemOf(WorkItem& item) const;
-  bool StoresX() const { return pool_.form() != kv::Form::kKv; }
-  int64_t OpenSlots() const { return BlockWriter::OpenSlots(pool_); }
+  bool StoresX() const { return store_.stores_x(); }
+  int64_t OpenSlots() const { return BlockWriter::OpenSlots(pool_.geometry(), store_); }
   // Blocks that an item may have open at once.
   int64_t MaxOpenBlocks(const ItemLimits& limits) const;
 
   // --- Begin.
   void OpenBlocks(Item& item, absl::Span<const Segment> segments);
   void PinReads(Item& item, absl::Span<const Segment> segments);
+  void Unpin(const Item& item);
   // Of the carried chunks, how many the next step is expected to carry too, the first ones first.
   int64_t ChunksToExpect(const Item& item, Phase phase, const SplitPlan& plan) const;
   void StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns);
@@ -140,13 +150,15 @@ class LinkExecutor final : public Executor {
 
   device::Device& device_;
   kv::HostPool& pool_;
+  kv::BlockStore& store_;
   const LinkExecutorOptions options_;
   const Clock& clock_;
   const device::StreamId compute_;
   std::unique_ptr<model::Transformer> transformer_;  // uses weights_
   std::unique_ptr<StagingRing> ring_;
   std::unique_ptr<kv::DeviceCache> cache_;
-  std::unique_ptr<BlockWriter> writer_;
+  std::unique_ptr<BlockChecks> checks_;  // null: nothing is checked
+  std::unique_ptr<BlockWriter> writer_;  // uses checks_
   std::unique_ptr<Residency> residency_;
   device::DevicePtr rebuilt_;   // K and V of one chunk's X: slots 2b, 2b + 1
   device::DevicePtr gathered_;  // one chunk's X, where it is resident in several places

@@ -73,11 +73,11 @@ class RowExecutor::Item final : public WorkItem {
 
 absl::StatusOr<std::unique_ptr<RowExecutor>> RowExecutor::Create(
     device::Device& device, const model::ModelConfig& config, const model::ModelWeights& weights,
-    kv::HostPool& pool, const RowExecutorOptions& options, const Clock& clock) {
+    kv::HostPool& pool, const kv::BlockStore& store, const RowExecutorOptions& options, const Clock& clock) {
   SPILLWAY_CHECK(options.chunk_rows > 0 && options.head_rows > 0);
   const kv::Geometry& geometry = pool.geometry();
   SPILLWAY_CHECK(geometry.n_layers == config.n_layers && geometry.n_kv_heads == config.n_kv_heads);
-  SPILLWAY_CHECK_MSG(pool.form() == kv::Form::kKv, "what is read in place is stored as K and V");
+  SPILLWAY_CHECK_MSG(!store.stores_x(), "what is read in place is stored as K and V");
   SPILLWAY_CHECK(geometry.d_head == config.d_head &&
                  geometry.element_bytes == device::SizeOf(device.info().compute_dtype));
   if (!device.info().host_addressable) {
@@ -85,7 +85,7 @@ absl::StatusOr<std::unique_ptr<RowExecutor>> RowExecutor::Create(
         "the row executor reads keys and values in host memory, which this device cannot address; serve "
         "with --device=cpu and without an emulated link");
   }
-  std::unique_ptr<RowExecutor> executor(new RowExecutor(device, pool, options, clock));
+  std::unique_ptr<RowExecutor> executor(new RowExecutor(device, pool, store, options, clock));
   SPILLWAY_ASSIGN_OR_RETURN(
       executor->transformer_,
       model::Transformer::Create(device, config, weights, {options.chunk_rows, options.head_rows}));
@@ -96,14 +96,15 @@ absl::StatusOr<std::unique_ptr<RowExecutor>> RowExecutor::Create(
   return executor;
 }
 
-RowExecutor::RowExecutor(device::Device& device, kv::HostPool& pool, const RowExecutorOptions& options,
-                         const Clock& clock)
+RowExecutor::RowExecutor(device::Device& device, kv::HostPool& pool, const kv::BlockStore& store,
+                         const RowExecutorOptions& options, const Clock& clock)
     : device_(device),
       pool_(pool),
+      store_(store),
       options_(options),
       clock_(clock),
       compute_(device.CreateStream("compute")),
-      distinct_(pool.n_blocks()),
+      distinct_(store.max_blocks()),
       timeline_(device, options.timeline, clock) {}
 
 absl::StatusOr<std::unique_ptr<WorkItem>> RowExecutor::CreateWorkItem(const ItemLimits& limits) {
@@ -127,8 +128,8 @@ void RowExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segme
   const MonotonicNs begin_ns = clock_.NowNs();
   timeline_.Follow();
   item.step = ++steps_;
-  const auto planes_of = [this](kv::BlockId block) { return pool_.PlanesOf(block); };
-  item.tables.Build(segments, pool_.n_blocks(), vocab_size(), planes_of, distinct_);
+  const auto planes_of = [this](kv::BlockId block) { return store_.PlanesOf(block); };
+  item.tables.Build(segments, store_.max_blocks(), vocab_size(), planes_of, distinct_);
   item.buffers.CopyIn(compute_, item.tables, nullptr);
   item.Start(n_layers() * static_cast<int32_t>(item.tables.chunks().size()));
 

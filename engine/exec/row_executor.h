@@ -22,6 +22,7 @@
 #include "engine/exec/executor.h"
 #include "engine/exec/step_tables.h"
 #include "engine/exec/timeline.h"
+#include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model_config.h"
 #include "engine/model/transformer.h"
@@ -40,9 +41,12 @@ class RowExecutor final : public Executor {
   // FailedPrecondition where the device does not address the pool, Unimplemented for a model that no device
   // operation computes, ResourceExhausted without memory for the scratch. All references must outlive the
   // executor. REQUIRES: the pool's geometry is the model's, in the device's compute dtype.
-  static absl::StatusOr<std::unique_ptr<RowExecutor>> Create(
-      device::Device& device, const model::ModelConfig& config, const model::ModelWeights& weights,
-      kv::HostPool& pool, const RowExecutorOptions& options, const Clock& clock = Clock::Real());
+  static absl::StatusOr<std::unique_ptr<RowExecutor>> Create(device::Device& device,
+                                                             const model::ModelConfig& config,
+                                                             const model::ModelWeights& weights,
+                                                             kv::HostPool& pool, const kv::BlockStore& store,
+                                                             const RowExecutorOptions& options,
+                                                             const Clock& clock = Clock::Real());
 
   // Items must be destroyed before the executor.
   absl::StatusOr<std::unique_ptr<WorkItem>> CreateWorkItem(const ItemLimits& limits) override;
@@ -62,8 +66,8 @@ class RowExecutor final : public Executor {
  private:
   class Item;
 
-  RowExecutor(device::Device& device, kv::HostPool& pool, const RowExecutorOptions& options,
-              const Clock& clock);
+  RowExecutor(device::Device& device, kv::HostPool& pool, const kv::BlockStore& store,
+              const RowExecutorOptions& options, const Clock& clock);
 
   Item& ItemOf(WorkItem& item) const;
   // Waits for the item's visit that used this pair of events and takes its time.
@@ -71,6 +75,7 @@ class RowExecutor final : public Executor {
 
   device::Device& device_;
   kv::HostPool& pool_;
+  const kv::BlockStore& store_;
   const RowExecutorOptions options_;
   const Clock& clock_;
   const device::StreamId compute_;

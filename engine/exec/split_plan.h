@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "engine/kv/geometry.h"
+
 namespace spillway::exec {
 
 // The six concurrent activities of a step.
@@ -61,6 +63,9 @@ struct BatchShape {
   int64_t host_both_tokens = 0;
   int64_t weight_load_bytes = 0;  // W: 0 when resident; of a column's item its share
 
+  int64_t& HostTokens(kv::Form form) {
+    return form == kv::Form::kKv ? host_kv_tokens : form == kv::Form::kX ? host_x_tokens : host_both_tokens;
+  }
   bool operator==(const BatchShape&) const = default;
 };
 

@@ -1,12 +1,17 @@
-// BlockStore: who holds which block, and which full blocks can be found again by their content.
+// BlockStore: who holds which block, in which form and slots it is stored, and which full blocks can be found
+// again by their content.
 //
-// A block is `block_tokens` consecutive tokens of one sequence in all layers; the bytes lie in HostPool.
-// Every block is free (no content), in use (references > 0) or cached (no references, full, findable by its
-// hash; the least recently used is evicted when a free block is needed). BlockHasher makes
-// the hashes; equal ones mean equal contents.
+// A block is `block_tokens` consecutive tokens of one sequence in all layers; the bytes lie in HostPool. Its
+// id is a name: where its planes lie is state. Every block is free (no slots, no content), in use (references
+// > 0) or cached (no references, full, findable by its hash). BlockHasher makes the hashes; equal ones mean
+// equal contents.
 //
-// Owned by the scheduler, which alone allocates and frees. Step thread only; Counts() is thread-safe.
-// After construction nothing here allocates memory.
+// Where slots are short, first blocks that are stored in both forms lose one (FormPolicy says which), those
+// first that were used longest ago; then cached blocks are evicted in that order. A form is never dropped of
+// a block that is pinned: work under way reads its planes.
+//
+// Owned by the scheduler, which alone allocates and frees; executors read planes and pin. Step thread only;
+// Counts() is thread-safe. After construction nothing here allocates memory.
 #ifndef SPILLWAY_ENGINE_KV_BLOCK_STORE_H_
 #define SPILLWAY_ENGINE_KV_BLOCK_STORE_H_
 
@@ -14,15 +19,25 @@
 #include <memory>
 
 #include "engine/kv/block_hasher.h"
+#include "engine/kv/form_policy.h"
 #include "engine/kv/geometry.h"
 
 namespace spillway::kv {
 
 struct BlockCounts {
+  // What the pool holds as K and V: so many blocks can be had when none is in use, whatever their forms.
   int64_t total_blocks = 0;
-  int64_t free_blocks = 0;
+  int64_t free_blocks = 0;  // what fits as K and V in slots that nothing takes
   int64_t in_use_blocks = 0;
   int64_t cached_blocks = 0;
+  FormCounts forms;  // of blocks in use and cached
+  // Slots of each layer.
+  int64_t total_slots = 0;
+  int64_t in_use_slots = 0;
+  int64_t cached_slots = 0;
+  // Ever, to make room: of blocks that kept the other form.
+  int64_t dropped_kv = 0;
+  int64_t dropped_x = 0;
 };
 
 class HostPool;
@@ -37,17 +52,42 @@ class BlockListener {
 
 class BlockStore {
  public:
+  // For n_blocks blocks of K and V.
   explicit BlockStore(int64_t n_blocks);
-  explicit BlockStore(const HostPool& pool);  // one for every block of the pool
+  // Of all slots of the pool; X is stored where the pool and the policy both say so.
+  explicit BlockStore(const HostPool& pool, const FormPolicy& policy = {.stores_x = true});
+  BlockStore(int64_t n_slots, int64_t x_slots, const FormPolicy& policy);
   ~BlockStore();
   BlockStore(const BlockStore&) = delete;
   BlockStore& operator=(const BlockStore&) = delete;
 
-  // A block with one reference and undefined content; evicts the least recently used cached block when none
-  // is free. kNoBlock when every block is in use.
+  // Ids are below this.
+  int64_t max_blocks() const;
+  bool stores_x() const;
+
+  // A block with one reference, undefined content and slots for the form that the policy wants now; where no
+  // other fits, for the one that takes fewest. kNoBlock when every slot is in use.
   BlockId Allocate();
-  // Blocks that Allocate could give: free and cached.
+  // One of this form, or kNoBlock. REQUIRES: kKv, or stores_x().
+  BlockId Allocate(Form form);
+  // Allocate can be called so many times at least, whatever forms the policy wants: slots that are free, that
+  // cached blocks have or that blocks in both forms can do without, by those of K and V. (Where X is the
+  // larger form, which no policy should want, that holds for K and V.)
   int64_t available_blocks() const;
+  int64_t available_slots() const;
+  // What available_slots() would grow by, were this block given up. REQUIRES: it is in use.
+  int64_t SlotsHeldBy(BlockId block) const;
+  // How many blocks so many slots count as.
+  static int64_t BlocksIn(int64_t slots) { return slots / 2; }
+
+  // Where the block lies in the arena of every layer. Fixed while it is pinned; else Allocate may drop a
+  // form. All -1 for a free one.
+  const Planes& PlanesOf(BlockId block) const;
+  // Work under way copies its planes. REQUIRES: in use until the last Unpin.
+  void Pin(BlockId block);
+  void Unpin(BlockId block);
+  // Of blocks in one form, the share that is wanted as X from now on. REQUIRES: in 0..1.
+  void SteerTo(double x_share);
 
   // REQUIRES: the block is in use.
   void Ref(BlockId block);

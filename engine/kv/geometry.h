@@ -22,6 +22,9 @@ struct Planes {
 
   bool has_kv() const { return k >= 0; }
   bool has_x() const { return x >= 0; }
+  bool has_both() const { return has_kv() && has_x(); }
+  // REQUIRES: some plane is there.
+  Form form() const { return has_both() ? Form::kBoth : has_x() ? Form::kX : Form::kKv; }
 };
 
 struct Geometry {

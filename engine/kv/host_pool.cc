@@ -32,20 +32,21 @@ void CheckGeometry(const Geometry& geometry) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& device, const Geometry& geometry,
-                                                           int64_t pool_bytes, Form form) {
+                                                           int64_t pool_bytes, bool stores_x) {
   CheckGeometry(geometry);
-  const int64_t block_bytes = geometry.block_bytes(form);
+  const int64_t block_bytes = geometry.block_bytes(Form::kKv);
+  const int64_t block_slots = geometry.block_slots(Form::kKv);
   // Slot numbers are int32.
-  const int64_t kMaxBlocks = std::numeric_limits<int32_t>::max() / geometry.block_slots(form);
-  const int64_t n_blocks = std::min(pool_bytes / block_bytes, kMaxBlocks);
+  const int64_t n_blocks =
+      std::min(pool_bytes / block_bytes, std::numeric_limits<int32_t>::max() / block_slots);
   if (n_blocks < kMinBlocks) {
     return absl::ResourceExhaustedError(
         absl::StrCat("a KV pool of ", FormatBytes(std::max<int64_t>(pool_bytes, 0)), " holds less than ",
                      kMinBlocks, " blocks of ", geometry.block_tokens, " tokens; the least that works is ",
                      kMinBlocks * block_bytes, " bytes (", FormatBytes(kMinBlocks * block_bytes), ")"));
   }
-  const int64_t arena_bytes =
-      RoundUp(n_blocks * geometry.block_slots(form) * geometry.slot_bytes(), kArenaAlignmentBytes);
+  const int64_t n_slots = n_blocks * block_slots;
+  const int64_t arena_bytes = RoundUp(n_slots * geometry.slot_bytes(), kArenaAlignmentBytes);
   const int64_t size_bytes = arena_bytes * geometry.n_layers;
   // The kernel maps more than there is and kills the process at first touch: ask before.
   const MemoryBudget budget = ReadMemoryBudget("/");
@@ -65,7 +66,7 @@ absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& devic
   // Advice only: where huge pages are off, small ones serve.
   (void)madvise(base, static_cast<size_t>(size_bytes), MADV_HUGEPAGE);
   std::unique_ptr<HostPool> pool(
-      new HostPool(device, geometry, form, n_blocks, arena_bytes, static_cast<uint8_t*>(base)));
+      new HostPool(device, geometry, stores_x, n_slots, arena_bytes, static_cast<uint8_t*>(base)));
   if (device.info().host_addressable) {
     // Nothing is copied over a link, so nothing has to be page-locked: serving can begin at once.
     pool->populator_.emplace(pool->base_, size_bytes);
@@ -81,12 +82,12 @@ absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& devic
   return pool;
 }
 
-HostPool::HostPool(device::Device& device, const Geometry& geometry, Form form, int64_t n_blocks,
+HostPool::HostPool(device::Device& device, const Geometry& geometry, bool stores_x, int64_t n_slots,
                    int64_t arena_bytes, uint8_t* base)
     : device_(device),
       geometry_(geometry),
-      form_(form),
-      n_blocks_(n_blocks),
+      stores_x_(stores_x),
+      n_slots_(n_slots),
       arena_bytes_(arena_bytes),
       size_bytes_(arena_bytes * geometry.n_layers),
       base_(base) {}
@@ -100,27 +101,6 @@ HostPool::~HostPool() {
 uint8_t* HostPool::LayerArena(int32_t layer) const {
   SPILLWAY_DCHECK(layer >= 0 && layer < geometry_.n_layers);
   return base_ + layer * arena_bytes_;
-}
-
-Planes HostPool::PlanesOf(BlockId block) const {
-  SPILLWAY_DCHECK(block >= 0 && block < n_blocks_);
-  Planes planes;
-  if (form_ != Form::kX) planes = {KSlot(block), VSlot(block), -1};
-  if (form_ != Form::kKv) {
-    const int64_t first_x = form_ == Form::kBoth ? 2 * n_blocks_ : 0;
-    planes.x = static_cast<int32_t>(first_x + geometry_.x_slots() * block);
-  }
-  return planes;
-}
-
-uint8_t* HostPool::KPlane(int32_t layer, BlockId block) const {
-  SPILLWAY_DCHECK(block >= 0 && block < n_blocks_ && form_ != Form::kX);
-  return Slot(layer, KSlot(block));
-}
-
-uint8_t* HostPool::VPlane(int32_t layer, BlockId block) const {
-  SPILLWAY_DCHECK(block >= 0 && block < n_blocks_ && form_ != Form::kX);
-  return Slot(layer, VSlot(block));
 }
 
 }  // namespace spillway::kv

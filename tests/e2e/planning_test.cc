@@ -99,5 +99,44 @@ TEST(Planning, StepsOverALinkArePlannedCountedAndExplained) {
   unlink(profile.c_str());
 }
 
+// A pool that prompts one after the other fill: blocks lose a form, then their content, and the answers stay
+// what they are without a link.
+TEST(Planning, AFullPoolDropsFormsAndAnswersTheSame) {
+  const std::string model = WriteModel();
+  const std::vector<std::string> flags = {"--model=" + model, "--host_pool=2MiB", "--max_sequences=2",
+                                          "--context=512",    "--threads=1",      "--dtype=f32"};
+  std::vector<std::string> link = flags;
+  for (const char* flag :
+       {"--emulated_link_mb_per_s=200", "--device_memory=32MiB", "--residency=off", "--check_blocks"}) {
+    link.push_back(flag);
+  }
+  link.push_back("--profile=" + PathOf("_forms_profile.json"));
+  SpawnedDaemon plain(flags), linked(link);
+  ASSERT_TRUE(plain.WaitUntilReady()) << plain.output();
+  ASSERT_TRUE(linked.WaitUntilReady()) << linked.output();
+  const auto answer = [](SpawnedDaemon& daemon, int32_t n) {
+    grpc::ClientContext call;
+    v1::CompleteRequest request;
+    for (int32_t i = 0; i < 280; ++i) request.mutable_tokens()->add_ids(10 + (i * (n / 2 + 1) + n) % 200);
+    request.mutable_options()->set_max_tokens(12);
+    request.mutable_options()->mutable_sampling()->set_temperature(0);
+    request.mutable_options()->mutable_stop()->set_ignore_eos(true);
+    v1::CompleteResponse response;
+    const grpc::Status status =
+        v1::InferenceService::NewStub(daemon.Connect())->Complete(&call, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return status.ok() ? response.choices(0).text() : "";
+  };
+  for (int32_t n = 0; n < 20; ++n) EXPECT_EQ(answer(linked, n), answer(plain, n)) << n;
+  EXPECT_GT(Metric(linked, "spillway_kv_forms_dropped_total{form=\"kv\"}") +
+                Metric(linked, "spillway_kv_forms_dropped_total{form=\"x\"}"),
+            0);
+  EXPECT_EQ(Metric(linked, "spillway_kv_form_blocks{form=\"both\"}"), 0);
+  EXPECT_GT(Metric(linked, "spillway_kv_form_blocks{form=\"x\"}"), 0);
+  EXPECT_EQ(Metric(plain, "spillway_kv_form_blocks{form=\"x\"}"), 0);
+  linked.Signal(SIGTERM);
+  EXPECT_EQ(linked.Wait().code, 0) << linked.output();
+}
+
 }  // namespace
 }  // namespace spillway::e2e

@@ -37,7 +37,7 @@ std::string WriteModel() {
 }
 
 std::vector<std::string> Flags(const std::string& model, std::vector<std::string> more) {
-  std::vector<std::string> flags = {"--model=" + model,  "--host_pool=10MiB",        "--context=128",
+  std::vector<std::string> flags = {"--model=" + model,  "--host_pool=6MiB",         "--context=128",
                                     "--max_sequences=4", "--prefill_rows=64",        "--threads=1",
                                     "--dtype=f32",       "--prefill_chunk_tokens=16"};
   flags.insert(flags.end(), more.begin(), more.end());

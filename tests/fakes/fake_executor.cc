@@ -72,18 +72,18 @@ class FakeExecutor::Item final : public exec::WorkItem {
   std::vector<std::vector<text::TokenId>> tokens;
   std::vector<std::vector<kv::BlockId>> tables;
   std::vector<Row> rows;
-  std::vector<uint64_t> hidden;            // [rows]
+  std::vector<uint64_t> hidden;  // [rows]
+  std::vector<kv::BlockId> pinned;
   std::vector<MonotonicNs> visit_ends_ns;  // of this run
   std::vector<device::SampleResult> results;
   exec::StepStats stats;
 };
 
-FakeExecutor::FakeExecutor(const FakeExecutorOptions& options, const kv::BlockStore& blocks,
-                           ManualClock& clock)
+FakeExecutor::FakeExecutor(const FakeExecutorOptions& options, kv::BlockStore& blocks, ManualClock& clock)
     : options_(options),
       blocks_(blocks),
       clock_(clock),
-      content_(static_cast<size_t>(options.n_layers * blocks.Counts().total_blocks * options.block_tokens)) {}
+      content_(static_cast<size_t>(options.n_layers * blocks.max_blocks() * options.block_tokens)) {}
 
 FakeExecutor::~FakeExecutor() = default;
 
@@ -93,7 +93,7 @@ absl::StatusOr<std::unique_ptr<exec::WorkItem>> FakeExecutor::CreateWorkItem(con
 }
 
 uint64_t& FakeExecutor::Content(int32_t layer, kv::BlockId block, int32_t offset) {
-  const int64_t n_blocks = blocks_.Counts().total_blocks;
+  const int64_t n_blocks = blocks_.max_blocks();
   return content_[static_cast<size_t>((layer * n_blocks + block) * options_.block_tokens + offset)];
 }
 
@@ -130,6 +130,12 @@ void FakeExecutor::Begin(exec::WorkItem& work_item, exec::Phase phase,
                  n_outputs <= limits.max_outputs);
   CheckPlan(item, plan);
   CheckWrites(item);
+  // As one that carries them does.
+  for (const auto& [block, tokens] : CachedTokens(item.segments)) {
+    if (tokens < options_.block_tokens) continue;
+    blocks_.Pin(block);
+    item.pinned.push_back(block);
+  }
   item.hidden.assign(item.rows.size(), 0);
   const int32_t n_chunks = (n_rows + options_.chunk_rows - 1) / options_.chunk_rows;
   item.Start(n_chunks * options_.n_layers);
@@ -302,6 +308,13 @@ void FakeExecutor::Compute(Item& item, int32_t layer, int32_t first_row, int32_t
   }
 }
 
+void FakeExecutor::Stop(Item& item) {
+  for (const kv::BlockId block : item.pinned) blocks_.Unpin(block);
+  item.pinned.clear();
+  item.Stop();
+  running_.erase(std::find(running_.begin(), running_.end(), &item));
+}
+
 absl::StatusOr<exec::StepResult> FakeExecutor::Finish(exec::WorkItem& work_item) {
   Item& item = static_cast<Item&>(work_item);
   SPILLWAY_CHECK(item.done());
@@ -325,8 +338,7 @@ absl::StatusOr<exec::StepResult> FakeExecutor::Finish(exec::WorkItem& work_item)
   const int64_t head_ns = static_cast<int64_t>(options_.sample_ns * static_cast<double>(item.results.size()));
   busy_until_ns_ = std::max(busy_until_ns_, clock_.NowNs()) + head_ns;
   WaitUntil(busy_until_ns_);
-  item.Stop();
-  running_.erase(std::find(running_.begin(), running_.end(), &item));
+  Stop(item);
   exec::StepStats& stats = item.stats;
   stats.head_ns = head_ns;
   stats.lanes[static_cast<size_t>(exec::Lane::kCompute)].busy_ns += head_ns;
@@ -340,8 +352,7 @@ void FakeExecutor::Abandon(exec::WorkItem& work_item) {
   Item& item = static_cast<Item&>(work_item);
   SPILLWAY_CHECK(item.running());
   if (!item.visit_ends_ns.empty()) WaitUntil(item.visit_ends_ns.back());
-  item.Stop();
-  running_.erase(std::find(running_.begin(), running_.end(), &item));
+  Stop(item);
 }
 
 absl::Span<const float> FakeExecutor::LogitsOf(const exec::WorkItem&, int32_t, int32_t) const { return {}; }

@@ -59,7 +59,7 @@ class ReferenceModel {
 class FakeExecutor : public exec::Executor {
  public:
   // Reads reference counts from `blocks`, which must outlive the executor. Turns `clock`.
-  FakeExecutor(const FakeExecutorOptions& options, const kv::BlockStore& blocks, ManualClock& clock);
+  FakeExecutor(const FakeExecutorOptions& options, kv::BlockStore& blocks, ManualClock& clock);
   ~FakeExecutor() override;
 
   absl::StatusOr<std::unique_ptr<exec::WorkItem>> CreateWorkItem(const exec::ItemLimits& limits) override;
@@ -102,10 +102,11 @@ class FakeExecutor : public exec::Executor {
   void Compute(Item& item, int32_t layer, int32_t first_row, int32_t n_rows);
   double LoadNs(int32_t layer);
   double CostNs(const Item& item, int32_t first_row, int32_t n_rows) const;
+  void Stop(Item& item);
   void WaitUntil(MonotonicNs time);
 
   const FakeExecutorOptions options_;
-  const kv::BlockStore& blocks_;
+  kv::BlockStore& blocks_;
   ManualClock& clock_;
   std::vector<uint64_t> content_;  // [n_layers, n_blocks, block_tokens]
   std::vector<Item*> running_;

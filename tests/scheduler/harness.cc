@@ -204,7 +204,9 @@ std::vector<std::string> CompareWithAlone(const Client& client, const fakes::Fak
 }
 
 Harness::Harness(const HarnessOptions& the_options)
-    : options(the_options), blocks(the_options.n_blocks), executor(the_options.executor, blocks, clock) {
+    : options(the_options),
+      blocks(2 * the_options.n_blocks, 1, the_options.forms.value_or(kv::FormPolicy{})),
+      executor(the_options.executor, blocks, clock) {
   if (options.profile.has_value()) {
     plan_solver = std::make_unique<PlanSolver>(*options.profile);
     planner = std::make_unique<Planner>(*plan_solver, options.planner);

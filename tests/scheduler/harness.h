@@ -101,7 +101,9 @@ std::vector<std::string> CompareWithAlone(const Client& client, const fakes::Fak
 
 struct HarnessOptions {
   fakes::FakeExecutorOptions executor;
-  int64_t n_blocks = 256;
+  int64_t n_blocks = 256;  // of K and V
+  // Set: as many slots, in these forms.
+  std::optional<kv::FormPolicy> forms;
   SchedulerOptions scheduler;
   // Set: steps are planned, on this profile.
   std::optional<profiler::MachineProfile> profile;

@@ -526,5 +526,54 @@ TEST_P(NotEnoughTest, NobodyIsSentAwayWhenItWouldNotBeEnough) {
   for (Client* client : clients) ExpectAsAlone(harness, *client);
 }
 
+// What a victim holds counts by its memory: blocks of X alone make room for half as many of K and V.
+TEST(PriorityTest, NobodyIsSentAwayWhoseSmallBlocksWouldNotBeEnough) {
+  HarnessOptions options;
+  options.n_blocks = 20;
+  options.forms = {.stores_x = true, .both_below = 0, .x_share = 1};
+  options.scheduler.reserve_output_tokens = 0;
+  Harness harness(options);
+  auto same = harness.MustSubmit(Prioritised(MakeRequest(Prompt(40, 1), 30), 5));
+  auto low = harness.MustSubmit(Prioritised(MakeRequest(Prompt(16, 2), 8), 0));
+  for (int i = 0; i < 10; ++i) harness.scheduler->RunOnce();
+  const SchedulerSnapshot now = harness.scheduler->Snapshot();
+  ASSERT_EQ(now.running_sequences, 2);
+  ASSERT_EQ(now.blocks.forms.x_blocks, now.blocks.in_use_slots);
+  // Four blocks are missing, and the victim has four to six, of a slot each.
+  const auto n_prompt = static_cast<int32_t>(4 * (harness.blocks.available_blocks() + 4));
+  auto high = harness.MustSubmit(Prioritised(MakeRequest(Prompt(n_prompt, 3), 1), 5));
+  Client* const clients[] = {same.get(), low.get(), high.get()};
+  while (!low->ended) {
+    ASSERT_TRUE(harness.scheduler->RunOnce());
+    for (Client* client : clients) client->Read();
+  }
+  EXPECT_EQ(low->usage->preemptions, 0);
+  harness.RunAll(clients);
+  for (Client* client : clients) ExpectAsAlone(harness, *client);
+}
+
+// A pool of 20 blocks of K and V: whatever the forms, one request that fits it runs, and what others are
+// promised beside it is there.
+TEST(FormsTest, EveryRequestThatFitsAloneIsServedWhateverTheForms) {
+  for (const double both_below : {0.0, 0.7, 1.0}) {
+    for (const double x_share : {0.0, 0.5, 1.0}) {
+      HarnessOptions options;
+      options.n_blocks = 20;
+      options.forms = {.stores_x = true, .both_below = both_below, .x_share = x_share};
+      Harness harness(options);
+      EXPECT_EQ(harness.scheduler->max_sequence_tokens(), 80);
+      std::vector<std::unique_ptr<Client>> calls;
+      std::vector<Client*> clients;
+      for (uint32_t i = 0; i < 6; ++i) {
+        calls.push_back(harness.MustSubmit(MakeRequest(Prompt(70 - static_cast<int32_t>(i), i), 10)));
+        clients.push_back(calls.back().get());
+      }
+      harness.RunAll(clients);
+      for (Client* client : clients) ExpectAsAlone(harness, *client);
+      EXPECT_EQ(harness.blocks_in_use(), 0);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace spillway::scheduler

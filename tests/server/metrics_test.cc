@@ -169,7 +169,13 @@ TEST_F(MetricsTest, TheSchedulersStateIsReadAtEveryScrape) {
   now.running_requests = 3;
   now.returned_sequences = 6;
   now.visits = 10;
-  now.blocks = {.total_blocks = 8, .free_blocks = 1, .in_use_blocks = 2, .cached_blocks = 5};
+  now.blocks.cached_blocks = 5;
+  now.blocks.forms = {.kv_blocks = 4, .x_blocks = 2, .both_blocks = 1};
+  now.blocks.total_slots = 16;
+  now.blocks.in_use_slots = 4;
+  now.blocks.dropped_x = 3;
+  now.kv_block_bytes = 200;
+  now.x_block_bytes = 100;
   metrics_.SetSources([&] { return now; }, [] { return false; });
   EXPECT_EQ(Value("spillway_sequences{state=\"decode\"}"), 2);
   EXPECT_EQ(Value("spillway_sequences{state=\"prefill\"}"), 2);
@@ -178,6 +184,12 @@ TEST_F(MetricsTest, TheSchedulersStateIsReadAtEveryScrape) {
   EXPECT_EQ(Value("spillway_sequences_returned"), 6);
   EXPECT_EQ(Value("spillway_kv_blocks{state=\"cached\"}"), 5);
   EXPECT_EQ(Value("spillway_kv_pool_usage_ratio"), 0.25);
+  EXPECT_EQ(Value("spillway_kv_form_blocks{form=\"x\"}"), 2);
+  EXPECT_EQ(Value("spillway_kv_form_bytes{form=\"kv\"}"), 800);
+  EXPECT_EQ(Value("spillway_kv_form_bytes{form=\"x\"}"), 200);
+  EXPECT_EQ(Value("spillway_kv_form_bytes{form=\"both\"}"), 300);
+  EXPECT_EQ(Value("spillway_kv_forms_dropped_total{form=\"x\"}"), 3);
+  EXPECT_EQ(Value("spillway_kv_forms_dropped_total{form=\"kv\"}"), 0);
   EXPECT_EQ(Value("spillway_visits_total"), 10);
   EXPECT_EQ(Value("spillway_ready"), 0);
   now.visits = 25;
@@ -229,6 +241,7 @@ TEST_F(MetricsTest, ThePlannersStateIsReadAtEveryScrape) {
   planner.link_in_bytes_per_s = 2e9;
   planner.link_in_share = 0.8;
   planner.targets.stored_x = 0.75;
+  planner.targets.x_share = 0.625;
   planner.schedule.largest_batch = 12;
   planner.scheduled[1][static_cast<size_t>(scheduler::ScheduleReason::kPromptsWait)] = 7;
   metrics_.SetSources([&] { return now; }, [] { return true; });
@@ -241,6 +254,7 @@ TEST_F(MetricsTest, ThePlannersStateIsReadAtEveryScrape) {
   EXPECT_EQ(Value("spillway_link_rate_bytes_per_second{direction=\"in\"}"), 2e9);
   EXPECT_EQ(Value("spillway_link_rate_share_ratio{direction=\"in\"}"), 0.8);
   EXPECT_EQ(Value("spillway_placement_target_ratio{share=\"stored_x\"}"), 0.75);
+  EXPECT_EQ(Value("spillway_placement_target_ratio{share=\"as_x\"}"), 0.625);
   EXPECT_EQ(Value("spillway_largest_batch"), 12);
   EXPECT_EQ(Value("spillway_scheduled_steps_total{reason=\"PROMPTS_WAIT\",schedule=\"column\"}"), 7);
 }

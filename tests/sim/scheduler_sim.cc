@@ -50,6 +50,11 @@ HarnessOptions DrawMachine(Random& random) {
   if (random.Chance(0.3)) {
     options.scheduler.schedule = random.OneOf({exec::Schedule::kRow, exec::Schedule::kColumn});
   }
+  if (random.Chance(0.5)) {
+    options.forms = {.stores_x = true,
+                     .both_below = random.OneOf({0.0, 0.5, 0.7, 1.0}),
+                     .x_share = random.OneOf({0.0, 0.3, 0.8, 1.0})};
+  }
   return options;
 }
 
@@ -152,6 +157,9 @@ class Simulation {
 
   void Step() {
     ++result_.steps;
+    if (harness_.blocks.stores_x() && random_.Chance(0.01)) {
+      harness_.blocks.SteerTo(random_.OneOf({0.0, 0.3, 0.8, 1.0}));
+    }
     if (!harness_.scheduler->RunOnce()) {
       // Nothing to do before something happens; slow readers' time passes too.
       harness_.clock.AdvanceNs(random_.Chance(0.05) ? 400 * kNsPerMs : random_.Between(1, 50'000));
@@ -198,6 +206,7 @@ class Simulation {
                          snapshot.paused_sequences, " paused, has work: ", snapshot.has_work));
     }
     result_.preemptions = snapshot.preemptions;
+    result_.forms_dropped = snapshot.blocks.dropped_kv + snapshot.blocks.dropped_x;
     result_.prefix_hit_tokens = snapshot.prefix_hit_tokens;
     result_.engine_failures = snapshot.failed;
   }

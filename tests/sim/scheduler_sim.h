@@ -17,6 +17,7 @@ struct SimResult {
   int64_t accepted = 0;
   int64_t ended_well = 0;
   int64_t preemptions = 0;
+  int64_t forms_dropped = 0;
   int64_t prefix_hit_tokens = 0;
   int64_t tokens = 0;
   int64_t slow_readers = 0;  // given up

@@ -28,6 +28,7 @@ TEST(SchedulerSimTest, EveryRequestEndsOnceAndWithItsOwnTokens) {
     total.accepted += result.accepted;
     total.ended_well += result.ended_well;
     total.preemptions += result.preemptions;
+    total.forms_dropped += result.forms_dropped;
     total.prefix_hit_tokens += result.prefix_hit_tokens;
     total.tokens += result.tokens;
     total.slow_readers += result.slow_readers;
@@ -35,11 +36,13 @@ TEST(SchedulerSimTest, EveryRequestEndsOnceAndWithItsOwnTokens) {
   }
   std::cout << "seeds " << first << " to " << last << ": " << total.steps << " steps, " << total.accepted
             << " requests, " << total.ended_well << " ended well, " << total.tokens << " tokens, "
-            << total.preemptions << " preemptions, " << total.prefix_hit_tokens << " tokens found cached, "
-            << total.slow_readers << " slow readers, " << total.engine_failures << " engines failed\n";
+            << total.preemptions << " preemptions, " << total.forms_dropped << " forms dropped, "
+            << total.prefix_hit_tokens << " tokens found cached, " << total.slow_readers << " slow readers, "
+            << total.engine_failures << " engines failed\n";
   if (one >= 0) return;
   // The weather must have been bad enough to show anything.
   EXPECT_GT(total.preemptions, last);
+  EXPECT_GT(total.forms_dropped, last);
   EXPECT_GT(total.prefix_hit_tokens, last);
   EXPECT_GT(total.ended_well, total.accepted / 4);
   EXPECT_GT(total.slow_readers, 0);

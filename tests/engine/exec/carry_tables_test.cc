@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/device/cpu/cpu_device.h"
+#include "engine/kv/block_store.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -34,14 +35,30 @@ kv::Geometry SmallGeometry() {
 class CarryTablesTest : public ::testing::Test {
  protected:
   void Make(kv::Form form, int32_t chunk_blocks) {
+    MakeForms(std::vector<kv::Form>(kBlocks, form), chunk_blocks);
+  }
+  // Block b is stored in the b-th of these.
+  void MakeForms(const std::vector<kv::Form>& forms, int32_t chunk_blocks) {
     const kv::Geometry geometry = SmallGeometry();
-    pool_ = kv::HostPool::Create(*device_, geometry, kBlocks * geometry.block_bytes(form), form).value();
+    const bool stores_x = std::count(forms.begin(), forms.end(), kv::Form::kKv) < std::ssize(forms);
+    store_ = std::make_unique<kv::BlockStore>(stores_x ? 3 * kBlocks : 2 * kBlocks, 1,
+                                              kv::FormPolicy{.stores_x = stores_x});
+    block_at_.clear();
+    for (const kv::Form form : forms) {
+      const kv::BlockId block = store_->Allocate(form);
+      const kv::Planes& planes = store_->PlanesOf(block);
+      if (planes.has_kv()) {
+        EXPECT_EQ(planes.v, planes.k + 1);
+        block_at_[planes.k] = block;
+      }
+      if (planes.has_x()) block_at_[planes.x] = block;
+    }
     cache_ = kv::DeviceCache::Create(*device_, geometry, 60, kBlocks).value();
     ItemLimits limits;
     limits.max_rows = limits.max_segments = 8;
     limits.max_blocks = 64;
-    tables_ =
-        std::make_unique<CarryTables>(limits, *pool_, chunk_blocks * 2 * geometry.slot_bytes(), kRingChunks);
+    tables_ = std::make_unique<CarryTables>(limits, geometry, *store_,
+                                            chunk_blocks * 2 * geometry.slot_bytes(), kRingChunks);
   }
   // A segment of one row after `n_cached` tokens.
   Segment Reader(const std::vector<kv::BlockId>& blocks, int32_t n_cached) {
@@ -61,7 +78,7 @@ class CarryTablesTest : public ::testing::Test {
   // Of each carried chunk, its form and its blocks by place, as its copies say.
   std::vector<std::pair<kv::Form, std::vector<kv::BlockId>>> Contents() const {
     std::vector<std::pair<kv::Form, std::vector<kv::BlockId>>> contents;
-    const int64_t slot_bytes = pool_->geometry().slot_bytes();
+    const int64_t slot_bytes = SmallGeometry().slot_bytes();
     for (const int32_t c : tables_->carried_chunks()) {
       const CarryChunk& chunk = tables_->chunks()[static_cast<size_t>(c)];
       const bool is_x = chunk.form == kv::Form::kX;
@@ -70,8 +87,7 @@ class CarryTablesTest : public ::testing::Test {
         const int64_t block_bytes = is_x ? slot_bytes : 2 * slot_bytes;
         EXPECT_EQ(run.offset_bytes, static_cast<int64_t>(blocks.size()) * block_bytes);
         for (int64_t i = 0; i < run.size_bytes / block_bytes; ++i) {
-          const int64_t slot = run.slot + i * (is_x ? 1 : 2);
-          blocks.push_back(static_cast<kv::BlockId>(is_x ? slot - 2 * kBlocks : slot / 2));
+          blocks.push_back(block_at_.at(run.slot + static_cast<int32_t>(i) * (is_x ? 1 : 2)));
         }
       }
       EXPECT_EQ(static_cast<int32_t>(blocks.size()), chunk.n_blocks);
@@ -85,7 +101,8 @@ class CarryTablesTest : public ::testing::Test {
   const text::TokenId token_ = 1;
   SplitMode mode_ = SplitMode::kAuto;
   std::unique_ptr<device::Device> device_ = device::CreateCpuDevice({}).value();
-  std::unique_ptr<kv::HostPool> pool_;
+  std::unique_ptr<kv::BlockStore> store_;
+  std::map<int32_t, kv::BlockId> block_at_;  // by the slot of its K, and of its X
   std::unique_ptr<kv::DeviceCache> cache_;
   std::unique_ptr<CarryTables> tables_;
 };
@@ -95,7 +112,7 @@ TEST_F(CarryTablesTest, NeighboursAreOneRunAndChunksAreEven) {
   const std::vector<kv::BlockId> blocks = {3, 4, 5, 9, 10, 20, 21};
   Build({Reader(blocks, 6 * kBlockTokens + 3)});  // the seventh is the unfinished one
   ASSERT_EQ(tables_->chunks().size(), 2u);
-  const int64_t slot_bytes = pool_->geometry().slot_bytes();
+  const int64_t slot_bytes = SmallGeometry().slot_bytes();
   const CarryChunk& first = tables_->chunks()[0];
   EXPECT_EQ(first.n_blocks, 3);
   ASSERT_EQ(tables_->runs(first).size(), 1u);
@@ -153,10 +170,11 @@ TEST_F(CarryTablesTest, FormsTakeTurnsAndXKeepsItsPositions) {
   EXPECT_THAT(forms, ElementsAre(kv::Form::kKv, kv::Form::kX, kv::Form::kKv, kv::Form::kKv, kv::Form::kX,
                                  kv::Form::kKv));
   EXPECT_THAT(tables_->positions(), ElementsAre(0, 16, 32, 48, 64, 80, 96, 112));
-  // X planes lie behind all K and V planes, side by side in the chunk.
+  // X planes of neighbours lie side by side, on the host and in the chunk.
   const CarryChunk& x = tables_->chunks()[1];
-  EXPECT_EQ(tables_->runs(x)[0].slot, 2 * kBlocks);
-  EXPECT_EQ(x.size_bytes, 4 * kBlockTokens * pool_->geometry().chi_bytes());
+  ASSERT_EQ(tables_->runs(x).size(), 1u);
+  EXPECT_EQ(tables_->runs(x)[0].slot, store_->PlanesOf(0).x);
+  EXPECT_EQ(x.size_bytes, 4 * kBlockTokens * SmallGeometry().chi_bytes());
 }
 
 TEST_F(CarryTablesTest, APlanOfOneFormIsObeyedAndAPoolOfOneFormDecides) {
@@ -170,6 +188,80 @@ TEST_F(CarryTablesTest, APlanOfOneFormIsObeyedAndAPoolOfOneFormDecides) {
       EXPECT_EQ(tables_->kv_blocks(), 4 - want_x);
     }
   }
+}
+
+TEST_F(CarryTablesTest, StoredFormsBoundThePlansShare) {
+  std::vector<kv::Form> forms(kBlocks, kv::Form::kBoth);
+  for (size_t i = 0; i < 3; ++i) forms[2 + i] = kv::Form::kKv;
+  for (size_t i = 0; i < 5; ++i) forms[8 + i] = kv::Form::kX;
+  MakeForms(forms, 4);
+  std::vector<kv::BlockId> blocks(17);
+  for (int32_t i = 0; i < 17; ++i) blocks[static_cast<size_t>(i)] = i;
+  for (const SplitMode mode : {SplitMode::kAuto, SplitMode::kSerial}) {
+    mode_ = mode;
+    for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0}) {
+      Build({Reader(blocks, 16 * kBlockTokens)}, share);
+      EXPECT_EQ(tables_->x_blocks(), std::clamp<int64_t>(std::llround(16 * share), 5, 13)) << share;
+      EXPECT_EQ(tables_->kv_blocks(), 16 - tables_->x_blocks());
+      std::set<kv::BlockId> seen;
+      for (const auto& [form, in_chunk] : Contents()) {
+        for (const kv::BlockId block : in_chunk) {
+          seen.insert(block);
+          const kv::Form stored = forms[static_cast<size_t>(block)];
+          EXPECT_TRUE(stored == kv::Form::kBoth || stored == form) << block;
+        }
+      }
+      EXPECT_EQ(seen.size(), 16u);
+    }
+  }
+}
+
+TEST_F(CarryTablesTest, KAndVThatLieApartAreTwoRunsOfOnePlace) {
+  Make(kv::Form::kKv, 4);
+  store_ = std::make_unique<kv::BlockStore>(6, 1, kv::FormPolicy{.stores_x = true});
+  std::vector<kv::BlockId> x;
+  for (int i = 0; i < 6; ++i) x.push_back(store_->Allocate(kv::Form::kX));
+  for (const size_t i : {0u, 2u, 4u, 5u}) store_->Unref(x[i]);
+  const kv::BlockId together = store_->Allocate(kv::Form::kKv), apart = store_->Allocate(kv::Form::kKv);
+  const kv::Planes& planes = store_->PlanesOf(apart);
+  ASSERT_GT(std::abs(planes.k - planes.v), 1);
+  ItemLimits limits;
+  limits.max_rows = limits.max_segments = 8;
+  limits.max_blocks = 64;
+  const int64_t slot_bytes = SmallGeometry().slot_bytes();
+  CarryTables tables(limits, SmallGeometry(), *store_, 8 * slot_bytes, kRingChunks);
+  const std::vector<kv::BlockId> blocks = {together, apart};
+  tables.Build({{Reader(blocks, 2 * kBlockTokens)}}, *cache_, SplitPlan{});
+  ASSERT_EQ(tables.chunks().size(), 1u);
+  EXPECT_EQ(tables.max_runs(), 8);
+  const absl::Span<const CarryRun> runs = tables.runs(tables.chunks()[0]);
+  ASSERT_EQ(runs.size(), 3u);
+  EXPECT_EQ(runs[0].size_bytes, 2 * slot_bytes);
+  EXPECT_EQ(runs[1].slot, planes.k);
+  EXPECT_EQ(runs[1].offset_bytes, 2 * slot_bytes);
+  EXPECT_EQ(runs[2].slot, planes.v);
+  EXPECT_EQ(runs[2].offset_bytes, 3 * slot_bytes);
+}
+
+TEST_F(CarryTablesTest, ChunksFetchedAheadAreDroppedWhereTheirFormIsOrIsNeededElsewhere) {
+  // Blocks 0-3 in both forms; a chunk of them ahead as K and V. Of the others four are K and V alone.
+  std::vector<kv::Form> forms(kBlocks, kv::Form::kBoth);
+  for (size_t i = 4; i < 8; ++i) forms[i] = kv::Form::kKv;
+  const std::vector<kv::BlockId> blocks = {0, 1, 2, 3, 4, 5, 6, 7, 20};
+  MakeForms(forms, 4);
+  Build({Reader(blocks, 4 * kBlockTokens)}, 0);
+  Build({Reader(blocks, 8 * kBlockTokens)}, 0.5, 1);
+  EXPECT_FALSE(tables_->Took(0)) << "K and V is what 4-7 need";
+  EXPECT_EQ(tables_->x_blocks(), 4);
+  // One of them lost that form.
+  MakeForms(forms, 4);
+  Build({Reader(blocks, 4 * kBlockTokens)}, 0);
+  store_->SteerTo(1);
+  for (kv::BlockId block = 1; block < kBlocks; ++block) store_->Pin(block);
+  while (store_->PlanesOf(0).has_kv()) ASSERT_NE(store_->Allocate(kv::Form::kX), kv::kNoBlock);
+  Build({Reader(blocks, 4 * kBlockTokens)}, 0.25, 1);
+  EXPECT_FALSE(tables_->Took(0));
+  EXPECT_EQ(tables_->x_blocks(), 1);
 }
 
 TEST_F(CarryTablesTest, SerialRoundsFitTheRingAndHoldXBeforeKv) {
@@ -283,7 +375,11 @@ TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
   for (uint32_t seed = 1; seed <= 200; ++seed) {
     std::mt19937 random(seed);
     mode_ = seed % 2 == 0 ? SplitMode::kAuto : SplitMode::kSerial;
-    Make(kv::Form::kBoth, 1 + static_cast<int32_t>(random() % 4));
+    std::vector<kv::Form> forms(kBlocks, kv::Form::kBoth);
+    if (seed % 3 != 0) {
+      for (kv::Form& form : forms) form = static_cast<kv::Form>(random() % 3);
+    }
+    MakeForms(forms, 1 + static_cast<int32_t>(random() % 4));
     std::set<kv::BlockId> resident;
     for (int i = 0; i < 5; ++i) {
       const kv::BlockId block = static_cast<kv::BlockId>(random() % kBlocks);
@@ -319,15 +415,15 @@ TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
     // Where each block went, from the chunks' runs.
     std::map<std::pair<int32_t, int32_t>, kv::BlockId> at;  // chunk, place
     std::set<kv::BlockId> carried;
-    const int64_t slot_bytes = pool_->geometry().slot_bytes();
+    const int64_t slot_bytes = SmallGeometry().slot_bytes();
     for (size_t c = 0; c < tables_->chunks().size(); ++c) {
       const CarryChunk& chunk = tables_->chunks()[c];
       const bool is_x = chunk.form == kv::Form::kX;
       for (const CarryRun& run : tables_->runs(chunk)) {
         const int64_t block_bytes = is_x ? slot_bytes : 2 * slot_bytes;
         for (int64_t i = 0; i < run.size_bytes / block_bytes; ++i) {
-          const int64_t slot = run.slot + i * (is_x ? 1 : 2);
-          const auto block = static_cast<kv::BlockId>(is_x ? slot - 2 * kBlocks : slot / 2);
+          const kv::BlockId block = block_at_.at(run.slot + static_cast<int32_t>(i) * (is_x ? 1 : 2));
+          EXPECT_TRUE(is_x ? store_->PlanesOf(block).has_x() : store_->PlanesOf(block).has_kv());
           EXPECT_TRUE(carried.insert(block).second) << "seed " << seed << ": carried twice";
           at[{static_cast<int32_t>(c), static_cast<int32_t>(run.offset_bytes / block_bytes + i)}] = block;
         }

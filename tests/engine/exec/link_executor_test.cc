@@ -92,6 +92,13 @@ std::vector<Case> Cases() {
       add("resident_x", kv::Form::kBoth, 0.5, 64, SplitMode::kAuto, false, {.kv = 0, .x = 1});
       add("all_classes", kv::Form::kBoth, 0.5, 64, SplitMode::kAuto, false, {.kv = 0.3, .x = 0.3});
       add("serial_all_classes", kv::Form::kBoth, 0.5, 64, SplitMode::kSerial, false, {.kv = 0.2, .x = 0.3});
+      // Every second block is stored as X, the others as K and V; then the first ones in both forms.
+      add("forms_in_turn", kv::Form::kBoth, 0.5, 0);
+      cases.back().link.policy = {.stores_x = true, .both_below = 0, .x_share = 0.5};
+      add("forms_in_turn_serial", kv::Form::kBoth, 0.3, 4, SplitMode::kSerial);
+      cases.back().link.policy = {.stores_x = true, .both_below = 0, .x_share = 0.6};
+      add("all_forms_and_classes", kv::Form::kBoth, 0.4, 64, SplitMode::kAuto, false, {.kv = 0.2, .x = 0.3});
+      cases.back().link.policy = {.stores_x = true, .both_below = 0.01, .x_share = 0.7};
     }
   }
   return cases;
@@ -290,10 +297,13 @@ TEST_P(LinkExecutorTest, AbandonedItemsLeaveTheRestAlone) {
 // Sequences come, go and share, while every stream is delayed at random: what is not waited for is NaN or
 // somebody else's.
 TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
+  int64_t n_dropped = 0;
   for (const auto& [seed, stream_weights] :
-       {std::pair(1U, false), std::pair(2U, true), std::pair(3U, false), std::pair(3U, true)}) {
+       {std::pair(1U, false), std::pair(2U, true), std::pair(3U, false), std::pair(3U, true),
+        std::pair(4U, false), std::pair(5U, true)}) {
+    const bool forms = seed % 2 == 1;
     TinyEngineOptions options;
-    options.n_blocks = 40;
+    options.n_blocks = forms ? 20 : 40;  // in both forms; 30 as K and V
     options.max_item_segments = 4;
     options.max_item_rows = 32;
     options.chunk_rows = 32;
@@ -304,6 +314,8 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     link.stream.jitter_us = 200;
     link.stream.jitter_seed = seed;
     link.stream_weights = stream_weights;
+    link.check_blocks = true;
+    if (forms) link.policy = {.stores_x = true, .both_below = 1, .x_share = 0.5};
     options.link = link;
     TinyEngine engine(ModelPath(Heads::kMany), options);
     std::mt19937 random(seed);
@@ -313,6 +325,7 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     for (int32_t step = 0; step < 40; ++step) {
       engine.CarryAsX(static_cast<double>(random() % 5) / 4);
       engine.SetMode(random() % 4 == 0 ? SplitMode::kSerial : SplitMode::kAuto);
+      engine.store().SteerTo(static_cast<double>(random() % 5) / 4);
       if (random() % 3 == 0) {
         const double kv = static_cast<double>(random() % 4) / 4;
         engine.SetResidency({.kv = kv, .x = (1 - kv) * static_cast<double>(random() % 3) / 2});
@@ -357,18 +370,21 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     for (Sequence& sequence : sequences) engine.Release(sequence);
     engine.link().WaitForStores();
     EXPECT_EQ(engine.link().cache().open_blocks(), 0);
+    n_dropped += engine.store().Counts().dropped_kv + engine.store().Counts().dropped_x;
   }
+  EXPECT_GT(n_dropped, 20);
 }
 
 // Decode steps that follow one another fetch ahead, while sequences leave, others take their blocks at once
 // and store them anew, prefixes are shared, steps are given up, plans and residency change, and every stream
 // is delayed at random on a slow link: a chunk of a former content, or one that a store overtook, would show.
 TEST(LinkExecutorStressTest, ChunksFetchedAheadAreTheStepsOwnWhateverHappensInBetween) {
-  int64_t n_ahead = 0, n_dropped = 0;
-  for (const auto& [seed, stream_weights] :
-       {std::pair(1U, false), std::pair(2U, false), std::pair(3U, true), std::pair(4U, false)}) {
+  int64_t n_ahead = 0, n_dropped = 0, n_forms_dropped = 0;
+  for (const auto& [seed, stream_weights] : {std::pair(1U, false), std::pair(2U, false), std::pair(3U, true),
+                                             std::pair(4U, false), std::pair(5U, false)}) {
+    const bool forms = seed % 2 == 1;
     TinyEngineOptions options;
-    options.n_blocks = 34;  // so that what is freed is taken again
+    options.n_blocks = forms ? 18 : 34;  // so that what is freed is taken again
     options.max_item_segments = 4;
     options.max_item_rows = options.chunk_rows = 32;
     TinyEngine reference(ModelPath(Heads::kMany), {});
@@ -381,6 +397,8 @@ TEST(LinkExecutorStressTest, ChunksFetchedAheadAreTheStepsOwnWhateverHappensInBe
     link.stream.jitter_us = 200;
     link.stream.jitter_seed = seed;
     link.stream_weights = stream_weights;
+    link.check_blocks = true;
+    if (forms) link.policy = {.stores_x = true, .both_below = 1, .x_share = 0.5};
     options.link = link;
     TinyEngine engine(ModelPath(Heads::kMany), options);
     std::mt19937 random(seed);
@@ -390,6 +408,7 @@ TEST(LinkExecutorStressTest, ChunksFetchedAheadAreTheStepsOwnWhateverHappensInBe
     const std::unique_ptr<WorkItem> item = engine.NewItem(4);
     for (int32_t step = 0; step < 60; ++step) {
       if (one_in(6)) engine.CarryAsX(static_cast<double>(random() % 5) / 4);
+      if (one_in(6)) engine.store().SteerTo(static_cast<double>(random() % 5) / 4);
       if (one_in(8)) engine.SetMode(one_in(4) ? SplitMode::kSerial : SplitMode::kAuto);
       if (one_in(8)) {
         engine.SetResidency(
@@ -448,9 +467,95 @@ TEST(LinkExecutorStressTest, ChunksFetchedAheadAreTheStepsOwnWhateverHappensInBe
     for (Sequence& sequence : sequences) engine.Release(sequence);
     engine.link().WaitForStores();
     EXPECT_EQ(engine.link().cache().open_blocks(), 0);
+    n_forms_dropped += engine.store().Counts().dropped_kv + engine.store().Counts().dropped_x;
   }
+  EXPECT_GT(n_forms_dropped, 10);
   EXPECT_GT(n_ahead, 100);
   EXPECT_GT(n_dropped, 50);
+}
+
+// Between two visits of a step somebody else needs room, and stores to it before the step goes on: forms are
+// dropped, but not of what the step carries.
+TEST(LinkExecutorFormsTest, WhatAStepCarriesKeepsItsFormsWhileOthersTakeRoom) {
+  for (const bool as_x : {false, true}) {
+    TinyEngineOptions options;
+    options.n_blocks = 13;  // in both forms: 39 slots
+    options.max_item_segments = 2;
+    options.max_item_rows = 32;
+    options.link.emplace();
+    options.link->form = kv::Form::kBoth;
+    options.link->resident_blocks_max = 0;
+    options.link->x_share = as_x ? 1 : 0;
+    options.link->check_blocks = true;
+    TinyEngine reference(ModelPath(Heads::kMany), {});
+    TinyEngine engine(ModelPath(Heads::kMany), options);
+    Sequence first, second, third;
+    first.tokens = RandomTokens(80, 97, kVocab);
+    second.tokens = RandomTokens(81, 90, kVocab);
+    third.tokens = RandomTokens(82, 64, kVocab);
+    for (int i = 0; i < 3; ++i) engine.Logits(first, 32);
+    for (int i = 0; i < 2; ++i) engine.Logits(second, 32);
+    engine.link().WaitForStores();
+    const std::unique_ptr<WorkItem> item = engine.NewItem(2);
+    const Segment segment = engine.Next(first, 1);
+    ASSERT_TRUE(engine.store().PlanesOf(first.blocks[0]).has_both());
+    // What goes, were it not pinned, is the form that is carried: the first sequence's was used longest ago.
+    engine.store().SteerTo(as_x ? 0 : 1);
+    engine.executor().Begin(*item, Phase::kDecode, {&segment, 1}, engine.plan());
+    ASSERT_TRUE(engine.executor().Visit(*item).ok());
+    for (int i = 0; i < 2; ++i) engine.Logits(third, 32);
+    engine.link().WaitForStores();
+    EXPECT_GE(engine.store().Counts().dropped_kv + engine.store().Counts().dropped_x, 2);
+    while (!item->done()) ASSERT_TRUE(engine.executor().Visit(*item).ok());
+    ASSERT_TRUE(engine.executor().Finish(*item).ok());
+    EXPECT_LT(MaxDifference(engine.KeptLogits(*item, 0, 1), {reference.LogitsOfAll(first.tokens)[96]}),
+              LogitTolerance(device::DType::kF32));
+    for (Sequence* sequence : {&first, &second, &third}) engine.Release(*sequence);
+  }
+}
+
+TEST(LinkExecutorChecksTest, APlaneThatChangedOnTheHostIsNamedAndNothingGoesOn) {
+  for (const bool as_x : {false, true}) {
+    TinyEngineOptions options;
+    options.max_item_segments = 2;
+    options.max_item_rows = 64;
+    options.link.emplace();
+    options.link->form = kv::Form::kBoth;
+    options.link->resident_blocks_max = 0;
+    options.link->x_share = as_x ? 1 : 0;
+    options.link->check_blocks = true;
+    TinyEngine engine(ModelPath(Heads::kMany), options);
+    const std::unique_ptr<WorkItem> item = engine.NewItem(2);
+    Sequence sequence;
+    sequence.tokens = RandomTokens(72, 90, kVocab);
+    engine.Logits(sequence, 64);
+    const auto step = [&] {
+      const Segment segment = engine.Next(sequence, 1);
+      engine.executor().Begin(*item, Phase::kDecode, {&segment, 1}, engine.plan());
+      while (!item->done()) {
+        if (absl::Status status = engine.executor().Visit(*item); !status.ok()) {
+          engine.executor().Abandon(*item);
+          return status;
+        }
+      }
+      return engine.executor().Finish(*item).status();
+    };
+    EXPECT_TRUE(step().ok());
+    EXPECT_EQ(engine.link().checks()->planes_checked(), 4 * kLayers * (as_x ? 1 : 2));
+    engine.link().WaitForStores();
+    const kv::Planes planes = engine.store().PlanesOf(sequence.blocks[2]);
+    // What is not carried may be anything.
+    engine.pool().Slot(1, as_x ? planes.k : planes.x)[7] ^= 1;
+    EXPECT_TRUE(step().ok());
+    engine.pool().Slot(1, as_x ? planes.x : planes.v)[7] ^= 1;
+    const absl::Status status = step();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::HasSubstr(
+                    absl::StrCat("block ", sequence.blocks[2], ", layer 1, plane ", as_x ? "X" : "V")));
+    EXPECT_EQ(step(), status) << "once wrong, always";
+    engine.Release(sequence);
+  }
 }
 
 // A chunk that holds a block of a sequence that left, and whose id holds another's content since, is not

@@ -430,8 +430,8 @@ class BreakableDevice : public device::ForwardingDevice {
 TEST(RowExecutorErrorsTest, DeviceErrorIsReturnedByVisitAndTheItemCanBeAbandoned) {
   TinyEngine engine(TinyModelPath(), {});
   BreakableDevice device(engine.device());
-  auto executor =
-      RowExecutor::Create(device, engine.model().config, *engine.model().weights, engine.pool(), {});
+  auto executor = RowExecutor::Create(device, engine.model().config, *engine.model().weights, engine.pool(),
+                                      engine.store(), {});
   ASSERT_TRUE(executor.ok());
   auto item = (*executor)->CreateWorkItem({16, 4, 16, 4, 0});
   ASSERT_TRUE(item.ok());
@@ -449,8 +449,8 @@ TEST(RowExecutorErrorsTest, DeviceErrorIsReturnedByVisitAndTheItemCanBeAbandoned
 TEST(RowExecutorErrorsTest, AbandonAndDestructionWaitForTheLastVisit) {
   TinyEngine engine(TinyModelPath(), {});
   BreakableDevice device(engine.device());
-  auto executor =
-      RowExecutor::Create(device, engine.model().config, *engine.model().weights, engine.pool(), {});
+  auto executor = RowExecutor::Create(device, engine.model().config, *engine.model().weights, engine.pool(),
+                                      engine.store(), {});
   ASSERT_TRUE(executor.ok());
   Sequence sequence;
   sequence.tokens = RandomTokens(18, 4, kVocab);
@@ -476,8 +476,8 @@ TEST(RowExecutorErrorsTest, DeviceThatDoesNotAddressThePoolIsRefused) {
   BreakableDevice device(engine.device());
   device.overridden_info = std::make_unique<device::DeviceInfo>(engine.device().info());
   device.overridden_info->host_addressable = false;
-  const auto executor =
-      RowExecutor::Create(device, engine.model().config, *engine.model().weights, engine.pool(), {});
+  const auto executor = RowExecutor::Create(device, engine.model().config, *engine.model().weights,
+                                            engine.pool(), engine.store(), {});
   EXPECT_EQ(executor.status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
@@ -490,8 +490,8 @@ TEST(RowExecutorErrorsTest, ScratchThatDoesNotFitIsRefusedByName) {
       return absl::ResourceExhaustedError(std::string(what));
     }
   } device(engine.device());
-  const auto executor =
-      RowExecutor::Create(device, engine.model().config, *engine.model().weights, engine.pool(), {});
+  const auto executor = RowExecutor::Create(device, engine.model().config, *engine.model().weights,
+                                            engine.pool(), engine.store(), {});
   EXPECT_EQ(executor.status().code(), absl::StatusCode::kResourceExhausted);
 }
 

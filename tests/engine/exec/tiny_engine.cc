@@ -50,14 +50,17 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
   model_ = ValueOrDie(model::LoadModel(model_path, *device_, weights));
   const kv::Geometry geometry = GeometryOf(model_.config, options.dtype, options.block_tokens);
   const kv::Form form = options.link.has_value() ? options.link->form : kv::Form::kKv;
-  pool_ = ValueOrDie(
-      kv::HostPool::Create(*device_, geometry, options.n_blocks * geometry.block_bytes(form), form));
+  const int64_t pool_slots = options.n_blocks * geometry.block_slots(form);
+  pool_ = ValueOrDie(kv::HostPool::Create(
+      *device_, geometry, (pool_slots + pool_slots % 2) * geometry.slot_bytes() * geometry.n_layers,
+      form != kv::Form::kKv));
   // What was never written must not be read: NaN in every block would show.
   for (int32_t layer = 0; layer < geometry.n_layers; ++layer) {
-    std::fill_n(pool_->LayerArena(layer),
-                pool_->n_blocks() * geometry.block_slots(form) * geometry.slot_bytes(), uint8_t{0xff});
+    std::fill_n(pool_->LayerArena(layer), pool_->n_slots() * geometry.slot_bytes(), uint8_t{0xff});
   }
-  store_ = std::make_unique<kv::BlockStore>(pool_->n_blocks());
+  kv::FormPolicy policy{.stores_x = true, .both_below = form == kv::Form::kBoth ? 1.0 : 0.0, .x_share = 1};
+  if (options.link.has_value() && options.link->policy.has_value()) policy = *options.link->policy;
+  store_ = std::make_unique<kv::BlockStore>(*pool_, policy);
   if (options.link.has_value()) {
     const TinyLink& link = *options.link;
     LinkExecutorOptions link_options;
@@ -65,14 +68,14 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
     link_options.chunk_rows = options.chunk_rows;
     link_options.head_rows = options.head_rows;
     link_options.ring_chunks = link.ring_chunks;
+    link_options.check_blocks = link.check_blocks;
     link_options.resident_blocks_max = link.resident_blocks_max;
     link_options.residency = link.residency;
     link_options.ring_chunk_bytes = link.chunk_blocks * 2 * geometry.slot_bytes();
     link_options.cache_bytes =
         link.cache_blocks * geometry.block_bytes(form == kv::Form::kKv ? form : kv::Form::kBoth);
-    auto executor = ValueOrDie(
-        LinkExecutor::Create(*device_, model_.config, *model_.weights, *pool_, link_options, *options.clock));
-    store_->SetListener(&executor->block_listener());
+    auto executor = ValueOrDie(LinkExecutor::Create(*device_, model_.config, *model_.weights, *pool_, *store_,
+                                                    link_options, *options.clock));
     executor_ = std::move(executor);
     plan_.mode = link.mode;
     CarryAsX(link.x_share);
@@ -81,14 +84,12 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
     executor_options.timeline = options.timeline;
     executor_options.chunk_rows = options.chunk_rows;
     executor_options.head_rows = options.head_rows;
-    executor_ = ValueOrDie(RowExecutor::Create(*device_, model_.config, *model_.weights, *pool_,
+    executor_ = ValueOrDie(RowExecutor::Create(*device_, model_.config, *model_.weights, *pool_, *store_,
                                                executor_options, *options.clock));
   }
   max_item_segments_ = options.max_item_segments;
   item_ = NewItem(options.max_item_rows);
 }
-
-TinyEngine::~TinyEngine() { store_->SetListener(nullptr); }
 
 void TinyEngine::CarryAsX(double share) {
   plan_.tokens.carried_x_tokens = static_cast<int64_t>(share * 1000);
@@ -99,7 +100,7 @@ std::unique_ptr<WorkItem> TinyEngine::NewItem(int32_t max_rows) {
   ItemLimits limits;
   limits.max_rows = max_rows;
   limits.max_segments = std::min(max_rows, max_item_segments_);
-  limits.max_blocks = 4 * pool_->n_blocks();
+  limits.max_blocks = 4 * store_->max_blocks();
   limits.max_outputs = max_rows;
   limits.max_kept_logits = max_rows;
   return ValueOrDie(executor_->CreateWorkItem(limits));

@@ -36,12 +36,15 @@ struct Sequence {
 // A device behind an emulated link, and its executor.
 struct TinyLink {
   device::StreamEngineOptions stream{.link_bytes_per_s = 2e9};
-  kv::Form form = kv::Form::kKv;  // of the pool
-  int64_t cache_blocks = 64;      // open and resident ones, as if all were open
+  // Of blocks: all of them, as long as `policy` does not say otherwise. The pool is sized for it.
+  kv::Form form = kv::Form::kKv;
+  std::optional<kv::FormPolicy> policy;
+  int64_t cache_blocks = 64;  // open and resident ones, as if all were open
   int64_t resident_blocks_max = 64;
   int32_t ring_chunks = 3;
   int32_t chunk_blocks = 2;  // blocks that a chunk of the ring holds as K and V
   bool stream_weights = false;
+  bool check_blocks = false;
   double x_share = 0;  // of the carried tokens, carried as X
   SplitMode mode = SplitMode::kAuto;
   ResidencyTargets residency;
@@ -67,7 +70,6 @@ class TinyEngine {
  public:
   // Stops the test binary when the model cannot be loaded: nothing can be tested then.
   TinyEngine(const std::string& model_path, const TinyEngineOptions& options);
-  ~TinyEngine();
 
   device::Device& device() { return *device_; }
   const model::Model& model() const { return model_; }

@@ -49,40 +49,26 @@ TEST(GeometryTest, BlocksOfBothFormsTakeTheirSlots) {
   EXPECT_EQ(geometry.blocks_for(17), 2);
 }
 
-TEST_F(HostPoolTest, PlanesOfAllBlocksAndLayersAreApart) {
+TEST_F(HostPoolTest, SlotsOfAllLayersAreApart) {
   const Geometry geometry = SmallGeometry();
   auto pool = HostPool::Create(*device_, geometry, 5 * geometry.block_bytes(Form::kKv) + 100);
   ASSERT_TRUE(pool.ok()) << pool.status();
-  EXPECT_EQ((*pool)->n_blocks(), 5);  // rounded down
+  EXPECT_EQ((*pool)->n_slots(), 10);  // rounded down
   EXPECT_TRUE((*pool)->registered());
-  const auto value = [](int32_t layer, BlockId block, bool v) {
-    return layer * 16 + block * 2 + (v ? 1 : 0);
-  };
+  const auto value = [](int32_t layer, int32_t slot) { return layer * 16 + slot; };
   for (int32_t layer = 0; layer < geometry.n_layers; ++layer) {
-    for (BlockId block = 0; block < 5; ++block) {
-      std::memset((*pool)->KPlane(layer, block), value(layer, block, false), geometry.slot_bytes());
-      std::memset((*pool)->VPlane(layer, block), value(layer, block, true), geometry.slot_bytes());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>((*pool)->LayerArena(layer)) % 256, 0u);
+    EXPECT_EQ((*pool)->Slot(layer, 3), (*pool)->LayerArena(layer) + 3 * geometry.slot_bytes());
+    for (int32_t slot = 0; slot < 10; ++slot) {
+      std::memset((*pool)->Slot(layer, slot), value(layer, slot), geometry.slot_bytes());
     }
   }
   for (int32_t layer = 0; layer < geometry.n_layers; ++layer) {
-    for (BlockId block = 0; block < 5; ++block) {
+    for (int32_t slot = 0; slot < 10; ++slot) {
       for (int64_t i : {int64_t{0}, geometry.slot_bytes() - 1}) {
-        EXPECT_EQ((*pool)->KPlane(layer, block)[i], value(layer, block, false));
-        EXPECT_EQ((*pool)->VPlane(layer, block)[i], value(layer, block, true));
+        EXPECT_EQ((*pool)->Slot(layer, slot)[i], value(layer, slot));
       }
     }
-  }
-}
-
-TEST_F(HostPoolTest, SlotsAddressThePlanesOfEveryLayer) {
-  const Geometry geometry = SmallGeometry();
-  auto pool = HostPool::Create(*device_, geometry, 4 * geometry.block_bytes(Form::kKv));
-  ASSERT_TRUE(pool.ok()) << pool.status();
-  for (int32_t layer = 0; layer < geometry.n_layers; ++layer) {
-    uint8_t* arena = (*pool)->LayerArena(layer);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(arena) % 256, 0u);
-    EXPECT_EQ(arena + HostPool::KSlot(3) * geometry.slot_bytes(), (*pool)->KPlane(layer, 3));
-    EXPECT_EQ(arena + HostPool::VSlot(3) * geometry.slot_bytes(), (*pool)->VPlane(layer, 3));
   }
 }
 
@@ -92,8 +78,8 @@ TEST_F(HostPoolTest, MemoryLargerThanTheTouchingSlabIsThere) {
   geometry.d_head = 64;
   auto pool = HostPool::Create(*device_, geometry, 300 * kMiB);
   ASSERT_TRUE(pool.ok()) << pool.status();
-  const BlockId last = static_cast<BlockId>((*pool)->n_blocks() - 1);
-  EXPECT_EQ((*pool)->VPlane(geometry.n_layers - 1, last)[geometry.slot_bytes() - 1], 0);
+  const auto last = static_cast<int32_t>((*pool)->n_slots() - 1);
+  EXPECT_EQ((*pool)->Slot(geometry.n_layers - 1, last)[geometry.slot_bytes() - 1], 0);
 }
 
 TEST_F(HostPoolTest, LessThanTwoBlocksIsRefusedWithTheLeastSize) {
@@ -132,7 +118,7 @@ TEST_F(HostPoolTest, PoolThatCannotBeRegisteredWorksAndSaysSo) {
   ASSERT_TRUE(pool.ok()) << pool.status();
   EXPECT_FALSE((*pool)->registered());
   EXPECT_THAT(log, HasSubstr("RLIMIT_MEMLOCK is 64 KiB"));
-  (*pool)->KPlane(2, 3)[0] = 1;
+  (*pool)->Slot(2, 7)[0] = 1;
 }
 
 }  // namespace
