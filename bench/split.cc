@@ -14,6 +14,7 @@
 #include "bench/split_equality.h"
 #include "bench/split_machine.h"
 #include "bench/split_options.h"
+#include "bench/split_pool.h"
 #include "bench/split_prediction.h"
 #include "bench/split_report.h"
 #include "bench/split_residency.h"
@@ -61,6 +62,7 @@ absl::Status MeasureMachine(const std::string& model, double link_mb_per_s, cons
   report.Machine(*machine);
   SPILLWAY_RETURN_IF_ERROR(SweepMachine(*machine, options, stop, report));
   SPILLWAY_RETURN_IF_ERROR(MeasureResidency(*machine, options, stop, report));
+  SPILLWAY_RETURN_IF_ERROR(MeasurePool(*machine, options, stop, report));
   if (first == nullptr || stop.load()) return absl::OkStatus();
   // The shapes are divided among the models.
   const auto n_models = static_cast<int>(options.models.size());
