@@ -253,13 +253,13 @@ TEST_F(CarryTablesTest, ChunksFetchedAheadAreDroppedWhereTheirFormIsOrIsNeededEl
   Build({Reader(blocks, 8 * kBlockTokens)}, 0.5, 1);
   EXPECT_FALSE(tables_->Took(0)) << "K and V is what 4-7 need";
   EXPECT_EQ(tables_->x_blocks(), 4);
-  // One of them lost that form.
-  MakeForms(forms, 4);
-  Build({Reader(blocks, 4 * kBlockTokens)}, 0);
+  // One of them lost that form, and there would be room for the chunk.
+  MakeForms(std::vector<kv::Form>(kBlocks, kv::Form::kBoth), 4);
+  Build({Reader(blocks, 8 * kBlockTokens)}, 0);
   store_->SteerTo(1);
   for (kv::BlockId block = 1; block < kBlocks; ++block) store_->Pin(block);
   while (store_->PlanesOf(0).has_kv()) ASSERT_NE(store_->Allocate(kv::Form::kX), kv::kNoBlock);
-  Build({Reader(blocks, 4 * kBlockTokens)}, 0.25, 1);
+  Build({Reader(blocks, 8 * kBlockTokens)}, 0, 1);
   EXPECT_FALSE(tables_->Took(0));
   EXPECT_EQ(tables_->x_blocks(), 1);
 }
