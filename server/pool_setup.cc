@@ -1,5 +1,7 @@
 #include "server/pool_setup.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -34,6 +36,12 @@ absl::Status CheckPoolBytes(int64_t pool_bytes, int32_t context_tokens, const kv
 
 absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
                            const device::DeviceInfo& info) {
+  if (settings.numa_node >= 0 &&
+      access(absl::StrCat("/sys/devices/system/node/node", settings.numa_node).c_str(), F_OK) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--numa_node=", settings.numa_node,
+        ": this machine has no such node; /sys/devices/system/node/online lists them, and -1 takes any"));
+  }
   if (settings.host_pool_bytes == 0) return absl::OkStatus();
   const kv::MemoryBudget budget = kv::ReadMemoryBudget("/");
   if (budget.known() && settings.host_pool_bytes > budget.available_bytes) {
@@ -61,7 +69,7 @@ absl::StatusOr<std::unique_ptr<kv::HostPool>> CreatePool(const Settings& setting
           : "allocating the KV pool: it may take most of the free memory; --host_pool=SIZE limits it",
       {{"pool", FormatBytes(pool_bytes)}, {"block_tokens", geometry.block_tokens}});
   absl::StatusOr<std::unique_ptr<kv::HostPool>> pool =
-      kv::HostPool::Create(device, geometry, pool_bytes, stores_x);
+      kv::HostPool::Create(device, geometry, pool_bytes, stores_x, static_cast<int32_t>(settings.numa_node));
   if (!pool.ok()) {
     return absl::Status(pool.status().code(), absl::StrCat("--host_pool: ", pool.status().message()));
   }

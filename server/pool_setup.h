@@ -16,7 +16,8 @@
 namespace spillway::server {
 
 // InvalidArgument, naming the least and the most that work, where --host_pool does not hold one short
-// sequence or the machine has not that much memory. OK where no size was given.
+// sequence or the machine has not that much memory, or no such --numa_node. Without a size only the node is
+// looked at.
 absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
                            const device::DeviceInfo& info);
 

@@ -68,6 +68,7 @@ struct Settings {
   std::string log_format;
   std::string log_level;
   bool check_blocks = false;
+  int64_t numa_node = -1;
 
   std::string profile;
   std::string cache_dir;

@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "engine/kv/memory_budget.h"
+#include "engine/kv/numa_node.h"
 
 namespace spillway::kv {
 namespace {
@@ -32,7 +33,8 @@ void CheckGeometry(const Geometry& geometry) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& device, const Geometry& geometry,
-                                                           int64_t pool_bytes, bool stores_x) {
+                                                           int64_t pool_bytes, bool stores_x,
+                                                           int32_t numa_node) {
   CheckGeometry(geometry);
   const int64_t block_bytes = geometry.block_bytes(Form::kKv);
   const int64_t block_slots = geometry.block_slots(Form::kKv);
@@ -65,6 +67,12 @@ absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& devic
   }
   // Advice only: where huge pages are off, small ones serve.
   (void)madvise(base, static_cast<size_t>(size_bytes), MADV_HUGEPAGE);
+  if (numa_node >= 0) {
+    const absl::Status preferred = PreferNumaNode(static_cast<uint8_t*>(base), size_bytes, numa_node);
+    if (!preferred.ok()) {
+      Log(LogLevel::kWarning, "the KV pool lies on any NUMA node", {{"cause", preferred.message()}});
+    }
+  }
   std::unique_ptr<HostPool> pool(
       new HostPool(device, geometry, stores_x, n_slots, arena_bytes, static_cast<uint8_t*>(base)));
   if (device.info().host_addressable) {

@@ -24,9 +24,11 @@ class HostPool {
   // `stores_x`: blocks may be stored as X, too. Rounds down to what blocks of K and V fill.
   // ResourceExhausted, naming the least size that would work, when less than two of these fit or the memory
   // cannot be had. Where the device cannot register the memory the pool works all the same (copies are
-  // slower) and says so in the log. `device` must outlive the pool.
+  // slower) and says so in the log. The memory comes from `numa_node` first; -1: from wherever the kernel
+  // gives it. `device` must outlive the pool.
   static absl::StatusOr<std::unique_ptr<HostPool>> Create(device::Device& device, const Geometry& geometry,
-                                                          int64_t pool_bytes, bool stores_x = false);
+                                                          int64_t pool_bytes, bool stores_x = false,
+                                                          int32_t numa_node = -1);
   ~HostPool();
   HostPool(const HostPool&) = delete;
   HostPool& operator=(const HostPool&) = delete;

@@ -429,6 +429,7 @@ TEST(DaemonStart, TooLittleMemoryIsRefused) {
   ExpectRefusal(RunDaemon({"--model=" + TinyModelPath(), "--listen=127.0.0.1:0",
                            "--metrics_listen=127.0.0.1:0", "--host_pool=500TiB"}),
                 {"--host_pool", "available"});
+  ExpectRefusal(RunDaemon(ModelFlags({"--numa_node=999"})), {"--numa_node=999", "no such node"});
   // Before the weights are loaded, and with the number that would work.
   const ExitResult tiny = RunDaemon({"--model=" + TinyModelPath(), "--listen=127.0.0.1:0",
                                      "--metrics_listen=127.0.0.1:0", "--dtype=f32", "--host_pool=32KiB"});

@@ -91,6 +91,9 @@ TEST_F(HostPoolTest, LessThanTwoBlocksIsRefusedWithTheLeastSize) {
     EXPECT_THAT(std::string(pool.status().message()), HasSubstr(std::to_string(2 * block_bytes) + " bytes"));
   }
   EXPECT_TRUE(HostPool::Create(*device_, geometry, 2 * block_bytes).ok());
+  EXPECT_TRUE(HostPool::Create(*device_, geometry, 2 * block_bytes, false, /*numa_node=*/0).ok());
+  EXPECT_TRUE(HostPool::Create(*device_, geometry, 2 * block_bytes, false, /*numa_node=*/999).ok())
+      << "with a warning";
 }
 
 TEST_F(HostPoolTest, MoreThanTheMachineHasIsRefusedBeforeItIsTouched) {
