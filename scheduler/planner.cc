@@ -260,7 +260,9 @@ void Planner::AcceptTargets(const SolveAnswer& answer) {
   targets_.stored_kv = share(s.host_kv_tokens);
   targets_.stored_x = share(s.host_x_tokens);
   targets_.stored_both = share(s.host_both_tokens);
-  targets_.x_share = share(s.carried_x_tokens + s.resident_x_tokens);
+  // Whatever is resident: what is not there must be there as X to be rebuilt.
+  const bool rebuilds = options_.modes.split == SplitMode::kRebuild;
+  targets_.x_share = rebuilds ? 1 : share(s.carried_x_tokens + s.resident_x_tokens);
   targets_.step_s = answer.step_s;
 }
 

@@ -78,7 +78,7 @@ PrefillCandidate PrefillQueue::CandidateOf(const Batch& batch) const {
   candidate.has_item = true;
   candidate.rows_left = batch.rows_left();
   bool any = false;
-  double first_arrival_ns = std::numeric_limits<double>::infinity();
+  candidate.due_ns = std::numeric_limits<double>::infinity();
   for (const Batch::Member& member : batch.members()) {
     if (member.left) continue;
     const Sequence& sequence = *member.sequence;
@@ -87,13 +87,14 @@ PrefillCandidate PrefillQueue::CandidateOf(const Batch& batch) const {
       candidate.number = sequence.request.number();
       candidate.priority = sequence.request.request().priority;
     }
-    first_arrival_ns = std::min(first_arrival_ns, static_cast<double>(sequence.request.arrival_ns()));
+    candidate.due_ns =
+        std::min(candidate.due_ns, PrefillPolicy::DueNs(static_cast<double>(sequence.request.arrival_ns()),
+                                                        pacer_.PromptNs(sequence.rows_left())));
     any = true;
   }
   SPILLWAY_DCHECK(any);
   candidate.is_long = candidate.rows_left > chunk_rows_;
   candidate.visit_ns = VisitNs(*batch.members()[0].sequence, batch.rows());
-  candidate.due_ns = PrefillPolicy::DueNs(first_arrival_ns, pacer_.PromptNs(candidate.rows_left));
   return candidate;
 }
 
