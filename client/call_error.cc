@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "client/console.h"
@@ -41,16 +43,18 @@ std::string RemedyFor(const CallError& error, absl::string_view server) {
   }
 }
 
-// What went wrong, for a person. Where the call did not reach a daemon, gRPC's own words are about its
-// channels.
+// What went wrong, for a person: what gRPC itself reports is in the words of its channels.
 std::string MessageFor(const CallError& error, absl::string_view server) {
-  if (error.reason.empty() && error.code == grpc::StatusCode::UNAVAILABLE) {
-    return absl::StrCat("no daemon answers at ", server);
+  if (!error.reason.empty()) return error.message;
+  if (error.code == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    return absl::StrCat("the time allowed for the call to ", server, " is over");
   }
-  if (error.reason.empty() && error.code == grpc::StatusCode::DEADLINE_EXCEEDED) {
-    return absl::StrCat("no answer from ", server, " in the time allowed");
-  }
-  return error.message;
+  if (error.code != grpc::StatusCode::UNAVAILABLE) return error.message;
+  const std::string cause = absl::AsciiStrToLower(error.message);
+  const bool connected =
+      !absl::StrContains(cause, "failed to connect") && !absl::StrContains(cause, "resolution");
+  return absl::StrCat(connected ? "the connection was lost to " : "no daemon answers at ", server, " (",
+                      error.message, ")");
 }
 
 }  // namespace

@@ -38,8 +38,7 @@ CallError DecodeError(const grpc::Status& status);
 //     options.max_tokens: must be at least 1, is 0
 //     remedy: Correct the listed fields.
 //
-// `server` is the address that was called; it is named, in place of gRPC's own message, where the call did
-// not get through.
+// `server` is the address that was called; it is named where the error is not the daemon's.
 std::string DescribeError(const CallError& error, absl::string_view server);
 
 }  // namespace spillway::client

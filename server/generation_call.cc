@@ -257,18 +257,20 @@ void UnaryCall::Pump() {
     if (!answered_) return;
     bytes = gathered_bytes_;
   }
-  AwaitReader();
-  if (!status.ok()) return Finish(WireStatus(status));
+  if (!status.ok()) {
+    AwaitReader();
+    return Finish(WireStatus(status));
+  }
   // The delivery thread has other streams to serve. Where the pool is full they wait all the same.
   const auto send_elsewhere = [&] {
-    return text_pool().Submit(static_cast<int64_t>(bytes),
-                              [self = shared_from_this(), this] { SendWhole(); });
+    return text_pool().Submit(/*bytes=*/0, [self = shared_from_this(), this] { SendWhole(); });
   };
   if (bytes <= kInlineAnswerBytes || !send_elsewhere().ok()) SendWhole();
 }
 
 void UnaryCall::SendWhole() {
   response_ = gatherer_->Serialize();
+  AwaitReader();
   StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
 }
 

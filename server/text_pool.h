@@ -1,5 +1,6 @@
 // A few threads for work on requests that is too long for a gRPC thread: parsing, rendering and tokenising
-// long text. Bounded by jobs and by bytes; what does not fit is refused at once. Thread-safe.
+// long text, and for serialising long answers (which count as jobs alone). Bounded by jobs and by bytes; what
+// does not fit is refused at once. Thread-safe.
 #ifndef SPILLWAY_SERVER_TEXT_POOL_H_
 #define SPILLWAY_SERVER_TEXT_POOL_H_
 

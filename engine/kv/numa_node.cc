@@ -23,6 +23,10 @@ absl::Status PreferNumaNode(uint8_t* begin, int64_t size_bytes, int32_t node) {
   if (syscall(SYS_mbind, begin, size_bytes, MPOL_PREFERRED, nodes.data(), kMaxNumaNodes + 1, 0) == 0) {
     return absl::OkStatus();
   }
+  if (errno == EPERM || errno == ENOSYS) {
+    return absl::FailedPreconditionError(
+        "mbind is not allowed here; grant the container CAP_SYS_NICE, or start under numactl --preferred");
+  }
   return absl::InvalidArgumentError(absl::StrCat("memory cannot be taken from NUMA node ", node, ": ",
                                                  std::strerror(errno),
                                                  "; /sys/devices/system/node/online lists the nodes"));

@@ -14,7 +14,7 @@ constexpr int32_t kMaxNumaNodes = 1024;
 
 // Pages of [begin, begin + size_bytes) that are not there yet will come from `node` as long as it has memory,
 // whichever thread touches them, then from others. `begin` is aligned to pages. InvalidArgument where the
-// machine has no such node.
+// machine has no such node, FailedPrecondition where a container forbids the choice.
 absl::Status PreferNumaNode(uint8_t* begin, int64_t size_bytes, int32_t node);
 
 }  // namespace spillway::kv
