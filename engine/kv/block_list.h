@@ -21,8 +21,13 @@ class BlockList {
   bool empty() const { return size_ == 0; }
   int64_t size() const { return size_; }
   bool Contains(BlockId block) const { return links_[static_cast<size_t>(block)].older != kNoBlock; }
-  // REQUIRES: !empty().
-  BlockId oldest() const { return links_[static_cast<size_t>(head_)].newer; }
+  // kNoBlock: the list is empty.
+  BlockId oldest() const { return Next(head_); }
+  // The one appended next after `block`, which is in the list; kNoBlock: it is the newest.
+  BlockId Next(BlockId block) const {
+    const BlockId next = links_[static_cast<size_t>(block)].newer;
+    return next == head_ ? kNoBlock : next;
+  }
 
   // REQUIRES: not in the list.
   void Append(BlockId block) {

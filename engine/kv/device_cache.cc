@@ -20,13 +20,9 @@ DeviceCache::DeviceCache(device::Device& device, const Geometry& geometry, int32
       geometry_(geometry),
       memory_(memory),
       slots_(n_slots),
-      blocks_(static_cast<size_t>(n_blocks + 2)),
-      contents_(static_cast<size_t>(n_blocks)) {
-  for (size_t i = 0; i < lists_.size(); ++i) {
-    const BlockId head = static_cast<BlockId>(n_blocks + static_cast<int64_t>(i));
-    lists_[i].head = Entry(head).older = Entry(head).newer = head;
-  }
-}
+      blocks_(static_cast<size_t>(n_blocks)),
+      contents_(static_cast<size_t>(n_blocks)),
+      residents_{Residents(n_blocks), Residents(n_blocks)} {}
 
 DeviceCache::~DeviceCache() { device_.Free(memory_); }
 
@@ -91,7 +87,7 @@ void DeviceCache::Seal(BlockId block, Residence keep) {
   GiveSlots(goes);
   SPILLWAY_CHECK_MSG(entry.planes.has_kv() || entry.planes.has_x(), "a block without what shall stay of it");
   entry.state = State::kResident;
-  ++lists_[IndexOf(keep)].blocks;
+  ++residents_[IndexOf(keep)].blocks;
   Append(block);
   Trim();
 }
@@ -143,7 +139,7 @@ bool DeviceCache::Reserve(BlockId block, Residence as, uint32_t stale_uses) {
   if (first < 0) return false;
   entry.planes = as == Residence::kX ? Planes{-1, -1, first} : Planes{first, first + 1, -1};
   entry.state = State::kArriving;
-  ++lists_[IndexOf(as)].blocks;
+  ++residents_[IndexOf(as)].blocks;
   entry.pins = 1;
   return true;
 }
@@ -162,8 +158,8 @@ void DeviceCache::GiveUp(BlockId block) {
   Drop(block);
 }
 
-BlockId DeviceCache::FindOldestOf(const List& list, uint32_t before) const {
-  for (BlockId block = Entry(list.head).newer; block != list.head; block = Entry(block).newer) {
+BlockId DeviceCache::FindOldestOf(const BlockList& by_use, uint32_t before) const {
+  for (BlockId block = by_use.oldest(); block != kNoBlock; block = by_use.Next(block)) {
     if (Entry(block).used >= before) return kNoBlock;
     if (Entry(block).pins == 0) return block;
   }
@@ -171,8 +167,9 @@ BlockId DeviceCache::FindOldestOf(const List& list, uint32_t before) const {
 }
 
 BlockId DeviceCache::FindOldest(Residence as, uint32_t before) const {
-  if (as != Residence::kNone) return FindOldestOf(lists_[IndexOf(as)], before);
-  const BlockId kv = FindOldestOf(lists_[0], before), x = FindOldestOf(lists_[1], before);
+  if (as != Residence::kNone) return FindOldestOf(residents_[IndexOf(as)].by_use, before);
+  const BlockId kv = FindOldestOf(residents_[0].by_use, before);
+  const BlockId x = FindOldestOf(residents_[1].by_use, before);
   if (kv == kNoBlock) return x;
   return x == kNoBlock || Entry(kv).used <= Entry(x).used ? kv : x;
 }
@@ -215,18 +212,12 @@ void DeviceCache::OnBlockLost(BlockId block) {
 
 void DeviceCache::Append(BlockId block) {
   Block& entry = Entry(block);
-  const BlockId head = lists_[IndexOf(ResidenceOf(entry))].head;
-  const BlockId newest = Entry(head).older;
   entry.used = use_;
-  entry.older = newest;
-  entry.newer = head;
-  Entry(newest).newer = block;
-  Entry(head).older = block;
+  residents_[IndexOf(ResidenceOf(entry))].by_use.Append(block);
 }
 
 void DeviceCache::Remove(BlockId block) {
-  Entry(Entry(block).older).newer = Entry(block).newer;
-  Entry(Entry(block).newer).older = Entry(block).older;
+  residents_[IndexOf(ResidenceOf(Entry(block)))].by_use.Remove(block);
 }
 
 void DeviceCache::Drop(BlockId block) {
@@ -237,7 +228,7 @@ void DeviceCache::Drop(BlockId block) {
     --open_;
     open_slots_ -= SlotsOf(entry.planes);
   } else {
-    --lists_[IndexOf(ResidenceOf(entry))].blocks;
+    --residents_[IndexOf(ResidenceOf(entry))].blocks;
   }
   GiveSlots(entry.planes);
   entry = Block{};

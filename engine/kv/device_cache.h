@@ -20,6 +20,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
+#include "engine/kv/block_list.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/geometry.h"
 #include "engine/kv/slot_allocator.h"
@@ -99,7 +100,7 @@ class DeviceCache final : public BlockListener {
   int64_t open_room() const { return open_room_; }
   int32_t open_blocks() const { return open_; }
   // Arriving ones included.
-  int32_t resident_blocks(Residence as) const { return lists_[IndexOf(as)].blocks; }
+  int32_t resident_blocks(Residence as) const { return residents_[IndexOf(as)].blocks; }
   int32_t resident_blocks() const { return resident_blocks(Residence::kKv) + resident_blocks(Residence::kX); }
   int64_t size_bytes() const;
 
@@ -110,13 +111,10 @@ class DeviceCache final : public BlockListener {
     int32_t pins = 0;
     uint32_t used = 0;  // resident: the use that touched it last
     Planes planes;
-    // Neighbours in the list of resident blocks of the same residence, the one used longest ago first; the
-    // entries after the last block are the lists' heads.
-    BlockId older = kNoBlock;
-    BlockId newer = kNoBlock;
   };
-  struct List {
-    BlockId head = kNoBlock;
+  struct Residents {
+    explicit Residents(int64_t n_blocks) : by_use(n_blocks) {}
+    BlockList by_use;
     int32_t blocks = 0;  // arriving ones included, which are in no list
   };
 
@@ -140,7 +138,7 @@ class DeviceCache final : public BlockListener {
   // A resident block that nobody pins and that can go, of this residence or of either (kNone): the one used
   // longest ago, if it was used before `before`.
   BlockId FindOldest(Residence as, uint32_t before) const;
-  BlockId FindOldestOf(const List& list, uint32_t before) const;
+  BlockId FindOldestOf(const BlockList& by_use, uint32_t before) const;
   bool EvictOne(Residence as = Residence::kNone);
   bool LeavesOpenRoom(int64_t more_slots) const;
   bool BeyondSlots() const;
@@ -153,9 +151,9 @@ class DeviceCache final : public BlockListener {
   const Geometry geometry_;
   const device::DevicePtr memory_;  // [n_layers][n_slots]
   SlotAllocator slots_;
-  std::vector<Block> blocks_;       // [n_blocks + 2]
-  std::vector<uint32_t> contents_;  // [n_blocks], counts losses
-  std::array<List, 2> lists_;       // as K and V, as X
+  std::vector<Block> blocks_;           // [n_blocks]
+  std::vector<uint32_t> contents_;      // [n_blocks], counts losses
+  std::array<Residents, 2> residents_;  // as K and V, as X
   int32_t open_ = 0;
   int64_t open_slots_ = 0;
   uint32_t use_ = 1;
