@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "engine/device/cpu/cpu_device.h"
+#include "engine/exec/cache_geometry.h"
 
 namespace spillway::bench {
 namespace {
@@ -28,17 +29,6 @@ device::SampleRow Greedy(int32_t position) {
   return row;
 }
 
-kv::Geometry GeometryOf(const model::ModelConfig& config, device::DType dtype) {
-  kv::Geometry geometry;
-  geometry.n_layers = config.n_layers;
-  geometry.n_kv_heads = config.n_kv_heads;
-  geometry.d_head = config.d_head;
-  geometry.d = config.d_model;
-  geometry.block_tokens = kBlockTokens;
-  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(dtype));
-  return geometry;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<EngineSession>> EngineSession::Create(const EngineOptions& options) {
@@ -49,7 +39,8 @@ absl::StatusOr<std::unique_ptr<EngineSession>> EngineSession::Create(const Engin
   SPILLWAY_ASSIGN_OR_RETURN(session->device_, device::CreateCpuDevice(cpu));
   SPILLWAY_ASSIGN_OR_RETURN(session->model_, model::LoadModel(options.model_path, *session->device_, {}));
 
-  const kv::Geometry geometry = GeometryOf(session->model_.config, session->device_->info().compute_dtype);
+  const kv::Geometry geometry =
+      exec::CacheGeometry(session->model_.config, session->device_->info().compute_dtype, kBlockTokens);
   const int64_t sequence_blocks = geometry.blocks_for(options.max_tokens);
   const int64_t n_blocks = options.max_batch * sequence_blocks;
   SPILLWAY_ASSIGN_OR_RETURN(

@@ -14,6 +14,7 @@
 #include "bench/split_measure.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/device/cpu/emulated_link_device.h"
+#include "engine/exec/cache_geometry.h"
 #include "engine/exec/link_executor.h"
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
@@ -80,14 +81,8 @@ class Session {
   int32_t all() const { return options_.items * options_.sequences; }
 
   absl::Status CreateExecutor() {
-    const model::ModelConfig& config = model_.config;
-    kv::Geometry geometry;
-    geometry.n_layers = config.n_layers;
-    geometry.n_kv_heads = config.n_kv_heads;
-    geometry.d_head = config.d_head;
-    geometry.d = config.d_model;
-    geometry.block_tokens = kBlockTokens;
-    geometry.element_bytes = static_cast<int32_t>(device::SizeOf(device_->info().compute_dtype));
+    const kv::Geometry geometry =
+        exec::CacheGeometry(model_.config, device_->info().compute_dtype, kBlockTokens);
     const int64_t n_blocks = all() * (geometry.blocks_for(options_.context) + 1) + 8;
     SPILLWAY_ASSIGN_OR_RETURN(
         pool_, kv::HostPool::Create(*device_, geometry, n_blocks * geometry.block_bytes(kv::Form::kKv)));
@@ -98,8 +93,8 @@ class Session {
     options.ring_chunk_bytes = 512 * kKiB;
     options.resident_blocks_max = 0;
     options.cache_bytes = 6 * all() * geometry.block_bytes(kv::Form::kKv);
-    SPILLWAY_ASSIGN_OR_RETURN(
-        executor_, exec::LinkExecutor::Create(*device_, config, *model_.weights, *pool_, *blocks_, options));
+    SPILLWAY_ASSIGN_OR_RETURN(executor_, exec::LinkExecutor::Create(*device_, model_.config, *model_.weights,
+                                                                    *pool_, *blocks_, options));
     for (int32_t i = 0; i <= options_.items; ++i) {
       exec::ItemLimits limits;
       limits.max_rows = limits.max_segments = limits.max_outputs =

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "engine/exec/cache_geometry.h"
 #include "engine/exec/link_executor.h"
 #include "engine/exec/row_executor.h"
 #include "scheduler/prefill_queue.h"
@@ -110,14 +111,8 @@ int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry
 }
 
 kv::Geometry GeometryOf(const device::DeviceInfo& info, const model::ModelConfig& config) {
-  kv::Geometry geometry;
-  geometry.n_layers = config.n_layers;
-  geometry.n_kv_heads = config.n_kv_heads;
-  geometry.d_head = config.d_head;
-  geometry.d = config.d_model;
-  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(info.compute_dtype));
-  geometry.block_tokens = 1;  // for the bytes of one token
-  geometry.block_tokens = BlockTokens(info, geometry);
+  kv::Geometry geometry = exec::CacheGeometry(config, info.compute_dtype, /*block_tokens=*/1);
+  geometry.block_tokens = BlockTokens(info, geometry);  // from the bytes of one token
   return geometry;
 }
 
