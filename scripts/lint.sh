@@ -113,7 +113,7 @@ check_proto() {
 check_shell() {
   need shellcheck
   local files
-  mapfile -t files < <(sources 'scripts/*.sh' '.ci/run')
+  mapfile -t files < <(sources 'scripts/*.sh' 'tests/**/*.sh' '.ci/run')
   shellcheck -x "${files[@]}" || return 1
   say "shell: ${#files[@]} files"
 }

