@@ -10,9 +10,9 @@
 
 namespace spillway::scheduler {
 
-int32_t PrefillQueue::PieceRows(const exec::Executor& executor, int32_t rows) {
+int32_t PrefillQueue::PieceRows(int32_t chunk_rows, int32_t rows) {
   const int32_t share = std::max(1, rows / kItems);
-  return share < executor.chunk_rows() ? share : share - share % executor.chunk_rows();
+  return share < chunk_rows ? share : share - share % chunk_rows;
 }
 
 PrefillQueue::PrefillQueue(const Limits& limits, Pacer& pacer)
@@ -27,13 +27,8 @@ absl::StatusOr<std::unique_ptr<PrefillQueue>> PrefillQueue::Create(exec::Executo
                                                                    Planner* planner) {
   std::unique_ptr<PrefillQueue> queue(new PrefillQueue(limits, pacer));
   queue->chunk_rows_ = executor.chunk_rows();
-  exec::ItemLimits item_limits;
-  item_limits.max_rows = PieceRows(executor, limits.rows);
-  item_limits.max_segments = std::min({limits.max_sequences, kMostPacked, item_limits.max_rows});
-  item_limits.max_blocks = limits.blocks_per_sequence + item_limits.max_segments;
-  item_limits.max_outputs = item_limits.max_segments;
   for (int32_t i = 0; i < kItems; ++i) {
-    SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(item_limits));
+    SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(limits.item));
     queue->batches_.push_back(
         std::make_unique<Batch>(executor, std::move(item), limits.block_tokens, planner));
   }

@@ -31,9 +31,8 @@ class PrefillQueue {
   static constexpr int32_t kMostPacked = 16;  // short prompts in one piece
 
   struct Limits {
-    int32_t rows = 0;  // of all items together
+    exec::ItemLimits item;  // of each of kItems
     int32_t max_sequences = 0;
-    int64_t blocks_per_sequence = 0;
     int64_t max_blocks = 0;  // of the store
     int32_t block_tokens = 0;
   };
@@ -49,8 +48,8 @@ class PrefillQueue {
   // `pacer` and `planner`, which may be null, must outlive the queue.
   static absl::StatusOr<std::unique_ptr<PrefillQueue>> Create(exec::Executor& executor, const Limits& limits,
                                                               Pacer& pacer, Planner* planner);
-  // Rows of one item.
-  static int32_t PieceRows(const exec::Executor& executor, int32_t rows);
+  // Rows of one item, of an executor that computes `chunk_rows` at a time and may have `rows` in all items.
+  static int32_t PieceRows(int32_t chunk_rows, int32_t rows);
 
   // REQUIRES: not in a batch.
   void Add(Sequence& sequence);

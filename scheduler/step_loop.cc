@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "scheduler/work_items.h"
 
 namespace spillway::scheduler {
 
@@ -36,15 +37,18 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
                                                            SharedStepState& shared) {
   exec::Executor& executor = parts.executor;
   const Pacer pacer(options.max_gap_ms, executor.chunk_rows(),
-                    PrefillQueue::PieceRows(executor, options.prefill_rows), executor.n_layers());
+                    PrefillQueue::PieceRows(executor.chunk_rows(), options.prefill_rows),
+                    executor.n_layers());
   std::unique_ptr<StepLoop> loop(new StepLoop(parts, options, inbox, shared, pacer));
   const int64_t max_blocks = parts.blocks.max_blocks();
-  const int64_t blocks_per_sequence = room.blocks_for(max_sequence_tokens);
+  const bool columns = options.schedule.has_value() ? *options.schedule == exec::Schedule::kColumn
+                                                    : executor.weight_pass_bytes() > 0;
+  const WorkItems items =
+      WorkItemsOf(options, room.blocks_for(max_sequence_tokens), executor.chunk_rows(), columns);
 
   PrefillQueue::Limits prefill;
-  prefill.rows = options.prefill_rows;
+  prefill.item = items.prefill;
   prefill.max_sequences = options.max_sequences;
-  prefill.blocks_per_sequence = blocks_per_sequence;
   prefill.max_blocks = max_blocks;
   prefill.block_tokens = room.block_tokens;
   SPILLWAY_ASSIGN_OR_RETURN(loop->prefill_,
@@ -53,27 +57,19 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(const Scheduler::Part
       Admission::Limits{options.max_sequences, options.reserve_output_tokens, max_blocks}, room,
       *loop->prefill_, parts.observer);
 
-  exec::ItemLimits decode;
-  decode.max_rows = decode.max_segments = decode.max_outputs =
-      BatchSequences(options.max_sequences, options.batch_sequences);
-  decode.max_blocks = decode.max_segments * blocks_per_sequence;
   const auto create = [&]() -> absl::StatusOr<std::unique_ptr<Batch>> {
-    SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(decode));
+    SPILLWAY_ASSIGN_OR_RETURN(auto item, executor.CreateWorkItem(items.decode));
     return std::make_unique<Batch>(executor, std::move(item), room.block_tokens, parts.planner);
   };
-  const bool columns = options.schedule.has_value() ? *options.schedule == exec::Schedule::kColumn
-                                                    : executor.weight_pass_bytes() > 0;
-  const int32_t n_batches =
-      columns ? (options.max_sequences + decode.max_segments - 1) / decode.max_segments : 1;
-  for (int32_t i = 0; i < n_batches; ++i) {
+  for (int32_t i = 0; i < items.decodes; ++i) {
     SPILLWAY_ASSIGN_OR_RETURN(auto batch, create());
     loop->decodes_.push_back(std::move(batch));
   }
-  if (columns) {
+  if (items.latency) {
     SPILLWAY_ASSIGN_OR_RETURN(loop->latency_, create());
   }
-  loop->pass_.reserve(static_cast<size_t>(n_batches) + 1);
-  loop->plans_.reserve(static_cast<size_t>(n_batches) + 1);
+  loop->pass_.reserve(static_cast<size_t>(items.decodes) + 1);
+  loop->plans_.reserve(static_cast<size_t>(items.decodes) + 1);
   loop->PublishState();
   return loop;
 }

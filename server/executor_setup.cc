@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
@@ -10,9 +11,11 @@
 #include "base/status_macros.h"
 #include "engine/exec/cache_geometry.h"
 #include "engine/exec/link_executor.h"
+#include "engine/exec/link_memory.h"
 #include "engine/exec/row_executor.h"
 #include "scheduler/prefill_queue.h"
 #include "scheduler/schedule_choice.h"
+#include "scheduler/work_items.h"
 #include "server/planner_setup.h"
 
 namespace spillway::server {
@@ -27,29 +30,21 @@ constexpr int32_t kRingChunks = 6;
 constexpr int64_t kRingChunkBytesMax = 2 * kMiB;
 constexpr int64_t kDeviceParts = 128;
 
-// The scheduler's work items (StepLoop::Create, PrefillQueue::Create): decode batches, one for latency where
-// there may be columns, and four for prefill. Counted as if there may be.
-constexpr int64_t kPrefillItems = scheduler::PrefillQueue::kItems;
-constexpr int64_t kPrefillSegments = scheduler::PrefillQueue::kMostPacked;
-int64_t BatchSequences(const Settings& settings) {
+int32_t BatchSequences(const Settings& settings) {
   return scheduler::BatchSequences(static_cast<int32_t>(settings.max_sequences),
                                    static_cast<int32_t>(settings.batch_sequences));
 }
-int64_t DecodeItems(const Settings& settings) {
-  const int64_t each = BatchSequences(settings);
-  return (settings.max_sequences + each - 1) / each + 1;
-}
 
-// What the scheduler's work items will take of device memory at most: rows, and tables of an entry a block.
-int64_t WorkItemBytes(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
-                      const kv::Geometry& geometry) {
-  constexpr int64_t kRowTableBytes = 64;
-  constexpr int64_t kBlockTableBytes = 64;
-  const int64_t decode_rows = BatchSequences(settings) * DecodeItems(settings);
-  const int64_t rows = decode_rows + settings.prefill_rows;
-  const int64_t sequence_blocks = geometry.blocks_for(context_tokens) + 1;
-  const int64_t blocks = (decode_rows + 2 * kPrefillItems) * sequence_blocks + rows;
-  return rows * (int64_t{config.d_model} * 4 + kRowTableBytes) + blocks * kBlockTableBytes + kMiB;
+// The scheduler's, counted as if there may be columns.
+std::vector<exec::ItemLimits> WorkItems(const Settings& settings, int32_t context_tokens,
+                                        const kv::Geometry& geometry) {
+  scheduler::SchedulerOptions options;
+  options.max_sequences = static_cast<int32_t>(settings.max_sequences);
+  options.batch_sequences = static_cast<int32_t>(settings.batch_sequences);
+  options.prefill_rows = static_cast<int32_t>(settings.prefill_rows);
+  return scheduler::WorkItemsOf(options, geometry.blocks_for(context_tokens), LinkItemRows(settings),
+                                /*columns=*/true)
+      .All();
 }
 
 exec::LinkExecutorOptions LinkOptions(const Settings& settings, const device::DeviceInfo& info,
@@ -73,7 +68,8 @@ absl::StatusOr<std::unique_ptr<exec::Executor>> CreateLinkExecutor(
   if (modes.residency == scheduler::ResidencyMode::kFixed) {
     options.residency.kv = modes.residency_fraction;
   }
-  options.reserve_bytes = WorkItemBytes(settings, context_tokens, model.config, pool.geometry());
+  options.reserve_bytes = exec::WorkItemBytes(
+      model.config, WorkItems(settings, context_tokens, pool.geometry()), options.chunk_rows);
   absl::StatusOr<std::unique_ptr<exec::LinkExecutor>> executor =
       exec::LinkExecutor::Create(device, model.config, *model.weights, pool, blocks, options);
   if (!executor.ok()) {
@@ -95,8 +91,8 @@ int64_t RingChunkBytes(const device::DeviceInfo& info, const kv::Geometry& geome
 }
 
 int32_t LinkItemRows(const Settings& settings) {
-  return static_cast<int32_t>(std::max(
-      {settings.prefill_chunk_tokens, BatchSequences(settings), settings.prefill_rows / kPrefillItems}));
+  return static_cast<int32_t>(std::max({settings.prefill_chunk_tokens, int64_t{BatchSequences(settings)},
+                                        settings.prefill_rows / scheduler::PrefillQueue::kItems}));
 }
 
 int32_t BlockTokens(const device::DeviceInfo& info, const kv::Geometry& geometry) {
@@ -148,32 +144,14 @@ int64_t DeviceBytesBesideWeights(const Settings& settings, int32_t context_token
   const kv::Geometry geometry = GeometryOf(info, config);
   const exec::LinkExecutorOptions options = LinkOptions(settings, info, geometry);
   const bool stores_x = geometry.chi_bytes() < geometry.beta_bytes();
-  const int64_t block_bytes = 2 * geometry.slot_bytes();  // of a layer
-  const int64_t x_bytes = geometry.block_tokens * geometry.chi_bytes();
-  const int64_t chunk_bytes = options.ring_chunk_bytes;
-  const int64_t rebuilt_blocks = stores_x ? chunk_bytes / x_bytes : 0;
-  const model::TransformerLimits limits{options.chunk_rows, options.head_rows,
-                                        static_cast<int32_t>(rebuilt_blocks * geometry.block_tokens)};
-  // Blocks that may be open at once, as LinkExecutor counts them, with its eighth to spare.
-  const auto open_blocks = [&](int64_t rows, int64_t segments) {
-    return rows / geometry.block_tokens + 2 * segments;
-  };
-  const int64_t piece_rows = std::max<int64_t>(1, settings.prefill_rows / kPrefillItems);
-  const int64_t each = BatchSequences(settings);
-  int64_t open =
-      DecodeItems(settings) * open_blocks(each, each) +
-      kPrefillItems *
-          open_blocks(piece_rows, std::min({settings.max_sequences, kPrefillSegments, piece_rows}));
-  open += (open + 7) / 8;
-  if (settings.host_pool_bytes > 0) {
-    const kv::Form smallest = stores_x ? kv::Form::kX : kv::Form::kKv;
-    open = std::min(open, settings.host_pool_bytes / geometry.block_bytes(smallest));
-  }
-  const int64_t open_slots = 2 + (stores_x ? geometry.x_slots() : 0);
-  return model::Transformer::ScratchBytes(config, info.compute_dtype, limits) +
-         options.ring_chunks * chunk_bytes + rebuilt_blocks * block_bytes +
-         WorkItemBytes(settings, context_tokens, config, geometry) +
-         open * open_slots * geometry.slot_bytes() * geometry.n_layers + 2 * kMiB;
+  const kv::Form smallest = stores_x ? kv::Form::kX : kv::Form::kKv;
+  // No more can be written than the pool holds.
+  const int64_t pool_blocks =
+      settings.host_pool_bytes > 0
+          ? std::max<int64_t>(1, settings.host_pool_bytes / geometry.block_bytes(smallest))
+          : 0;
+  return exec::LinkBytes(options, config, info.compute_dtype, geometry, stores_x, pool_blocks,
+                         WorkItems(settings, context_tokens, geometry));
 }
 
 absl::StatusOr<std::unique_ptr<exec::Executor>> CreateExecutor(const Settings& settings,

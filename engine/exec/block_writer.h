@@ -37,10 +37,6 @@ class BlockWriter {
   // Steps fill at most so many blocks.
   void MakeRoom(size_t n_blocks);
 
-  // Slots that an open block takes at most.
-  static int64_t OpenSlots(const kv::Geometry& geometry, const kv::BlockStore& store) {
-    return 2 + (store.stores_x() ? geometry.x_slots() : 0);
-  }
   // Opens an absent block, or one whose former content lingers; waits for earlier stores where it must.
   void Open(kv::BlockId block);
 

@@ -123,10 +123,6 @@ class CarryTables {
   // Distinct full blocks of the segments, wherever they are.
   int64_t full_blocks() const { return full_blocks_; }
 
-  // What the arrays above can grow to.
-  int64_t max_positions() const { return static_cast<int64_t>(positions_.capacity()); }
-  int64_t max_sequences() const { return static_cast<int64_t>(sequences_.capacity()); }
-  int64_t max_blocks() const { return static_cast<int64_t>(blocks_.capacity()); }
   int32_t max_runs() const { return max_chunk_runs_; }  // of one chunk
 
   // Blocks of a form that a chunk holds.

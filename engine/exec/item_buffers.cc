@@ -14,34 +14,47 @@ constexpr int64_t kAlignmentBytes = 256;
 
 }  // namespace
 
-absl::StatusOr<ItemBuffers> ItemBuffers::Create(device::Device& device, const model::ModelConfig& config,
-                                                const ItemLimits& limits, const StepTables& tables,
-                                                const CarryTables* carry) {
-  ItemBuffers buffers;
-  std::vector<std::pair<DevicePtr*, int64_t>> sizes;
-  const auto add = [&sizes](DevicePtr* buffer, int64_t n, size_t element_bytes) {
+std::vector<ItemBuffers::Part> ItemBuffers::PartsOf(const model::ModelConfig& config,
+                                                    const ItemLimits& limits, int32_t chunk_rows,
+                                                    bool carries) {
+  std::vector<Part> parts;
+  const auto add = [&parts](DevicePtr ItemBuffers::*buffer, int64_t n, size_t element_bytes) {
     const int64_t size_bytes = n * static_cast<int64_t>(element_bytes);
-    sizes.emplace_back(buffer, (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes);
+    parts.push_back({buffer, (size_bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes});
   };
-  add(&buffers.hidden, int64_t{limits.max_rows} * config.d_model, sizeof(float));
-  add(&buffers.ids, limits.max_rows, sizeof(int32_t));
-  add(&buffers.append, limits.max_rows, sizeof(device::AppendRow));
-  add(&buffers.sequences, tables.max_sequences(), sizeof(device::AttentionSequence));
-  add(&buffers.blocks, limits.max_blocks, sizeof(device::AttentionBlock));
-  add(&buffers.output_rows, int64_t{limits.max_outputs} + limits.max_kept_logits, sizeof(int32_t));
-  if (carry != nullptr) {
-    add(&buffers.carry_sequences, carry->max_sequences(), sizeof(device::AttentionSequence));
-    add(&buffers.carry_blocks, carry->max_blocks(), sizeof(device::AttentionBlock));
-    add(&buffers.carry_positions, carry->max_positions(), sizeof(int32_t));
+  add(&ItemBuffers::hidden, int64_t{limits.max_rows} * config.d_model, sizeof(float));
+  add(&ItemBuffers::ids, limits.max_rows, sizeof(int32_t));
+  add(&ItemBuffers::append, limits.max_rows, sizeof(device::AppendRow));
+  add(&ItemBuffers::sequences, StepTables::MaxSequences(limits, chunk_rows),
+      sizeof(device::AttentionSequence));
+  add(&ItemBuffers::blocks, limits.max_blocks, sizeof(device::AttentionBlock));
+  add(&ItemBuffers::output_rows, int64_t{limits.max_outputs} + limits.max_kept_logits, sizeof(int32_t));
+  if (carries) {
+    // Every block may be carried, and read by one.
+    add(&ItemBuffers::carry_sequences, limits.max_blocks, sizeof(device::AttentionSequence));
+    add(&ItemBuffers::carry_blocks, limits.max_blocks, sizeof(device::AttentionBlock));
+    add(&ItemBuffers::carry_positions, limits.max_blocks, sizeof(int32_t));
   }
+  return parts;
+}
+
+int64_t ItemBuffers::SizeBytes(const model::ModelConfig& config, const ItemLimits& limits, int32_t chunk_rows,
+                               bool carries) {
   int64_t total_bytes = 0;
-  for (const auto& [buffer, size_bytes] : sizes) total_bytes += size_bytes;
-  SPILLWAY_ASSIGN_OR_RETURN(buffers.memory_, device.Allocate(total_bytes, "work item"));
+  for (const Part& part : PartsOf(config, limits, chunk_rows, carries)) total_bytes += part.size_bytes;
+  return total_bytes;
+}
+
+absl::StatusOr<ItemBuffers> ItemBuffers::Create(device::Device& device, const model::ModelConfig& config,
+                                                const ItemLimits& limits, int32_t chunk_rows, bool carries) {
+  ItemBuffers buffers;
+  SPILLWAY_ASSIGN_OR_RETURN(buffers.memory_,
+                            device.Allocate(SizeBytes(config, limits, chunk_rows, carries), "work item"));
   buffers.device_ = &device;
   DevicePtr next = buffers.memory_;
-  for (const auto& [buffer, size_bytes] : sizes) {
-    *buffer = next;
-    next = next + size_bytes;
+  for (const Part& part : PartsOf(config, limits, chunk_rows, carries)) {
+    buffers.*part.buffer = next;
+    next = next + part.size_bytes;
   }
   return buffers;
 }

@@ -6,6 +6,7 @@
 #define SPILLWAY_ENGINE_EXEC_ITEM_BUFFERS_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
@@ -19,11 +20,13 @@ namespace spillway::exec {
 class ItemBuffers {
  public:
   ItemBuffers() = default;  // none
-  // Room for everything that these tables can grow to; `carry` may be null. ResourceExhausted without the
-  // device memory. `device` must outlive the buffers.
+  // Room for everything that an item's StepTables and, where it `carries`, CarryTables can grow to.
+  // ResourceExhausted without the device memory. `device` must outlive the buffers.
   static absl::StatusOr<ItemBuffers> Create(device::Device& device, const model::ModelConfig& config,
-                                            const ItemLimits& limits, const StepTables& tables,
-                                            const CarryTables* carry);
+                                            const ItemLimits& limits, int32_t chunk_rows, bool carries);
+  // What that takes.
+  static int64_t SizeBytes(const model::ModelConfig& config, const ItemLimits& limits, int32_t chunk_rows,
+                           bool carries);
   ~ItemBuffers();
   ItemBuffers(ItemBuffers&& other) noexcept { *this = std::move(other); }
   ItemBuffers& operator=(ItemBuffers&& other) noexcept;
@@ -42,6 +45,13 @@ class ItemBuffers {
   device::DevicePtr carry_positions;
 
  private:
+  struct Part {
+    device::DevicePtr ItemBuffers::*buffer;
+    int64_t size_bytes;
+  };
+  static std::vector<Part> PartsOf(const model::ModelConfig& config, const ItemLimits& limits,
+                                   int32_t chunk_rows, bool carries);
+
   device::Device* device_ = nullptr;
   device::DevicePtr memory_;
 };

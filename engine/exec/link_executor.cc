@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "engine/exec/item_outputs.h"
 #include "engine/exec/link_item.h"
+#include "engine/exec/link_memory.h"
 
 namespace spillway::exec {
 namespace {
@@ -63,32 +64,26 @@ LinkExecutor::~LinkExecutor() {
 
 absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const model::ModelWeights& weights) {
   const kv::Geometry& geometry = pool_.geometry();
-  const int64_t kv_bytes = 2 * geometry.slot_bytes();
-  const int64_t x_bytes = geometry.block_tokens * geometry.chi_bytes();
-  const int64_t chunk_bytes = std::max({options_.ring_chunk_bytes, kv_bytes, StoresX() ? x_bytes : 0});
-  SPILLWAY_ASSIGN_OR_RETURN(ring_, StagingRing::Create(device_, options_.ring_chunks, chunk_bytes));
+  const LinkMemory memory = LinkMemoryOf(options_, geometry, StoresX());
+  SPILLWAY_ASSIGN_OR_RETURN(ring_, StagingRing::Create(device_, options_.ring_chunks, memory.chunk_bytes));
   queue_ = std::make_unique<CarryQueue>(device_, pool_, *ring_, timeline_);
 
-  model::TransformerLimits limits{options_.chunk_rows, options_.head_rows, 0};
   if (StoresX()) {
-    const int64_t rebuilt_blocks = chunk_bytes / x_bytes;
-    limits.max_rebuild_rows = static_cast<int32_t>(rebuilt_blocks * geometry.block_tokens);
-    const int64_t rebuilt_bytes = rebuilt_blocks * kv_bytes, gathered_bytes = rebuilt_blocks * x_bytes;
-    SPILLWAY_ASSIGN_OR_RETURN(rebuilt_, device_.Allocate(rebuilt_bytes, "rebuilt keys and values"));
-    SPILLWAY_ASSIGN_OR_RETURN(gathered_, device_.Allocate(gathered_bytes, "gathered X"));
-    rebuilt_bytes_ = rebuilt_bytes + gathered_bytes;
+    SPILLWAY_ASSIGN_OR_RETURN(rebuilt_, device_.Allocate(memory.rebuilt_bytes, "rebuilt keys and values"));
+    SPILLWAY_ASSIGN_OR_RETURN(gathered_, device_.Allocate(memory.gathered_bytes, "gathered X"));
+    rebuilt_bytes_ = memory.rebuilt_bytes + memory.gathered_bytes;
   }
   if (weights.layers_on_host()) {
     SPILLWAY_ASSIGN_OR_RETURN(
         weights_, WeightStream::Create(device_, weights, compute_, queue_->stream(), queue_->timer()));
     queue_->SetWeights(weights_.get());
   }
-  SPILLWAY_ASSIGN_OR_RETURN(transformer_,
-                            model::Transformer::Create(device_, config, weights, limits, weights_.get()));
+  SPILLWAY_ASSIGN_OR_RETURN(
+      transformer_, model::Transformer::Create(device_, config, weights, memory.limits, weights_.get()));
   SPILLWAY_RETURN_IF_ERROR(WarmUpOutputs(device_, *transformer_, compute_));
 
   const int64_t left_bytes =
-      device_.info().memory_bytes - device_.allocated_bytes() - options_.reserve_bytes - kMiB;
+      device_.info().memory_bytes - device_.allocated_bytes() - options_.reserve_bytes - kLinkSpareBytes;
   const int64_t cache_bytes =
       options_.cache_bytes > 0 ? options_.cache_bytes : std::max<int64_t>(left_bytes, 0);
   const int64_t slots = cache_bytes / (geometry.slot_bytes() * geometry.n_layers);
@@ -115,18 +110,14 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
   return absl::OkStatus();
 }
 
-int64_t LinkExecutor::MaxOpenBlocks(const ItemLimits& limits) const {
-  // A segment's first and last block may each hold a single row of its.
-  return limits.max_rows / pool_.geometry().block_tokens + 2 * int64_t{limits.max_segments};
-}
+int64_t LinkExecutor::OpenSlots() const { return OpenSlotsOf(pool_.geometry(), StoresX()); }
 
 absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const ItemLimits& limits) {
   SPILLWAY_CHECK(limits.max_rows > 0 && limits.max_segments > 0 && limits.max_blocks > 0);
   SPILLWAY_CHECK(limits.max_outputs >= 0 && limits.max_kept_logits >= 0);
   SPILLWAY_CHECK_MSG(limits.max_rows <= options_.chunk_rows, "an item is one chunk of rows");
-  const int64_t open_max = open_blocks_max_ + MaxOpenBlocks(limits);
-  // Single X slots among pairs of K and V: not every hole fits, hence one block in eight to spare.
-  const int64_t slots_needed = open_max * OpenSlots() * 9 / 8;
+  const int64_t open_max = open_blocks_max_ + MaxOpenBlocks(limits, pool_.geometry());
+  const int64_t slots_needed = OpenCacheSlots(open_max, LinkMemoryOf(options_, pool_.geometry(), StoresX()));
   const int64_t slot_bytes = pool_.geometry().slot_bytes() * pool_.geometry().n_layers;
   if (slots_needed > cache_->n_slots() && cache_->n_slots() < store_.max_blocks() * OpenSlots()) {
     return absl::InvalidArgumentError(

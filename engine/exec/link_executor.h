@@ -123,9 +123,7 @@ class LinkExecutor final : public Executor {
   absl::Status Allocate(const model::ModelConfig& config, const model::ModelWeights& weights);
   Item& ItemOf(WorkItem& item) const;
   bool StoresX() const { return store_.stores_x(); }
-  int64_t OpenSlots() const { return BlockWriter::OpenSlots(pool_.geometry(), store_); }
-  // Blocks that an item may have open at once.
-  int64_t MaxOpenBlocks(const ItemLimits& limits) const;
+  int64_t OpenSlots() const;
 
   // --- Begin.
   void OpenBlocks(Item& item, absl::Span<const Segment> segments);

@@ -12,6 +12,7 @@
 #include "engine/exec/item_buffers.h"
 #include "engine/exec/item_outputs.h"
 #include "engine/exec/link_executor.h"
+#include "engine/exec/link_memory.h"
 #include "engine/exec/promotions.h"
 
 namespace spillway::exec {
@@ -36,7 +37,7 @@ class LinkExecutor::Item final : public WorkItem {
     finished = device().CreateEvent();
     const size_t max_blocks = static_cast<size_t>(limits.max_blocks);
     pinned.reserve(max_blocks);
-    stores.reserve(static_cast<size_t>(executor.MaxOpenBlocks(limits)));
+    stores.reserve(static_cast<size_t>(MaxOpenBlocks(limits, executor.pool_.geometry())));
     owner.queue_->Add(cursor);
     ++owner.n_items_;
   }
@@ -50,8 +51,8 @@ class LinkExecutor::Item final : public WorkItem {
   }
 
   absl::Status Allocate() {
-    SPILLWAY_ASSIGN_OR_RETURN(
-        buffers, ItemBuffers::Create(device(), owner.transformer_->config(), limits_, tables, &carry));
+    SPILLWAY_ASSIGN_OR_RETURN(buffers, ItemBuffers::Create(device(), owner.transformer_->config(), limits_,
+                                                           owner.options_.chunk_rows, /*carries=*/true));
     return absl::OkStatus();
   }
 

@@ -36,8 +36,8 @@ class RowExecutor::Item final : public WorkItem {
   }
 
   absl::Status Allocate() {
-    SPILLWAY_ASSIGN_OR_RETURN(
-        buffers, ItemBuffers::Create(device, owner->transformer_->config(), limits_, tables, nullptr));
+    SPILLWAY_ASSIGN_OR_RETURN(buffers, ItemBuffers::Create(device, owner->transformer_->config(), limits_,
+                                                           owner->options_.chunk_rows, /*carries=*/false));
     return absl::OkStatus();
   }
 

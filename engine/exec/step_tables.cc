@@ -43,7 +43,7 @@ StepTables::StepTables(const ItemLimits& limits, int32_t chunk_rows, int32_t blo
   chunks_.reserve(max_chunks);
   ids_.reserve(max_rows);
   append_.reserve(max_rows);
-  sequences_.reserve(max_segments + max_chunks);  // a chunk's border may cut one segment in two
+  sequences_.reserve(static_cast<size_t>(MaxSequences(limits, chunk_rows)));
   blocks_.reserve(static_cast<size_t>(limits.max_blocks));
   output_rows_.reserve(static_cast<size_t>(limits.max_outputs + limits.max_kept_logits));
   samples_.reserve(static_cast<size_t>(limits.max_outputs));

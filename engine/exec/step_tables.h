@@ -79,7 +79,10 @@ class StepTables {
   int64_t cached_tokens() const { return cached_tokens_; }  // distinct
   int64_t reads_tokens() const { return reads_tokens_; }
 
-  // What the arrays above can grow to.
+  // What sequences() can grow to: a chunk's border may cut one segment in two.
+  static int64_t MaxSequences(const ItemLimits& limits, int32_t chunk_rows) {
+    return int64_t{limits.max_segments} + (limits.max_rows + chunk_rows - 1) / chunk_rows;
+  }
   int64_t max_sequences() const { return static_cast<int64_t>(sequences_.capacity()); }
 
  private:
