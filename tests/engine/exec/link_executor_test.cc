@@ -311,6 +311,7 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     TinyLink link;
     link.form = kv::Form::kBoth;
     link.cache_blocks = 24;
+    link.check_order = true;
     link.stream.jitter_us = 200;
     link.stream.jitter_seed = seed;
     link.stream_weights = stream_weights;
@@ -371,6 +372,8 @@ TEST(LinkExecutorStressTest, RandomJoinsLeavesAndPreemptionsFindNothing) {
     engine.link().WaitForStores();
     EXPECT_EQ(engine.link().cache().open_blocks(), 0);
     n_dropped += engine.store().Counts().dropped_kv + engine.store().Counts().dropped_x;
+    EXPECT_EQ(engine.order().unordered_reads(), 0);
+    EXPECT_EQ(engine.order().unordered_writes(), 0);
   }
   EXPECT_GT(n_dropped, 20);
 }
@@ -394,6 +397,7 @@ TEST(LinkExecutorStressTest, ChunksFetchedAheadAreTheStepsOwnWhateverHappensInBe
     link.resident_blocks_max = 6;
     link.ring_chunks = 2 + 2 * static_cast<int32_t>(seed % 3);
     link.stream.link_bytes_per_s = 1.5e8;
+    link.check_order = true;
     link.stream.jitter_us = 200;
     link.stream.jitter_seed = seed;
     link.stream_weights = stream_weights;
@@ -468,6 +472,8 @@ TEST(LinkExecutorStressTest, ChunksFetchedAheadAreTheStepsOwnWhateverHappensInBe
     engine.link().WaitForStores();
     EXPECT_EQ(engine.link().cache().open_blocks(), 0);
     n_forms_dropped += engine.store().Counts().dropped_kv + engine.store().Counts().dropped_x;
+    EXPECT_EQ(engine.order().unordered_reads(), 0);
+    EXPECT_EQ(engine.order().unordered_writes(), 0);
   }
   EXPECT_GT(n_forms_dropped, 10);
   EXPECT_GT(n_ahead, 100);

@@ -44,6 +44,10 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
     device_ = std::make_unique<fakes::TimedDevice>(*target_, *options.link->timed, *options.clock);
   } else if (options.link.has_value()) {
     device_ = ValueOrDie(device::CreateEmulatedLinkDevice(std::move(device_), options.link->stream));
+    if (options.link->check_order) {
+      target_ = std::move(device_);
+      device_ = std::make_unique<fakes::HostOrderDevice>(*target_);
+    }
   }
   model::WeightOptions weights;
   if (options.link.has_value() && options.link->stream_weights) weights.layers_on = model::WeightPlace::kHost;

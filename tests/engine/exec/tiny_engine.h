@@ -20,6 +20,7 @@
 #include "engine/kv/block_store.h"
 #include "engine/kv/host_pool.h"
 #include "engine/model/model.h"
+#include "tests/fakes/host_order_device.h"
 #include "tests/fakes/timed_device.h"
 
 namespace spillway::exec {
@@ -48,6 +49,7 @@ struct TinyLink {
   double x_share = 0;  // of the carried tokens, carried as X
   SplitMode mode = SplitMode::kAuto;
   ResidencyTargets residency;
+  bool check_order = false;  // whether copies from and to the pool wait for one another
   // Instead of an emulated link a device of simulated time, which computes nothing.
   std::optional<fakes::TimedRates> timed;
 };
@@ -78,6 +80,9 @@ class TinyEngine {
   Executor& executor() { return *executor_; }
   LinkExecutor& link() { return static_cast<LinkExecutor&>(*executor_); }  // REQUIRES: options.link
 
+  // REQUIRES: options.link->check_order.
+  const fakes::HostOrderDevice& order() const { return static_cast<const fakes::HostOrderDevice&>(*device_); }
+
   // An item with room for `max_rows` rows, all of whose logits may be kept.
   std::unique_ptr<WorkItem> NewItem(int32_t max_rows = 256);
 
@@ -102,7 +107,7 @@ class TinyEngine {
   std::vector<std::vector<float>> KeptLogits(const WorkItem& item, int32_t segment, int32_t n_rows) const;
 
  private:
-  std::unique_ptr<device::Device> target_;  // of a device of simulated time
+  std::unique_ptr<device::Device> target_;  // of a fake one
   std::unique_ptr<device::Device> device_;
   model::Model model_;
   std::unique_ptr<kv::HostPool> pool_;
