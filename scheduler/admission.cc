@@ -25,39 +25,57 @@ Admission::Admission(const Limits& limits, const CacheRoom& room, PrefillQueue& 
   victims_.reserve(static_cast<size_t>(limits.max_sequences));
 }
 
-Admission::Shortage Admission::TryAdmit(Sequence& sequence) {
-  const ActiveRequest& request = sequence.request;
-  if (sequence.tokens.empty()) {
-    const std::vector<text::TokenId>& prompt = request.request().prompt;
-    sequence.tokens.reserve(static_cast<size_t>(request.most_tokens()));
-    sequence.tokens.assign(prompt.begin(), prompt.end());
+int32_t Admission::RoomTokens(const Sequence& sequence) const {
+  return std::min(sequence.n_tokens() + limits_.reserve_output_tokens, sequence.request.most_tokens());
+}
+
+bool Admission::TryAdmit(Sequence& sequence) {
+  if (running_.size() >= static_cast<size_t>(limits_.max_sequences)) return false;
+  if (!sequence.cache.Acquire(sequence.n_tokens(), RoomTokens(sequence), sequence.request.most_tokens())) {
+    return false;
   }
-  const int32_t room_tokens =
-      std::min(sequence.n_tokens() + limits_.reserve_output_tokens, request.most_tokens());
-  if (running_.size() >= static_cast<size_t>(limits_.max_sequences)) {
-    return {/*of_place=*/true, sequence.cache.CountMissing(sequence.n_tokens(), room_tokens)};
-  }
-  const int64_t missing = sequence.cache.Acquire(sequence.n_tokens(), room_tokens, request.most_tokens());
-  if (missing > 0) return {/*of_place=*/false, missing};
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, RunsBefore()), &sequence);
   queue_.Remove(sequence);
   prefill_.Add(sequence);
-  return {};
+  return true;
 }
 
 Sequence* Admission::AdmitNext(MonotonicNs now) {
   Sequence* const sequence = queue_.front();
   if (sequence == nullptr) return nullptr;
   if (sequence == blocked_ && changes_ == blocked_at_change_) return nullptr;
-  Shortage shortage = TryAdmit(*sequence);
-  while (shortage.any() && MakeRoom(*sequence, shortage, now)) shortage = TryAdmit(*sequence);
-  if (!shortage.any()) return sequence;
+  if (sequence->tokens.empty()) {
+    const std::vector<text::TokenId>& prompt = sequence->request.request().prompt;
+    sequence->tokens.reserve(static_cast<size_t>(sequence->request.most_tokens()));
+    sequence->tokens.assign(prompt.begin(), prompt.end());
+  }
+  if (TryAdmit(*sequence) || (MakeRoom(*sequence, now) && TryAdmit(*sequence))) return sequence;
   blocked_ = sequence;
   blocked_at_change_ = changes_;
   return nullptr;
 }
 
-bool Admission::MakeRoom(const Sequence& sequence, const Shortage& shortage, MonotonicNs now) {
+bool Admission::MakeRoom(Sequence& sequence, MonotonicNs now) {
+  ListVictims(sequence, now);
+  if (victims_.empty()) return false;
+  // Holding what it finds: what it shares with victims does not come free with them.
+  const int64_t missing_slots = sequence.cache.HoldFound(sequence.n_tokens(), RoomTokens(sequence));
+  const int64_t needed_slots = room_.blocks.available_slots() + missing_slots;
+  // Nobody is sent away when it would not be enough.
+  const bool enough = CountVictimsSlots() >= missing_slots;
+  for (auto it = victims_.begin(); enough && it != victims_.end(); ++it) {
+    if (running_.size() < static_cast<size_t>(limits_.max_sequences) &&
+        room_.blocks.available_slots() >= needed_slots) {
+      break;
+    }
+    // Abandoning one victim's batch lets go of all that had left it.
+    if (std::find(running_.begin(), running_.end(), *it) != running_.end()) Preempt(**it);
+  }
+  sequence.cache.Release();
+  return enough;
+}
+
+void Admission::ListVictims(const Sequence& sequence, MonotonicNs now) {
   const int32_t priority = sequence.request.request().priority;
   victims_.clear();
   for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
@@ -70,23 +88,11 @@ bool Admission::MakeRoom(const Sequence& sequence, const Shortage& shortage, Mon
   std::stable_partition(victims_.begin(), victims_.end(), [](const Sequence* victim) {
     return victim->state == SequenceState::kEnded || victim->request.paused();
   });
-  // Nobody is sent away when it would not be enough.
-  if (victims_.empty() || CountVictimsBlocks() < shortage.of_blocks) return false;
-  const int64_t needed = room_.blocks.available_blocks() + shortage.of_blocks;
-  for (Sequence* victim : victims_) {
-    if (running_.size() < static_cast<size_t>(limits_.max_sequences) &&
-        room_.blocks.available_blocks() >= needed) {
-      break;
-    }
-    // Abandoning one victim's batch lets go of all that had left it.
-    if (std::find(running_.begin(), running_.end(), victim) != running_.end()) Preempt(*victim);
-  }
-  return true;
 }
 
-int64_t Admission::CountVictimsBlocks() {
+int64_t Admission::CountVictimsSlots() {
   kv::BlockStore& blocks = room_.blocks;
-  int64_t slots = blocks.available_slots();
+  int64_t slots = 0;
   for (const Sequence* victim : victims_) {
     for (const kv::BlockId block : victim->cache.blocks()) {
       if (++held_[static_cast<size_t>(block)] == blocks.references(block)) slots += blocks.SlotsHeldBy(block);
@@ -95,7 +101,7 @@ int64_t Admission::CountVictimsBlocks() {
   for (const Sequence* victim : victims_) {
     for (const kv::BlockId block : victim->cache.blocks()) held_[static_cast<size_t>(block)] = 0;
   }
-  return blocks.BlocksIn(slots) - blocks.available_blocks();
+  return slots;
 }
 
 Sequence* Admission::WorstRunning() {

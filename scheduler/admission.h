@@ -77,19 +77,16 @@ class Admission {
   int64_t preemptions() const { return preemptions_; }
 
  private:
-  // What a waiting sequence lacks.
-  struct Shortage {
-    bool of_place = false;
-    int64_t of_blocks = 0;
-
-    bool any() const { return of_place || of_blocks > 0; }
-  };
-
-  // It is in where nothing is short.
-  Shortage TryAdmit(Sequence& sequence);
-  bool MakeRoom(const Sequence& sequence, const Shortage& shortage, MonotonicNs now);
-  // How many blocks more would be available, were the victims gone: what nobody else holds.
-  int64_t CountVictimsBlocks();
+  // False: a place or blocks are missing.
+  bool TryAdmit(Sequence& sequence);
+  // Sends away who must give way to the waiting `sequence`; false where that would not be enough.
+  bool MakeRoom(Sequence& sequence, MonotonicNs now);
+  // Those of which anybody may be sent away for such a sequence, first who should.
+  void ListVictims(const Sequence& sequence, MonotonicNs now);
+  // How many slots more would be available, were the victims gone: what nobody else holds.
+  int64_t CountVictimsSlots();
+  // To hold the sequence's tokens and its output reserve.
+  int32_t RoomTokens(const Sequence& sequence) const;
   // Null: all are in a decode pass.
   Sequence* WorstRunning();
   void Preempt(Sequence& sequence);
@@ -102,7 +99,7 @@ class Admission {
   RequestQueue queue_;
   std::vector<Sequence*> running_;  // [max_sequences], by RunsBefore
   std::vector<Sequence*> victims_;  // [max_sequences], of MakeRoom
-  std::vector<int32_t> held_;       // [max_blocks], by how many victims; all 0 but in CountVictimsBlocks
+  std::vector<int32_t> held_;       // [max_blocks], by how many victims; all 0 but in CountVictimsSlots
   DistinctBlocks decode_blocks_;
   int64_t decode_readers_ = 0;
   // Counts what may let the first waiting one in; it is not tried again before that changes.

@@ -17,30 +17,24 @@ const kv::BlockHash& SequenceCache::HashOf(int32_t block) const {
   return i < prompt_hashes_.size() ? prompt_hashes_[i] : own_hashes_[i - prompt_hashes_.size()];
 }
 
-int64_t SequenceCache::Acquire(int32_t n_tokens, int32_t room_tokens, int32_t most_tokens) {
-  SPILLWAY_CHECK(blocks_.empty() && computed_tokens_ == 0 && n_tokens > 0 && n_tokens <= room_tokens);
+bool SequenceCache::Acquire(int32_t n_tokens, int32_t room_tokens, int32_t most_tokens) {
+  SPILLWAY_CHECK(n_tokens > 0 && n_tokens <= room_tokens);
   blocks_.reserve(static_cast<size_t>(room_.blocks_for(most_tokens)));
   own_hashes_.reserve(static_cast<size_t>(most_tokens / room_.block_tokens) - prompt_hashes_.size());
   // Found blocks are held at once, so that the allocations below do not evict them.
-  if (const int64_t missing = TakeFound(n_tokens, room_tokens); missing > 0) {
+  if (HoldFound(n_tokens, room_tokens) > 0) {
     Release();
-    return missing;
+    return false;
   }
   published_blocks_ = static_cast<int32_t>(blocks_.size());
   computed_tokens_ = published_blocks_ * room_.block_tokens;
   SPILLWAY_CHECK(Grow(room_tokens));
-  return 0;
+  return true;
 }
 
-int64_t SequenceCache::CountMissing(int32_t n_tokens, int32_t room_tokens) {
+int64_t SequenceCache::HoldFound(int32_t n_tokens, int32_t room_tokens) {
   SPILLWAY_CHECK(blocks_.empty() && computed_tokens_ == 0);
   blocks_.reserve(static_cast<size_t>(room_.blocks_for(room_tokens)));
-  const int64_t missing = TakeFound(n_tokens, room_tokens);
-  Release();
-  return std::max<int64_t>(missing, 0);
-}
-
-int64_t SequenceCache::TakeFound(int32_t n_tokens, int32_t room_tokens) {
   const int32_t reusable = std::min(hashed_blocks(), (n_tokens - 1) / room_.block_tokens);
   while (static_cast<int32_t>(blocks_.size()) < reusable) {
     const kv::BlockId found = room_.blocks.Find(HashOf(static_cast<int32_t>(blocks_.size())));
@@ -48,7 +42,7 @@ int64_t SequenceCache::TakeFound(int32_t n_tokens, int32_t room_tokens) {
     blocks_.push_back(found);
   }
   const int64_t fresh = room_.blocks_for(room_tokens) - static_cast<int64_t>(blocks_.size());
-  return fresh - room_.blocks.available_blocks();
+  return kv::BlockStore::SlotsFor(fresh) - room_.blocks.available_slots();
 }
 
 const kv::BlockHash* SequenceCache::NextHash() const {

@@ -48,11 +48,12 @@ class SequenceCache {
   }
 
   // Takes published blocks that hold the first of `n_tokens` tokens (never the last token: it is computed
-  // anew, for its logits), and free ones for the rest and for growing to `room_tokens`. Returns how many
-  // blocks are missing; more than 0: nothing was taken. `most_tokens` is what the sequence may ever hold.
-  int64_t Acquire(int32_t n_tokens, int32_t room_tokens, int32_t most_tokens);
-  // How many blocks Acquire would miss, at least 0. Takes none.
-  int64_t CountMissing(int32_t n_tokens, int32_t room_tokens);
+  // anew, for its logits), and free ones for the rest and for growing to `room_tokens`. False: there are too
+  // few, and nothing was taken. `most_tokens` is what the sequence may ever hold.
+  bool Acquire(int32_t n_tokens, int32_t room_tokens, int32_t most_tokens);
+  // Takes only the published blocks that Acquire would find, until Release. Returns the pool's slots that are
+  // missing for the rest beside those that are available now; 0 or less: none.
+  int64_t HoldFound(int32_t n_tokens, int32_t room_tokens);
 
   // Replaces own blocks that are still to be computed by ones that others have published meanwhile. Returns
   // the number of tokens that need not be computed any more.
@@ -70,9 +71,6 @@ class SequenceCache {
   void Release();
 
  private:
-  // Takes the published blocks that hold the first of `n_tokens` tokens. Returns how many blocks are missing
-  // beside them for `room_tokens`; more than are available is positive.
-  int64_t TakeFound(int32_t n_tokens, int32_t room_tokens);
   int32_t hashed_blocks() const { return static_cast<int32_t>(prompt_hashes_.size() + own_hashes_.size()); }
   const kv::BlockHash& HashOf(int32_t block) const;
 

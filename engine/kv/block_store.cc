@@ -227,7 +227,7 @@ BlockId BlockStore::Allocate(Form form) {
   return block;
 }
 
-int64_t BlockStore::available_blocks() const { return BlocksIn(available_slots()); }
+int64_t BlockStore::available_blocks() const { return available_slots() / SlotsFor(1); }
 
 int64_t BlockStore::available_slots() const { return impl_->available_slots(); }
 

@@ -77,8 +77,8 @@ class BlockStore {
   int64_t available_slots() const;
   // What available_slots() would grow by, were this block given up. REQUIRES: it is in use.
   int64_t SlotsHeldBy(BlockId block) const;
-  // How many blocks so many slots count as.
-  static int64_t BlocksIn(int64_t slots) { return slots / 2; }
+  // Slots that must be available for so many calls of Allocate.
+  static int64_t SlotsFor(int64_t blocks) { return 2 * blocks; }
 
   // Where the block lies in the arena of every layer. Fixed while it is pinned; else Allocate may drop a
   // form. All -1 for a free one.

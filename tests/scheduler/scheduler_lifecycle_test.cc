@@ -526,6 +526,52 @@ TEST_P(NotEnoughTest, NobodyIsSentAwayWhenItWouldNotBeEnough) {
   for (Client* client : clients) ExpectAsAlone(harness, *client);
 }
 
+// Whatever the newcomer finds cached, or shares with the victim, and in whatever forms that is stored: who is
+// sent away for it makes enough room at once.
+TEST(PriorityTest, WhoIsSentAwayMakesRoomEnough) {
+  constexpr uint32_t kNewcomer = 7, kOther = 2;
+  int n_sent_away = 0, n_left_alone = 0;
+  for (const bool as_x : {false, true}) {
+    for (const uint32_t victims_prompt : {kOther, kNewcomer}) {
+      for (const int32_t found_tokens : {0, 4, 8, 12}) {
+        for (const int32_t victim_tokens : {6, 9, 14, 17}) {
+          for (int64_t missing = -1; missing <= 7; ++missing) {
+            HarnessOptions options;
+            options.n_blocks = 20;
+            if (as_x) options.forms = {.stores_x = true, .both_below = 0, .x_share = 1};
+            options.scheduler.reserve_output_tokens = 0;
+            Harness harness(options);
+            auto before = harness.MustSubmit(MakeRequest(Prompt(found_tokens + 1, kNewcomer), 1));
+            harness.RunAll({});
+            auto same = harness.MustSubmit(Prioritised(MakeRequest(Prompt(24, 1), 12), 5));
+            auto low =
+                harness.MustSubmit(Prioritised(MakeRequest(Prompt(victim_tokens, victims_prompt), 12), 0));
+            for (int i = 0; i < 8; ++i) harness.scheduler->RunOnce();
+            ASSERT_EQ(harness.scheduler->Snapshot().running_sequences, 2);
+            const int64_t blocks = found_tokens / 4 + harness.blocks.available_blocks() + missing;
+            if (blocks < 1 || blocks >= options.n_blocks) continue;
+            auto high = harness.MustSubmit(
+                Prioritised(MakeRequest(Prompt(static_cast<int32_t>(4 * blocks), kNewcomer), 1), 5));
+            while (!low->ended && harness.scheduler->Snapshot().preemptions == 0) {
+              ASSERT_TRUE(harness.scheduler->RunOnce());
+              low->Read();
+            }
+            const SchedulerSnapshot now = harness.scheduler->Snapshot();
+            now.preemptions > 0 ? ++n_sent_away : ++n_left_alone;
+            if (now.preemptions == 0) continue;
+            // The newcomer is in; the victim waits behind it, or found room again in blocks of one slot.
+            EXPECT_GE(now.running_sequences, 2)
+                << (as_x ? "X: " : "K and V: ") << found_tokens << " tokens are found, the victim has "
+                << victim_tokens << " of prompt " << victims_prompt << ", " << missing << " blocks missing";
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(n_sent_away, 100);
+  EXPECT_GT(n_left_alone, 100);
+}
+
 // What a victim holds counts by its memory: blocks of X alone make room for half as many of K and V.
 TEST(PriorityTest, NobodyIsSentAwayWhoseSmallBlocksWouldNotBeEnough) {
   HarnessOptions options;
