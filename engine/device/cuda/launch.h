@@ -1,5 +1,5 @@
-// The one way to launch a kernel. Its result is the launch's error, or one that an earlier launch left behind;
-// what goes wrong while a kernel runs shows at a later call.
+// The one way to launch a kernel. Its result is the launch's error, or one that an earlier launch left
+// behind; what goes wrong while a kernel runs shows at a later call.
 #ifndef SPILLWAY_ENGINE_DEVICE_CUDA_LAUNCH_H_
 #define SPILLWAY_ENGINE_DEVICE_CUDA_LAUNCH_H_
 
@@ -24,7 +24,6 @@ template <typename... Parameters>
 cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream,
                    std::type_identity_t<Parameters>... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return cudaSuccess;
-#ifdef __CUDACC__
   if (shape.shared_bytes > kSharedBytesByDefault) {
     const cudaError_t allowed = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -37,9 +36,6 @@ cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape, cuda
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, args...);
-#else
-  return EmulatedLaunch(kernel, shape.grid, shape.block, shape.shared_bytes, stream, args...);
-#endif
 }
 
 }  // namespace spillway::device::cuda

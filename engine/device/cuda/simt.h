@@ -1,5 +1,6 @@
-// What every kernel includes: the CUDA runtime's device side and the kernel's shared memory. Compiled by nvcc,
-// or as plain C++ against tests/fakes/cuda/include, where a small emulator runs a block's threads as fibers.
+// What every kernel includes: the CUDA runtime's device side and the kernel's shared memory. Compiled by
+// nvcc, or as plain C++ against tests/fakes/cuda/include, where a small emulator runs a block's threads as
+// fibers.
 //
 // The rules that keep one source good for both: shared memory is dynamic and taken through SharedAs alone;
 // kernels are launched through launch.h alone; no cooperative groups, no inline PTX outside tensor_core.h.

@@ -1,0 +1,493 @@
+#include "tests/fakes/cuda/block_runner.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <source_location>
+#include <utility>
+
+#include "cuda_fake/device_code.h"
+#include "cuda_fake/simt.h"
+#include "tests/fakes/cuda/random.h"
+
+uint3 threadIdx;
+uint3 blockIdx;
+dim3 blockDim;
+dim3 gridDim;
+
+namespace spillway::fakes::cuda {
+namespace {
+
+Block* running = nullptr;  // the block whose threads run; the runtime lets one run at a time
+
+enum class State : uint8_t { kNew, kRunnable, kAtBarrier, kAtCollective, kReturned };
+
+struct PendingCopy {
+  void* shared;
+  const void* global;
+  size_t size_bytes;
+  size_t valid_bytes;
+};
+
+struct Thread {
+  uint3 index;
+  State state = State::kNew;
+  std::source_location where;                    // of the barrier or collective that it waits at
+  BarrierKind kind = BarrierKind::kPlain;        // kAtBarrier
+  const char* operation = "";                    // kAtCollective
+  uint32_t mask = 0;                             // kAtCollective
+  std::vector<PendingCopy> open_copies;          // issued, not committed
+  std::vector<std::vector<PendingCopy>> copies;  // committed groups, oldest first
+};
+
+struct Warp {
+  std::array<void*, kWarpThreads> arguments{};
+  uint32_t waiting = 0;
+  uint32_t returned = 0;
+};
+
+// In which order threads that may run do so; a block draws one.
+enum class Order : uint8_t { kAny, kAscending, kDescending, kStayInWarp, kStarveWarp, kCount };
+
+// A set of threads, with the next member found quickly from any place.
+class ThreadSet {
+ public:
+  void Insert(unsigned thread) { words_[thread / 64] |= uint64_t{1} << (thread % 64); }
+  void Erase(unsigned thread) { words_[thread / 64] &= ~(uint64_t{1} << (thread % 64)); }
+  // The first member at or after `from`, else the first of all; -1: empty.
+  int Next(unsigned from) const {
+    const int found = FirstIn(from, kBlockThreadsMax);
+    return found >= 0 ? found : FirstIn(0, from);
+  }
+  int Last() const {
+    for (size_t word = words_.size(); word-- > 0;) {
+      if (words_[word] != 0) return static_cast<int>(word * 64 + 63 - __builtin_clzll(words_[word]));
+    }
+    return -1;
+  }
+
+ private:
+  int FirstIn(unsigned from, unsigned end) const {
+    for (unsigned word = from / 64; word * 64 < end; ++word) {
+      uint64_t bits = words_[word];
+      if (word == from / 64) bits &= ~uint64_t{0} << (from % 64);
+      if (bits == 0) continue;
+      const unsigned found = word * 64 + static_cast<unsigned>(__builtin_ctzll(bits));
+      return found < end ? static_cast<int>(found) : -1;
+    }
+    return -1;
+  }
+
+  std::array<uint64_t, kBlockThreadsMax / 64> words_{};
+};
+
+const char* NameOf(BarrierKind kind) {
+  switch (kind) {
+    case BarrierKind::kPlain:
+      return "__syncthreads";
+    case BarrierKind::kOr:
+      return "__syncthreads_or";
+    case BarrierKind::kAnd:
+      return "__syncthreads_and";
+    case BarrierKind::kCount:
+      return "__syncthreads_count";
+  }
+  return "?";
+}
+
+std::string Hex(uint32_t mask) {
+  char text[16];
+  std::snprintf(text, sizeof text, "0x%08x", mask);
+  return text;
+}
+
+// "threads 0-31, 40" of ascending numbers.
+std::string Ranges(const std::vector<unsigned>& numbers) {
+  std::string text;
+  for (size_t i = 0; i < numbers.size();) {
+    size_t end = i + 1;
+    while (end < numbers.size() && numbers[end] == numbers[end - 1] + 1) ++end;
+    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
+    if (end - i > 1) text += "-" + std::to_string(numbers[end - 1]);
+    i = end;
+  }
+  return (numbers.size() == 1 ? "thread " : "threads ") + text;
+}
+
+bool SamePlace(const std::source_location& a, const std::source_location& b) {
+  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
+}
+
+}  // namespace
+
+class Block {
+ public:
+  Block(BlockRunner& runner, const LaunchGeometry& launch, uint3 index, const std::function<void()>& body,
+        uint64_t seed)
+      : runner_(runner), launch_(launch), index_(index), body_(body), random_(seed) {
+    const unsigned n = launch.block.x * launch.block.y * launch.block.z;
+    threads_.resize(n);
+    warps_.resize((n + kWarpThreads - 1) / kWarpThreads);
+    if (n % kWarpThreads != 0) warps_.back().returned = ~uint32_t{0} << (n % kWarpThreads);
+    for (unsigned t = 0; t < n; ++t) {
+      threads_[t].index = {t % launch.block.x, t / launch.block.x % launch.block.y,
+                           t / launch.block.x / launch.block.y};
+      runnable_.Insert(t);
+    }
+    if (launch.shared_bytes > 0) {
+      if (posix_memalign(&shared_, 16, launch.shared_bytes) != 0) std::abort();
+      std::memset(shared_, 0xff, launch.shared_bytes);  // NaN in every float format
+    }
+    order_ = static_cast<Order>(random_.Below(static_cast<uint32_t>(Order::kCount)));
+    starved_ = random_.Below(static_cast<uint32_t>(warps_.size()));
+  }
+  ~Block() { std::free(shared_); }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  std::string Run() {
+    running = this;
+    blockIdx = index_;
+    blockDim = launch_.block;
+    gridDim = launch_.grid;
+    current_ = Pick();
+    threadIdx = threads_[current_].index;
+    runner_.host_.SwitchTo(FiberOf(current_));
+    running = nullptr;
+    // Threads in the middle of a failed kernel cannot be ended: their fibers are given up.
+    for (unsigned t = 0; t < threads_.size(); ++t) {
+      const bool parked = threads_[t].state == State::kReturned || threads_[t].state == State::kNew;
+      if (!parked || (!fault_.empty() && t == current_)) runner_.slots_[t]->fiber = nullptr;
+    }
+    return fault_;
+  }
+
+  void RunThread() {
+    threads_[current_].state = State::kRunnable;
+    body_();
+    Thread& me = threads_[current_];
+    if (!me.open_copies.empty() || !me.copies.empty()) {
+      SetFault(Ranges({current_}) + " returned with asynchronous copies that it never awaited");
+      Abandon();
+    }
+    const unsigned lane = current_ % kWarpThreads;
+    Warp& warp = warps_[current_ / kWarpThreads];
+    for (unsigned l = 0; l < kWarpThreads; ++l) {
+      const unsigned other = current_ - lane + l;
+      if ((warp.waiting >> l & 1) != 0 && (threads_[other].mask >> lane & 1) != 0) {
+        SetFault(Ranges({current_}) + " returned while " + Waiting(other) + ", whose mask names it");
+        Abandon();
+      }
+    }
+    me.state = State::kReturned;
+    warp.returned |= uint32_t{1} << lane;
+    ++n_returned_;
+    SwitchAway();
+  }
+
+  int AtBarrier(BarrierKind kind, int predicate, const std::source_location& where) {
+    Thread& me = threads_[current_];
+    me.state = State::kAtBarrier;
+    me.kind = kind;
+    me.where = where;
+    if (n_at_barrier_ == 0) combined_ = kind == BarrierKind::kAnd ? 1 : 0;
+    ++n_at_barrier_;
+    switch (kind) {
+      case BarrierKind::kPlain:
+        break;
+      case BarrierKind::kOr:
+        combined_ |= predicate != 0 ? 1 : 0;
+        break;
+      case BarrierKind::kAnd:
+        combined_ &= predicate != 0 ? 1 : 0;
+        break;
+      case BarrierKind::kCount:
+        combined_ += predicate != 0 ? 1 : 0;
+        break;
+    }
+    if (n_at_barrier_ == threads_.size()) OpenBarrier();
+    SwitchAway();
+    return result_;
+  }
+
+  void AtCollective(const char* name, uint32_t mask, void* lane_argument, Combine combine,
+                    const std::source_location& where) {
+    const unsigned lane = current_ % kWarpThreads;
+    const unsigned first = current_ - lane;
+    Warp& warp = warps_[current_ / kWarpThreads];
+    Thread& me = threads_[current_];
+    if ((mask >> lane & 1) == 0) {
+      SetFault(Ranges({current_}) + " (lane " + std::to_string(lane) + ") calls " + name + " at " +
+               Describe(where) + " with mask " + Hex(mask) + ", which does not name it");
+      Abandon();
+    }
+    if ((mask & warp.returned) != 0) {
+      SetFault(
+          Ranges({current_}) + " calls " + name + " at " + Describe(where) + " with mask " + Hex(mask) +
+          ", but of these lanes some have returned or are none of the block's: " + Hex(mask & warp.returned));
+      Abandon();
+    }
+    me.operation = name;
+    me.mask = mask;
+    me.where = where;
+    me.state = State::kAtCollective;
+    warp.arguments[lane] = lane_argument;
+    warp.waiting |= uint32_t{1} << lane;
+    if ((warp.waiting & mask) == mask) {
+      for (unsigned l = 0; l < kWarpThreads; ++l) {
+        if ((mask >> l & 1) == 0) continue;
+        const Thread& other = threads_[first + l];
+        if (std::strcmp(other.operation, name) != 0 || other.mask != mask || !SamePlace(other.where, where)) {
+          SetFault("lanes of one warp meet at different operations: " + Waiting(current_) + "; " +
+                   Waiting(first + l));
+          Abandon();
+        }
+      }
+      combine(*reinterpret_cast<void* const(*)[kWarpThreads]>(warp.arguments.data()), mask);
+      warp.waiting &= ~mask;
+      for (unsigned l = 0; l < kWarpThreads; ++l) {
+        if ((mask >> l & 1) != 0) MayRun(first + l);
+      }
+    }
+    SwitchAway();
+  }
+
+  void Yield() {
+    if (random_.Below(4) != 0) return;
+    MayRun(current_);
+    // Any order but a random one could pick a waiting loop for ever.
+    SwitchTo(PickAny());
+  }
+
+  // Says what is wrong; Abandon() follows. Two calls, because what lies on an abandoned stack is never
+  // destroyed: the message must be gone by then.
+  void SetFault(const std::string& message) {
+    char place[64];
+    std::snprintf(place, sizeof place, "block (%u, %u, %u): ", index_.x, index_.y, index_.z);
+    fault_ = place + message;
+  }
+  [[noreturn]] void Abandon() {
+    FiberOf(current_).SwitchTo(runner_.host_);
+    std::abort();  // nobody switches back
+  }
+
+  Thread& me() { return threads_[current_]; }
+  unsigned current() const { return current_; }
+  const LaunchGeometry& launch() const { return launch_; }
+  void* shared() const { return shared_; }
+
+ private:
+  Fiber& FiberOf(unsigned thread) { return *runner_.slots_[thread]->fiber; }
+
+  void MayRun(unsigned thread) {
+    threads_[thread].state = State::kRunnable;
+    runnable_.Insert(thread);
+  }
+
+  unsigned PickAny() {
+    const int next = runnable_.Next(random_.Below(static_cast<uint32_t>(threads_.size())));
+    runnable_.Erase(static_cast<unsigned>(next));
+    return static_cast<unsigned>(next);
+  }
+
+  // The next thread to run, taken out of the runnable ones. REQUIRES: there is one.
+  unsigned Pick() {
+    const auto n = static_cast<uint32_t>(threads_.size());
+    int next = -1;
+    switch (order_) {
+      case Order::kAscending:
+        next = runnable_.Next(0);
+        break;
+      case Order::kDescending:
+        next = runnable_.Last();
+        break;
+      case Order::kStayInWarp:
+        next = runnable_.Next(current_ / kWarpThreads * kWarpThreads);
+        break;
+      case Order::kStarveWarp:
+        // One warp runs only when no other can.
+        next = runnable_.Next(random_.Below(n));
+        if (static_cast<unsigned>(next) / kWarpThreads == starved_) {
+          next = runnable_.Next(std::min((starved_ + 1) * kWarpThreads, n) % n);
+        }
+        break;
+      default:
+        next = runnable_.Next(random_.Below(n));
+        break;
+    }
+    runnable_.Erase(static_cast<unsigned>(next));
+    return static_cast<unsigned>(next);
+  }
+
+  // Lets another thread run; returns when this one may go on.
+  void SwitchAway() {
+    if (runnable_.Next(0) >= 0) {
+      SwitchTo(Pick());
+    } else if (n_returned_ == threads_.size()) {
+      FiberOf(current_).SwitchTo(runner_.host_);
+    } else {
+      FailStuck();
+    }
+  }
+
+  void SwitchTo(unsigned next) {
+    const unsigned self = current_;
+    if (next == self) return;
+    current_ = next;
+    threadIdx = threads_[next].index;
+    FiberOf(self).SwitchTo(FiberOf(next));
+  }
+
+  void OpenBarrier() {
+    for (const Thread& thread : threads_) {
+      if (thread.kind != threads_[0].kind || !SamePlace(thread.where, threads_[0].where)) {
+        SetFault("threads meet at different barriers: " + Situation());
+        Abandon();
+      }
+    }
+    n_at_barrier_ = 0;
+    result_ = combined_;
+    for (unsigned t = 0; t < threads_.size(); ++t) MayRun(t);
+  }
+
+  [[noreturn]] void FailStuck() {
+    SetFault("no thread can go on: " + Situation());
+    Abandon();
+  }
+
+  std::string Waiting(unsigned thread) const {
+    const Thread& t = threads_[thread];
+    return Ranges({thread}) + " waits at " + t.operation + " at " + Describe(t.where) + " with mask " +
+           Hex(t.mask);
+  }
+
+  // Who is where, threads of one place together.
+  std::string Situation() const {
+    std::map<std::string, std::vector<unsigned>> places;
+    for (unsigned i = 0; i < threads_.size(); ++i) {
+      const Thread& t = threads_[i];
+      switch (t.state) {
+        case State::kReturned:
+          places["returned"].push_back(i);
+          break;
+        case State::kAtBarrier:
+          places[std::string("at ") + NameOf(t.kind) + ", " + Describe(t.where)].push_back(i);
+          break;
+        case State::kAtCollective:
+          places[std::string("at ") + t.operation + " with mask " + Hex(t.mask) + ", " + Describe(t.where)]
+              .push_back(i);
+          break;
+        default:
+          places["running"].push_back(i);
+          break;
+      }
+    }
+    std::string text;
+    for (const auto& [place, members] : places) {
+      text += (text.empty() ? "" : "; ") + Ranges(members) + " " + place;
+    }
+    return text;
+  }
+
+  BlockRunner& runner_;
+  const LaunchGeometry& launch_;
+  const uint3 index_;
+  const std::function<void()>& body_;
+  Random random_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  ThreadSet runnable_;
+  unsigned current_ = 0;
+  size_t n_returned_ = 0;
+  size_t n_at_barrier_ = 0;
+  int combined_ = 0;  // of the predicates that came to the barrier so far
+  int result_ = 0;    // of the last barrier that opened
+  Order order_ = Order::kAny;
+  unsigned starved_ = 0;
+  void* shared_ = nullptr;
+  std::string fault_;
+};
+
+BlockRunner::BlockRunner() = default;
+BlockRunner::~BlockRunner() = default;
+
+void BlockRunner::RunSlot(void* /*slot*/) {
+  // A fiber serves one thread of a block after another.
+  while (true) running->RunThread();
+}
+
+std::string BlockRunner::Run(const LaunchGeometry& launch, uint3 block_index,
+                             const std::function<void()>& body, uint64_t seed) {
+  const unsigned n = launch.block.x * launch.block.y * launch.block.z;
+  for (unsigned t = 0; t < n; ++t) {
+    if (t == slots_.size()) slots_.push_back(std::make_unique<Slot>());
+    if (slots_[t]->fiber == nullptr) slots_[t]->fiber = std::make_unique<Fiber>(&RunSlot, slots_[t].get());
+  }
+  return Block(*this, launch, block_index, body, seed).Run();
+}
+
+// ------------------------------------------------------------------------------- what device code sees of it
+
+unsigned Lane() { return running->current() % kWarpThreads; }
+
+int Barrier(BarrierKind kind, int predicate, const std::source_location& where) {
+  return running->AtBarrier(kind, predicate, where);
+}
+
+void Collective(const char* name, uint32_t mask, void* lane, Combine combine,
+                const std::source_location& where) {
+  running->AtCollective(name, mask, lane, combine, where);
+}
+
+void GiveWay() { running->Yield(); }
+
+void* SharedMemory(size_t size_bytes) {
+  if (size_bytes > running->launch().shared_bytes) {
+    SetFault("the kernel uses " + std::to_string(size_bytes) + " bytes of shared memory, launched with " +
+             std::to_string(running->launch().shared_bytes));
+    EndKernel();
+  }
+  if (running->shared() == nullptr) {
+    SetFault("the kernel uses shared memory, and was launched with none");
+    EndKernel();
+  }
+  return running->shared();
+}
+
+void IssueCopy(void* shared, const void* global, size_t size_bytes, size_t valid_bytes) {
+  std::memset(shared, 0xff, size_bytes);
+  running->me().open_copies.push_back({shared, global, size_bytes, valid_bytes});
+}
+
+void CommitCopies() {
+  Thread& me = running->me();
+  me.copies.push_back(std::move(me.open_copies));
+  me.open_copies.clear();
+}
+
+void AwaitCopies(size_t newest_groups_left) {
+  Thread& me = running->me();
+  while (me.copies.size() > newest_groups_left) {
+    for (const PendingCopy& copy : me.copies.front()) {
+      if (copy.valid_bytes > 0) std::memcpy(copy.shared, copy.global, copy.valid_bytes);
+      std::memset(static_cast<char*>(copy.shared) + copy.valid_bytes, 0, copy.size_bytes - copy.valid_bytes);
+    }
+    me.copies.erase(me.copies.begin());
+  }
+}
+
+void SetFault(const std::string& message) {
+  running->SetFault("thread " + std::to_string(running->current()) + ": " + message);
+}
+
+void EndKernel() { running->Abandon(); }
+
+std::string Describe(const std::source_location& where) {
+  const char* name = std::strrchr(where.file_name(), '/');
+  return std::string(name != nullptr ? name + 1 : where.file_name()) + ":" + std::to_string(where.line());
+}
+
+}  // namespace spillway::fakes::cuda

@@ -1,0 +1,43 @@
+// A fiber: a stack of execution that gives way only where it says so. Switching costs a few nanoseconds:
+// ucontext makes two system calls a switch, and Debian's Boost.Context would be one more package for thirty
+// lines of assembly; the machine is x86-64 anyway. AddressSanitizer is told of every switch.
+//
+// Thread-compatible: fibers that switch among each other belong to one thread at a time.
+#ifndef SPILLWAY_TESTS_FAKES_CUDA_FIBER_H_
+#define SPILLWAY_TESTS_FAKES_CUDA_FIBER_H_
+
+#include <cstddef>
+
+namespace spillway::fakes::cuda {
+
+class Fiber {
+ public:
+  // The thread that calls, on the stack that it has.
+  Fiber();
+  // A stack of its own, on which `entry(argument)` runs at the first switch to it. `entry` never returns.
+  Fiber(void (*entry)(void*), void* argument);
+  // What still lies on the stack is abandoned, not destroyed. REQUIRES: it is not running.
+  ~Fiber();
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  // Runs `next` until something switches back. REQUIRES: this fiber is the one that runs.
+  void SwitchTo(Fiber& next);
+
+ private:
+  static void Main(Fiber* self);
+  void Arrive();
+
+  void* stack_pointer_ = nullptr;
+  void (*entry_)(void*) = nullptr;
+  void* argument_ = nullptr;
+  char* mapping_ = nullptr;             // with a guard page below; null: the thread's own stack
+  const void* stack_bottom_ = nullptr;  // what AddressSanitizer wants to know
+  size_t stack_bytes_ = 0;
+  void* fake_stack_ = nullptr;
+  Fiber* came_from_ = nullptr;  // who switched to this fiber last
+};
+
+}  // namespace spillway::fakes::cuda
+
+#endif  // SPILLWAY_TESTS_FAKES_CUDA_FIBER_H_

@@ -1,0 +1,55 @@
+// The machine behind the fake CUDA runtime, as a test sets it up and looks at it.
+//
+// One machine a process, as with CUDA. Its choices (how streams interleave, how a block's threads do) follow
+// one seed; what goes wrong is an error of the CUDA kind for the code under test, and a message for people.
+//
+// Thread-safe: one lock for the whole machine, held while kernels run.
+#ifndef SPILLWAY_TESTS_FAKES_CUDA_MACHINE_H_
+#define SPILLWAY_TESTS_FAKES_CUDA_MACHINE_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <string>
+
+namespace spillway::fakes::cuda {
+
+struct MachineOptions {
+  uint64_t seed = 1;
+  int driver_version = 13000;  // 0: there is no driver
+  int devices = 1;
+  std::string name = "Emulated GPU (tests/fakes/cuda)";
+  int major = 9;  // compute capability
+  int minor = 0;
+  int64_t memory_bytes = int64_t{1} << 30;
+  int64_t memory_used_by_others_bytes = 0;
+  int64_t pinnable_bytes = int64_t{1} << 40;  // of host memory, in all
+};
+
+struct MachineCounts {
+  int64_t kernels = 0;  // that ran
+  int64_t copies = 0;   // a batch's are counted each
+  int64_t batches = 0;
+  int64_t pageable_copies = 0;  // whose host side was not registered
+  int64_t allocations = 0;      // of device and pinned memory, registrations too
+  int64_t device_bytes = 0;     // allocated now
+  int64_t device_bytes_most = 0;
+  int64_t pinned_bytes = 0;  // registered or allocated now
+};
+
+// Forgets everything and starts a machine anew. What was allocated is freed, what was enqueued is dropped.
+void ResetMachine(const MachineOptions& options);
+
+MachineCounts Counts();
+
+// What the kernel, copy or call that failed first did wrong; "" if none did. Reset with the machine.
+std::string FirstFault();
+
+// The `nth` call from now (1: the next) of the runtime function named `call` fails with `error`, and every
+// later call too if the error is one that CUDA makes sticky (an illegal address, a failed launch, an
+// uncorrectable memory error). `call` may be "kernel" or "copy": the nth to *run* fails, as a device would.
+void FailCall(const std::string& call, int nth, cudaError_t error);
+
+}  // namespace spillway::fakes::cuda
+
+#endif  // SPILLWAY_TESTS_FAKES_CUDA_MACHINE_H_
