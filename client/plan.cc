@@ -6,6 +6,7 @@
 #include "client/answer.h"
 #include "client/call_error.h"
 #include "client/commands.h"
+#include "client/plan_kubernetes.h"
 #include "profiler/machine_profile.h"
 #include "scheduler/plan_explanation.h"
 #include "spillway/v1/admin.grpc.pb.h"
@@ -26,12 +27,14 @@ constexpr absl::string_view kUsage =
     "Examples:\n"
     "  spillway plan --sequences=32 --context=8192\n"
     "  spillway plan --profile=h100.json --sequences=64 --context=16384 --host_pool=512GiB\n"
-    "  spillway plan --device_memory=24GiB --stream_weights --json | jq .alternatives\n\n";
+    "  spillway plan --device_memory=24GiB --stream_weights --json | jq .alternatives\n"
+    "  spillway plan --profile=h100.json --sequences=64 --context=16384 --kubernetes > plan.yaml\n\n";
 
 struct PlanFlags {
   PlanQuery query;
   std::string profile;
   bool json = false;
+  bool kubernetes = false;
 };
 
 void AddSize(FlagTable& flags, absl::string_view name, double* target, absl::string_view help) {
@@ -57,6 +60,10 @@ void AddPlanFlags(FlagTable& flags, PlanFlags* plan) {
   flags.AddSwitch("stream_weights", &query.stream_weights,
                   "Load the weights layer by layer in every step, instead of keeping them on the device.");
   flags.AddSwitch("json", &plan->json, "One JSON object, with every alternative's split.");
+  flags.AddSwitch(
+      "kubernetes", &plan->kubernetes,
+      "With --profile: spillwayd's flags and the container's memory for this load, as a patch for "
+      "deploy/kubernetes.");
 }
 
 v1::ExplainPlanRequest RequestOf(const PlanQuery& query) {
@@ -128,6 +135,10 @@ ExitCode PlanFromFile(const PlanFlags& plan, Console& console) {
   if (!profile.ok()) return Failed(profile.status().message(), console);
   const absl::StatusOr<PlanExplanation> explanation = scheduler::ExplainPlan(*profile, plan.query);
   if (!explanation.ok()) return Failed(explanation.status().message(), console);
+  if (plan.kubernetes) {
+    console.out << KubernetesPatch(*profile, *explanation, plan.query);
+    return kExitOk;
+  }
   return Print(*explanation, plan.json, console);
 }
 
@@ -150,6 +161,12 @@ ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context) {
   // 0 on the wire means the default; here it was said.
   if (plan.query.sequences < 1) return UsageError("plan", "--sequences must be 1 or more", console);
   if (plan.query.context_tokens < 1) return UsageError("plan", "--context must be 1 or more", console);
+  if (plan.kubernetes && plan.profile.empty()) {
+    return UsageError("plan", "--kubernetes needs --profile (a daemon's: spillway profile --json > FILE)",
+                      console);
+  }
+  if (plan.kubernetes && plan.json)
+    return UsageError("plan", "--json and --kubernetes exclude each other", console);
   if (!plan.profile.empty()) return PlanFromFile(plan, console);
 
   const auto channel = OpenChannel(context.connection.server);

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -617,6 +618,43 @@ TEST_F(SpillwayTest, PlanWorksFromASavedProfileWithoutADaemon) {
   EXPECT_THAT(missing.err, HasSubstr("/no/such/profile.json"));
   std::ofstream(path) << R"({"schema_version": 1, "copy_in": "NaN"})";
   EXPECT_EQ(Run({"plan", "--profile=" + path}).exit_code, kExitFailed);
+  unlink(path.c_str());
+}
+
+// 32 sequences of 8000 tokens are 250 blocks of 32 each; a token takes 2 * 4096 * 2 bytes in 32 layers.
+TEST_F(SpillwayTest, PlanPrintsWhatAContainerNeeds) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_profile.json";
+  profiler::MachineProfile profile = scheduler::MultiHeadProfile();
+  profile.model.block_tokens = 32;
+  profile.description = "two\nlines";
+  ASSERT_TRUE(profiler::SaveProfile(profile, path).ok());
+  const std::vector<std::string> load = {"plan", "--profile=" + path, "--sequences=32", "--context=8001",
+                                         "--kubernetes"};
+  const auto with = [&load](std::vector<std::string> more) {
+    more.insert(more.begin(), load.begin(), load.end());
+    return more;
+  };
+  const int64_t token_bytes = static_cast<int64_t>(profile.model.beta_bytes()) * profile.model.n_layers;
+  const int64_t pool_mib = 32 * 251 * 32 * token_bytes >> 20;
+  const Result fits = Run(load);
+  EXPECT_EQ(fits.exit_code, kExitOk) << fits.err;
+  EXPECT_THAT(fits.out,
+              HasSubstr("{name: SPILLWAY_HOST_POOL, value: \"" + std::to_string(pool_mib) + "MiB\"}"));
+  EXPECT_THAT(fits.out, HasSubstr("{name: SPILLWAY_MAX_SEQUENCES, value: \"32\"}"));
+  EXPECT_THAT(fits.out, HasSubstr("limits: {memory: " + std::to_string(pool_mib + 2048) + "Mi}"));
+  EXPECT_THAT(fits.out, HasSubstr(" --weights_on=device\n"));
+  EXPECT_THAT(fits.out, Not(HasSubstr("two\nlines")));
+
+  const Result streams = Run(with({"--stream_weights", "--host_pool=200GiB", "--device_memory=24GiB"}));
+  const auto weights_mib = static_cast<int64_t>(std::ceil(profile.model.weight_bytes / (1 << 20)));
+  EXPECT_THAT(streams.out, HasSubstr("--host_pool=204800MiB --max_sequences=32 --context=8001 "
+                                     "--device_memory=24576MiB --weights_on=host"));
+  EXPECT_THAT(streams.out,
+              HasSubstr("requests: {memory: " + std::to_string(204800 + weights_mib + 2048) + "Mi}"));
+
+  EXPECT_EQ(Run({"plan", "--kubernetes"}).exit_code, kExitUsage)
+      << "a daemon does not tell all that is needed";
+  EXPECT_EQ(Run(with({"--json"})).exit_code, kExitUsage);
   unlink(path.c_str());
 }
 

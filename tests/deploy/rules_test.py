@@ -3,6 +3,7 @@
 
 import pathlib
 import re
+import runpy
 import subprocess
 import unittest
 
@@ -26,6 +27,10 @@ class RulesTest(unittest.TestCase):
         self.promtool("check", "config", "prometheus.yml")
         for file in RULES.glob("*.rules.yml"):
             self.promtool("check", "rules", str(file))
+
+    def test_the_operators_form_of_the_rules_is_made_from_them(self):
+        made = runpy.run_path(str(RULES / "make_prometheus_rule.py"))["made"](RULES)
+        self.assertTrue(made == (RULES / "prometheus-rule.yaml").read_text(), "run make_prometheus_rule.py")
 
     def test_every_case_holds(self):
         self.promtool("test", "rules", *map(str, CASES))

@@ -32,6 +32,7 @@ ROOMS = {
 EXCEPTIONS = {
     # `spillway plan --profile=FILE` explains a plan where no daemon runs.
     "client/plan.cc": ["profiler/machine_profile.h", "scheduler/plan_explanation.h"],
+    "client/plan_kubernetes.h": ["profiler/machine_profile.h", "scheduler/plan_explanation.h"],
 }
 
 # Concrete devices are rooms of their own: their parents' readers do not reach them. These do.

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""The Kubernetes manifests: they render without a network, follow Kubernetes' schemas, pass checkov, and fit together.
+
+Usage: kubernetes_test.py --bin=FOLDER [unittest's own arguments]
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import yaml
+
+import daemons
+import expressions
+import metric_names
+from metric_names import ROOT
+
+OPTIONS = argparse.Namespace(bin="")
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+# Kinds that are not Kubernetes' own: its schemas do not have them.
+CUSTOM_KINDS = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+
+
+def run(*arguments, **options):
+    return subprocess.run([str(argument) for argument in arguments], capture_output=True, text=True, check=False,
+                          env=daemons.environment(), **options)
+
+
+def configurations():
+    return sorted(file.parent for folder in ("overlays", "examples") for file in KUBERNETES.glob(f"{folder}/*/kustomization.yaml"))
+
+
+def rendered(folder):
+    done = run("kubectl", "kustomize", folder)
+    if done.returncode != 0 or done.stderr:  # warnings too, of what is deprecated
+        raise AssertionError(f"{folder}: {done.stderr}")
+    return done.stdout
+
+
+def one(objects, kind):
+    [found] = [each for each in objects if each["kind"] == kind]
+    return found
+
+
+class KubernetesTest(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        cls.objects = {}
+        for configuration in configurations():
+            name = str(configuration.relative_to(KUBERNETES))
+            text = rendered(configuration)
+            (cls.folder / f"{configuration.name}.yaml").write_text(text)
+            cls.objects[name] = list(yaml.safe_load_all(text))
+
+    def each(self):
+        for name, objects in self.objects.items():
+            with self.subTest(name):
+                yield name, objects
+
+    def pods(self):
+        for _, objects in self.each():
+            yield objects, one(objects, "Deployment")["spec"]["template"]["spec"]
+
+    def test_the_overlays_and_examples_are_there(self):
+        self.assertLessEqual({f"overlays/{name}" for name in ("cpu", "gpu", "monitoring")}, set(self.objects))
+        self.assertLessEqual({"examples/hpa", "examples/keda"}, set(self.objects))
+
+    def test_every_object_follows_its_schema(self):
+        done = run("kubernetes-validate", "--strict", *sorted(self.folder.glob("*.yaml")))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        checked = (done.stdout + done.stderr).count(" passed for resource ")
+        own = [each for objects in self.objects.values() for each in objects if each["kind"] not in CUSTOM_KINDS]
+        self.assertEqual(checked, len(own))
+
+    def test_an_unknown_field_is_seen(self):
+        [deployment] = [each for each in self.objects["overlays/cpu"] if each["kind"] == "Deployment"]
+        deployment = json.loads(json.dumps(deployment))
+        deployment["spec"]["template"]["spec"]["gracePeriod"] = 7
+        file = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "wrong.yaml"
+        file.write_text(yaml.safe_dump(deployment))
+        self.assertNotEqual(run("kubernetes-validate", "--strict", file).returncode, 0)
+
+    def checkov(self, folder):
+        done = run("checkov", "--directory", folder, "--framework", "kubernetes", "--output", "json", "--skip-download")
+        return json.loads(done.stdout), done
+
+    def test_checkov_finds_nothing_and_every_exception_has_its_reason(self):
+        report, done = self.checkov(self.folder)
+        self.assertEqual(done.returncode, 0, done.stdout[-4000:])
+        self.assertGreater(report["summary"]["passed"], 80 * len(self.objects))
+        self.assertEqual(report["summary"]["failed"], 0)
+        skipped = report["results"]["skipped_checks"]
+        self.assertEqual({check["check_id"] for check in skipped}, {"CKV_K8S_15", "CKV_K8S_43"})
+        for check in skipped:
+            self.assertGreater(len(check["check_result"]["suppress_comment"]), 30)
+
+    def test_checkov_sees_what_is_open(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        text = (self.folder / "gpu.yaml").read_text()
+        for safe, open_ in (("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"), ("runAsNonRoot: true", "runAsNonRoot: false")):
+            self.assertIn(safe, text)
+            text = text.replace(safe, open_)
+        (folder / "open.yaml").write_text(text)
+        report, done = self.checkov(folder)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertLessEqual({"CKV_K8S_22"}, {check["check_id"] for check in report["results"]["failed_checks"]})
+
+    def test_the_grace_period_is_longer_than_all_that_it_covers(self):
+        for objects, pod in self.pods():
+            [config] = [each for each in objects if each["kind"] == "ConfigMap" and "spillwayd.json" in each["data"]]
+            settings = json.loads(config["data"]["spillwayd.json"])
+            [container] = pod["containers"]
+            covered_s = (container["lifecycle"]["preStop"]["sleep"]["seconds"]
+                         + (settings["lame_duck_ms"] + settings["drain_timeout_ms"]) / 1000)
+            self.assertGreater(pod["terminationGracePeriodSeconds"], covered_s)
+            # Who resolves or checks every five seconds has noticed before calls are refused.
+            self.assertGreater(settings["lame_duck_ms"] / 1000, container["readinessProbe"]["periodSeconds"] * container["readinessProbe"]["failureThreshold"])
+
+    def test_requests_are_limits(self):
+        for _, pod in self.pods():
+            resources = pod["containers"][0]["resources"]
+            self.assertEqual(resources["requests"], resources["limits"])
+            self.assertTrue(resources["limits"]["cpu"].isdigit(), "whole cores, for the CPU manager")
+
+    def test_only_the_gpu_overlays_ask_for_a_gpu(self):
+        for name, objects in self.each():
+            deployment = one(objects, "Deployment")
+            container = deployment["spec"]["template"]["spec"]["containers"][0]
+            device = {variable["name"]: variable.get("value") for variable in container["env"]}["SPILLWAY_DEVICE"]
+            gpu = container["resources"]["limits"].get("nvidia.com/gpu")
+            self.assertEqual((device, gpu), ("cpu", None) if name in ("overlays/cpu", "examples/hpa", "examples/keda") else ("cuda", "1"))
+            self.assertEqual(deployment["spec"]["strategy"]["type"], "RollingUpdate" if device == "cpu" else "Recreate")
+
+    def test_the_daemon_takes_every_setting(self):
+        """The pod's arguments, environment and configuration file, given to spillwayd itself."""
+        for objects, pod in self.pods():
+            [config] = [each for each in objects if each["kind"] == "ConfigMap" and "spillwayd.json" in each["data"]]
+            file = self.folder / "spillwayd.json"
+            file.write_text(config["data"]["spillwayd.json"])
+            container = pod["containers"][0]
+            arguments = [argument.replace("/etc/spillway/spillwayd.json", str(file)) for argument in container["args"]]
+            environment = {variable["name"]: variable["value"] for variable in container["env"]}
+            done = subprocess.run([f"{OPTIONS.bin}/spillwayd", *arguments, "--print_config"], capture_output=True, text=True,
+                                  check=False, env=daemons.environment() | environment)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for name in environment:
+                self.assertIn(name.removeprefix("SPILLWAY_").lower(), done.stdout)
+            self.assertIn("0.0.0.0:8090", done.stdout)
+
+    def test_a_plan_is_a_patch_for_an_overlay(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        plan = run(f"{OPTIONS.bin}/spillway", "plan", f"--profile={ROOT}/examples/profiles/h100-pcie5-opt-6.7b.json",
+                   "--sequences=64", "--context=2048", "--stream_weights", "--device_memory=24GiB", "--kubernetes")
+        self.assertEqual(plan.returncode, 0, plan.stderr)
+        (folder / "plan.yaml").write_text(plan.stdout)
+        base = os.path.relpath((KUBERNETES / "overlays" / "gpu").resolve(), folder.resolve())
+        (folder / "kustomization.yaml").write_text(f"resources: [{base}]\npatches: [{{path: plan.yaml}}]\n")
+        text = rendered(folder)
+        (folder / "rendered.yaml").write_text(text)
+        done = run("kubernetes-validate", "--strict", folder / "rendered.yaml")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        container = one(yaml.safe_load_all(text), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
+        # 64 sequences of 2048 tokens, each 2 * 4096 * 2 bytes in 32 layers: 64 GiB.
+        self.assertEqual(environment["SPILLWAY_HOST_POOL"], "65536MiB")
+        self.assertEqual(environment["SPILLWAY_WEIGHTS_ON"], "host")
+        self.assertEqual(environment["SPILLWAY_DEVICE"], "cuda")  # the overlay's
+        self.assertEqual(container["resources"]["requests"], container["resources"]["limits"])
+        self.assertGreater(int(container["resources"]["limits"]["memory"].removesuffix("Mi")), 65536 + 12000)
+        done = subprocess.run([f"{OPTIONS.bin}/spillwayd", "--print_config"], capture_output=True, text=True, check=False,
+                              env=daemons.environment() | environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_autoscalers_own_the_replicas(self):
+        for example in ("examples/hpa", "examples/keda"):
+            self.assertNotIn("replicas", one(self.objects[example], "Deployment")["spec"])
+        metric = one(self.objects["examples/hpa"], "HorizontalPodAutoscaler")["spec"]["metrics"][0]["pods"]["metric"]["name"]
+        query = one(self.objects["examples/keda"], "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
+        self.assertEqual(metric_names.unknown([metric, query]), [])
+
+    def test_what_prometheus_operator_and_grafana_get_is_what_the_tests_saw(self):
+        objects = self.objects["overlays/monitoring"]
+        groups = one(objects, "PrometheusRule")["spec"]["groups"]
+        self.assertEqual(groups, [group for file in ("spillway-recording.rules.yml", "spillway-alerts.rules.yml")
+                                  for group in yaml.safe_load((ROOT / "deploy/prometheus" / file).read_text())["groups"]])
+        [dashboards] = [each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"] == "spillway-dashboards"]
+        self.assertEqual({pathlib.Path(name).stem: json.loads(text) for name, text in dashboards["data"].items()},
+                         expressions.dashboards())
+        self.assertEqual(dashboards["metadata"]["labels"]["grafana_dashboard"], "1")
+        # The monitor finds the pods and their port.
+        monitor, deployment = one(objects, "PodMonitor"), one(objects, "Deployment")
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        self.assertLessEqual(monitor["spec"]["selector"]["matchLabels"].items(), labels.items())
+        ports = {port["name"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]}
+        self.assertIn(monitor["spec"]["podMetricsEndpoints"][0]["port"], ports)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", required=True)
+    OPTIONS, rest = parser.parse_known_args()
+    unittest.main(argv=sys.argv[:1] + rest)
