@@ -28,8 +28,8 @@ constexpr int64_t kDefaultIdleCalls = 30;
 class LongPrompts {
  public:
   LongPrompts(const ServeOptions& options, Workload& workload)
-      : run_({client::OpenChannel(options.connection.server)}, client::OpenChannel(options.connection.server),
-             workload, OneAfterTheOther()),
+      : run_({client::OpenChannel(options.connection.server, options.access)},
+             client::OpenChannel(options.connection.server, options.access), workload, OneAfterTheOther()),
         thread_([this] { stats_ = run_.Run(stop_, nullptr); }) {}
   ~LongPrompts() { Stop(); }
   LongPrompts(const LongPrompts&) = delete;
@@ -74,7 +74,7 @@ absl::Status WaitForPrefill(ServerProbe& probe, const std::atomic<bool>& stop) {
 
 ExitCode RunLongPromptScenario(const ServeContext& context) {
   const ServeOptions& options = context.options;
-  ServerProbe probe(options.connection.server, options.metrics_url);
+  ServerProbe probe(options.connection.server, options.metrics_url, options.access);
   const absl::StatusOr<v1::Model> model = probe.GetModel();
   if (!model.ok()) return BenchFailed(model.status().message(), context.console);
   const int64_t room = model->context_tokens() - kLongOutputTokens;
@@ -102,8 +102,8 @@ ExitCode RunLongPromptScenario(const ServeContext& context) {
   load.rate_per_s = 0;
   load.concurrency = options.short_clients;
   if (load.requests == 0 && load.duration_ms == 0) load.requests = kDefaultShortRequests;
-  const auto channels = OpenLoadChannels(options.connection.server, options.connections);
-  const auto slow_channel = OpenSlowChannel(options.connection.server);
+  const auto channels = OpenLoadChannels(options.connection.server, options.connections, options.access);
+  const auto slow_channel = OpenSlowChannel(options.connection.server, options.access);
   const auto progress = ProgressOn(context.console);
   const LoadStats alone = LoadRun(channels, slow_channel, *short_prompts, load).Run(context.stop, progress);
   LongPrompts background(options, *long_prompts);
@@ -153,7 +153,8 @@ ExitCode RunLongPromptScenario(const ServeContext& context) {
 
 ExitCode RunIdleLatencyScenario(const ServeContext& context) {
   const ServeOptions& options = context.options;
-  const auto stub = v1::InferenceService::NewStub(client::OpenChannel(options.connection.server));
+  const auto stub =
+      v1::InferenceService::NewStub(client::OpenChannel(options.connection.server, options.access));
   const int64_t calls = options.load.requests > 0 ? options.load.requests : kDefaultIdleCalls;
   const auto progress = ProgressOn(context.console);
   LatencyHistogram after_silence;

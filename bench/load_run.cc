@@ -13,9 +13,6 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "bench/load_stream.h"
-#include "client/connection.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
 
 namespace spillway::bench {
 namespace {
@@ -293,23 +290,23 @@ nlohmann::json LoadStats::ToJson() const {
           {"client_cpu_s", client_cpu_s}};
 }
 
-std::vector<std::shared_ptr<grpc::Channel>> OpenLoadChannels(absl::string_view server, int64_t connections) {
+std::vector<std::shared_ptr<grpc::Channel>> OpenLoadChannels(absl::string_view server, int64_t connections,
+                                                             const client::Access& access) {
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   for (int64_t i = 0; i < connections; ++i) {
     grpc::ChannelArguments arguments = client::DefaultChannelArguments(server);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // else equal channels share a connection
-    channels.push_back(
-        grpc::CreateCustomChannel(std::string(server), grpc::InsecureChannelCredentials(), arguments));
+    channels.push_back(client::OpenChannel(server, access, std::move(arguments)));
   }
   return channels;
 }
 
-std::shared_ptr<grpc::Channel> OpenSlowChannel(absl::string_view server) {
+std::shared_ptr<grpc::Channel> OpenSlowChannel(absl::string_view server, const client::Access& access) {
   grpc::ChannelArguments arguments = client::DefaultChannelArguments(server);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1024);
-  return grpc::CreateCustomChannel(std::string(server), grpc::InsecureChannelCredentials(), arguments);
+  return client::OpenChannel(server, access, std::move(arguments));
 }
 
 }  // namespace spillway::bench

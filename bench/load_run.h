@@ -19,6 +19,7 @@
 #include "bench/latency_histogram.h"
 #include "bench/ledger.h"
 #include "bench/workload.h"
+#include "client/channel.h"
 #include "grpcpp/channel.h"
 
 namespace spillway::bench {
@@ -110,8 +111,9 @@ class LoadRun {
 };
 
 // Channels of their own connections each, and one with a small flow-control window for slow readers.
-std::vector<std::shared_ptr<grpc::Channel>> OpenLoadChannels(absl::string_view server, int64_t connections);
-std::shared_ptr<grpc::Channel> OpenSlowChannel(absl::string_view server);
+std::vector<std::shared_ptr<grpc::Channel>> OpenLoadChannels(absl::string_view server, int64_t connections,
+                                                             const client::Access& access = {});
+std::shared_ptr<grpc::Channel> OpenSlowChannel(absl::string_view server, const client::Access& access = {});
 
 }  // namespace spillway::bench
 

@@ -151,13 +151,13 @@ std::vector<std::string> Verdict(const LoadStats& stats, const ServerCost& cost,
 
 ExitCode RunLoadScenario(const ServeContext& context) {
   const ServeOptions& options = context.options;
-  ServerProbe probe(options.connection.server, options.metrics_url);
+  ServerProbe probe(options.connection.server, options.metrics_url, options.access);
   const absl::StatusOr<v1::Model> model = probe.GetModel();
   if (!model.ok()) return BenchFailed(model.status().message(), context.console);
   absl::StatusOr<Workload> workload = Workload::Create(options.workload, *model);
   if (!workload.ok()) return BenchFailed(workload.status().message(), context.console);
-  const auto channels = OpenLoadChannels(options.connection.server, options.connections);
-  const auto slow_channel = OpenSlowChannel(options.connection.server);
+  const auto channels = OpenLoadChannels(options.connection.server, options.connections, options.access);
+  const auto slow_channel = OpenSlowChannel(options.connection.server, options.access);
   const auto progress = ProgressOn(context.console);
 
   if (options.warmup > 0) {

@@ -133,6 +133,9 @@ ExitCode RunServe(absl::Span<const std::string> args, client::Console& console,
   });
   if (ended.has_value()) return *ended;
 
+  absl::StatusOr<client::Access> access = client::ReadAccess(options.connection);
+  if (!access.ok()) return BenchFailed(access.status().message(), console);
+  options.access = *std::move(access);
   const ServeContext context{options, args, console, stop};
   if (options.scenario == "long_prompt") return RunLongPromptScenario(context);
   if (options.scenario == "idle_latency") return RunIdleLatencyScenario(context);

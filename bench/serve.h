@@ -9,6 +9,7 @@
 #include "absl/types/span.h"
 #include "bench/load_run.h"
 #include "bench/workload.h"
+#include "client/channel.h"
 #include "client/connection.h"
 #include "client/console.h"
 #include "client/flags.h"
@@ -17,6 +18,7 @@ namespace spillway::bench {
 
 struct ServeOptions {
   client::ConnectionOptions connection;
+  client::Access access;  // of it
   std::string metrics_url;
   std::string json;
   std::string scenario;

@@ -16,6 +16,7 @@
 #include "bench/server_probe.h"
 #include "bench/thread_times.h"
 #include "bench/workload.h"
+#include "client/channel.h"
 #include "client/connection.h"
 #include "client/flags.h"
 
@@ -160,7 +161,9 @@ ExitCode RunServerCpu(absl::Span<const std::string> args, client::Console& conso
       ReadArgs("server_cpu", kUsage, flags, args, console, [&options] { return Complaint(options); });
   if (ended.has_value()) return *ended;
 
-  ServerProbe probe(options.connection.server, options.metrics_url);
+  const absl::StatusOr<client::Access> access = client::ReadAccess(options.connection);
+  if (!access.ok()) return BenchFailed(access.status().message(), console);
+  ServerProbe probe(options.connection.server, options.metrics_url, *access);
   const absl::StatusOr<v1::Model> model = probe.GetModel();
   if (!model.ok()) return BenchFailed(model.status().message(), console);
   WorkloadOptions workload_options;
@@ -168,7 +171,7 @@ ExitCode RunServerCpu(absl::Span<const std::string> args, client::Console& conso
   workload_options.output = LengthDistribution::Fixed(options.output_tokens);
   absl::StatusOr<Workload> workload = Workload::Create(workload_options, *model);
   if (!workload.ok()) return BenchFailed(workload.status().message(), console);
-  const auto channels = OpenLoadChannels(options.connection.server, 4);
+  const auto channels = OpenLoadChannels(options.connection.server, 4, *access);
   LoadOptions load;
   load.concurrency = options.streams;
   load.requests = options.streams;

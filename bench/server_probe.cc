@@ -27,8 +27,9 @@ absl::Status ToStatus(const grpc::Status& status, absl::string_view server) {
 
 }  // namespace
 
-ServerProbe::ServerProbe(absl::string_view server, absl::string_view metrics_url)
-    : server_(server), metrics_url_(metrics_url), channel_(client::OpenChannel(server)) {}
+ServerProbe::ServerProbe(absl::string_view server, absl::string_view metrics_url,
+                         const client::Access& access)
+    : server_(server), metrics_url_(metrics_url), channel_(client::OpenChannel(server, access)) {}
 
 absl::StatusOr<v1::Model> ServerProbe::GetModel() {
   grpc::ClientContext call;

@@ -14,6 +14,7 @@
 #include "absl/types/span.h"
 #include "base/mutex.h"
 #include "bench/metrics_text.h"
+#include "client/channel.h"
 #include "grpcpp/channel.h"
 #include "nlohmann/json.hpp"
 #include "spillway/v1/admin.pb.h"
@@ -30,7 +31,7 @@ struct ServerSnapshot {
 class ServerProbe {
  public:
   // `metrics_url` may be empty.
-  ServerProbe(absl::string_view server, absl::string_view metrics_url);
+  ServerProbe(absl::string_view server, absl::string_view metrics_url, const client::Access& access = {});
 
   // Errors are one line with the remedy.
   absl::StatusOr<v1::Model> GetModel();

@@ -31,6 +31,10 @@ std::string RemedyFor(const CallError& error, absl::string_view server) {
   if (!error.reason.empty()) return "";
   switch (error.code) {
     case grpc::StatusCode::UNAVAILABLE:
+      if (absl::StrContains(absl::AsciiStrToLower(error.message), "handshake")) {
+        return "Check that the daemon speaks TLS, and --tls_ca, --tls_server_name and the certificate of "
+               "this client.";
+      }
       return "Start spillwayd, or name its address with --server=HOST:PORT or SPILLWAY_SERVER.";
     case grpc::StatusCode::UNIMPLEMENTED:
       return absl::StrCat("What answers at ", server,

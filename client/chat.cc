@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/answer.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "client/conversation.h"
 #include "client/generation_flags.h"
@@ -135,7 +136,9 @@ ExitCode RunChat(absl::Span<const std::string> args, CommandContext& context) {
     }
   }
 
-  const auto stub = v1::InferenceService::NewStub(OpenChannel(context.connection.server));
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
+  const auto stub = v1::InferenceService::NewStub(*channel);
   const AskFunction ask = [&](const v1::ChatRequest& asked, std::string* text) {
     grpc::ClientContext call;
     SetDeadline(call, context.connection.timeout, /*default_timeout_ms=*/0);

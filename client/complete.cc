@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/answer.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "client/generation_flags.h"
 #include "spillway/v1/inference.grpc.pb.h"
@@ -64,7 +65,9 @@ ExitCode RunComplete(absl::Span<const std::string> args, CommandContext& context
     request.set_text(*std::move(text));
   }
 
-  const auto stub = v1::InferenceService::NewStub(OpenChannel(context.connection.server));
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
+  const auto stub = v1::InferenceService::NewStub(*channel);
   grpc::ClientContext call;
   SetDeadline(call, context.connection.timeout, /*default_timeout_ms=*/0);
   ActiveCall::Scope scope(context.active, call);

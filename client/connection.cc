@@ -3,26 +3,37 @@
 #include <chrono>
 #include <cstdlib>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
 
 namespace spillway::client {
 namespace {
 
-bool IsOnThisMachine(absl::string_view server) {
-  return absl::StartsWith(server, "127.") || absl::StartsWith(server, "localhost") ||
-         absl::StartsWith(server, "[::1]") || absl::StartsWith(server, "unix:");
+// Of the environment; empty where it is not set.
+std::string Variable(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// Whatever is not clearly no is yes: better no connection than a plain one.
+bool IsOn(const std::string& value) {
+  return !value.empty() && value != "0" && value != "false" && value != "off" && value != "no";
 }
 
 }  // namespace
 
 ConnectionOptions DefaultConnectionOptions() {
   ConnectionOptions options;
-  const char* server = std::getenv("SPILLWAY_SERVER");
-  options.server = server != nullptr && *server != '\0' ? server : std::string(kDefaultServer);
+  options.server = Variable("SPILLWAY_SERVER");
+  if (options.server.empty()) options.server = std::string(kDefaultServer);
+  options.tls = IsOn(Variable("SPILLWAY_TLS"));
+  options.tls_ca = Variable("SPILLWAY_TLS_CA");
+  options.tls_client_certificate = Variable("SPILLWAY_TLS_CLIENT_CERTIFICATE");
+  options.tls_client_key = Variable("SPILLWAY_TLS_CLIENT_KEY");
+  options.tls_server_name = Variable("SPILLWAY_TLS_SERVER_NAME");
+  options.token = Variable("SPILLWAY_TOKEN");
+  options.token_file = Variable("SPILLWAY_TOKEN_FILE");
+  options.traceparent = Variable("TRACEPARENT");
   return options;
 }
 
@@ -32,24 +43,22 @@ void AddConnectionFlags(FlagTable& flags, ConnectionOptions* options) {
       absl::StrCat("The daemon. Default: the environment's SPILLWAY_SERVER, else ", kDefaultServer, "."));
   flags.Add("timeout", &options->timeout, "TIME",
             "Give the call up after this long, e.g. 500ms, 30s, 5m. The daemon knows it and stops working.");
-}
-
-grpc::ChannelArguments DefaultChannelArguments(absl::string_view server) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  if (IsOnThisMachine(server)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // A daemon that vanished without a word must not be waited for; docs/api.md allows these pings.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
-  // A person who starts the daemon and repeats the command should not wait out a minute of back-off.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  return arguments;
-}
-
-std::shared_ptr<grpc::Channel> OpenChannel(absl::string_view server) {
-  return grpc::CreateCustomChannel(std::string(server), grpc::InsecureChannelCredentials(),
-                                   DefaultChannelArguments(server));
+  flags.AddSwitch("tls", &options->tls,
+                  "Speak TLS, with the system's authorities where --tls_ca names none. (SPILLWAY_TLS)");
+  flags.Add("tls_ca", &options->tls_ca, "FILE",
+            "PEM file of the authorities that the daemon's certificate is checked with. (SPILLWAY_TLS_CA)");
+  flags.Add("tls_client_certificate", &options->tls_client_certificate, "FILE",
+            "PEM file: the certificate to show, where the daemon asks for one. "
+            "(SPILLWAY_TLS_CLIENT_CERTIFICATE)");
+  flags.Add("tls_client_key", &options->tls_client_key, "FILE", "Its private key. (SPILLWAY_TLS_CLIENT_KEY)");
+  flags.Add("tls_server_name", &options->tls_server_name, "NAME",
+            "The name that the daemon's certificate must have, where that is not the host of --server. "
+            "(SPILLWAY_TLS_SERVER_NAME)");
+  flags.Add("token_file", &options->token_file, "FILE",
+            "File with the token to show. (SPILLWAY_TOKEN_FILE, or the token itself in SPILLWAY_TOKEN)");
+  flags.AddSwitch(
+      "plain_token", &options->plain_token,
+      "Send the token to another machine without TLS too, where something else encrypts the way.");
 }
 
 void SetDeadline(grpc::ClientContext& context, FlagDuration timeout, int64_t default_timeout_ms) {

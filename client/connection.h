@@ -3,35 +3,35 @@
 #define SPILLWAY_CLIENT_CONNECTION_H_
 
 #include <cstdint>
-#include <memory>
 #include <string>
 
 #include "absl/strings/string_view.h"
 #include "base/mutex.h"
 #include "client/flags.h"
-#include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
-#include "grpcpp/support/channel_arguments.h"
 
 namespace spillway::client {
 
 // "127.0.0.1:8090", where spillwayd listens by default.
 constexpr absl::string_view kDefaultServer = "127.0.0.1:8090";
 
+// Where the flags say nothing, the environment does (DefaultConnectionOptions): SPILLWAY_ and the name.
 struct ConnectionOptions {
-  std::string server;        // SPILLWAY_SERVER, else kDefaultServer
-  FlagDuration timeout{-1};  // of a call; negative: the command's own default
+  std::string server;        // else kDefaultServer
+  FlagDuration timeout{-1};  // of a call; negative: the command's own default; no variable
+  bool tls = false;          // so do the others that begin with tls
+  std::string tls_ca;        // empty: the system's authorities
+  std::string tls_client_certificate;
+  std::string tls_client_key;
+  std::string tls_server_name;  // empty: the host of `server`
+  std::string token;            // the variable alone: arguments are seen by everybody on the machine
+  std::string token_file;
+  bool plain_token = false;  // no variable
+  std::string traceparent;   // TRACEPARENT alone
 };
 
 ConnectionOptions DefaultConnectionOptions();
 void AddConnectionFlags(FlagTable& flags, ConnectionOptions* options);
-
-// What OpenChannel sets; for channels that need more.
-grpc::ChannelArguments DefaultChannelArguments(absl::string_view server);
-
-// A channel without limits on what it receives (a reply with log probabilities of a long completion is
-// large) and without an HTTP proxy to a daemon on this machine. Connects with the first call.
-std::shared_ptr<grpc::Channel> OpenChannel(absl::string_view server);
 
 // Sets the call's deadline: `timeout` where one was given, else `default_timeout_ms` (0: none).
 void SetDeadline(grpc::ClientContext& context, FlagDuration timeout, int64_t default_timeout_ms);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "base/bytes.h"
 #include "client/answer.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "spillway/v1/inference.grpc.pb.h"
 
@@ -91,7 +92,9 @@ ExitCode RunModels(absl::Span<const std::string> args, CommandContext& context) 
   }
   if (!parsed->positional.empty()) return UsageError("models", "no arguments are expected", console);
 
-  const auto stub = v1::InferenceService::NewStub(OpenChannel(context.connection.server));
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
+  const auto stub = v1::InferenceService::NewStub(*channel);
   grpc::ClientContext call;
   SetDeadline(call, context.connection.timeout, kShortCallTimeoutMs);
   ActiveCall::Scope scope(context.active, call);

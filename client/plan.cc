@@ -5,6 +5,7 @@
 #include "base/bytes.h"
 #include "client/answer.h"
 #include "client/call_error.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "client/plan_kubernetes.h"
 #include "profiler/machine_profile.h"
@@ -169,13 +170,14 @@ ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context) {
     return UsageError("plan", "--json and --kubernetes exclude each other", console);
   if (!plan.profile.empty()) return PlanFromFile(plan, console);
 
-  const auto channel = OpenChannel(context.connection.server);
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
   grpc::ClientContext call;
   SetDeadline(call, context.connection.timeout, kShortCallTimeoutMs);
   ActiveCall::Scope scope(context.active, call);
   v1::ExplainPlanResponse response;
   const grpc::Status called =
-      v1::AdminService::NewStub(channel)->ExplainPlan(&call, RequestOf(plan.query), &response);
+      v1::AdminService::NewStub(*channel)->ExplainPlan(&call, RequestOf(plan.query), &response);
   if (!called.ok()) return CallFailed(called, context);
   return Print(ExplanationOf(response), plan.json, console);
 }

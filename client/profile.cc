@@ -1,5 +1,6 @@
 #include "client/answer.h"
 #include "client/call_error.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "spillway/v1/admin.grpc.pb.h"
 
@@ -33,12 +34,13 @@ ExitCode RunProfile(absl::Span<const std::string> args, CommandContext& context)
   }
   if (!parsed->positional.empty()) return UsageError("profile", "no arguments are expected", console);
 
-  const auto channel = OpenChannel(context.connection.server);
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
   grpc::ClientContext call;
   SetDeadline(call, context.connection.timeout, kShortCallTimeoutMs);
   ActiveCall::Scope scope(context.active, call);
   v1::GetProfileResponse response;
-  const grpc::Status called = v1::AdminService::NewStub(channel)->GetProfile(&call, {}, &response);
+  const grpc::Status called = v1::AdminService::NewStub(*channel)->GetProfile(&call, {}, &response);
   if (!called.ok()) return CallFailed(called, context);
   console.out << EscapeForTerminal(json ? response.json() : response.text());
   return kExitOk;

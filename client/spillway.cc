@@ -51,7 +51,11 @@ std::string Usage(const FlagTable& flags) {
                   "  spillway --version\n\n",
                   flags.Help(),
                   "\nEnvironment:\n"
-                  "  SPILLWAY_SERVER   the daemon's address where --server is not given\n\n"
+                  "  SPILLWAY_SERVER, SPILLWAY_TLS, SPILLWAY_TLS_CA, SPILLWAY_TLS_CLIENT_CERTIFICATE,\n"
+                  "  SPILLWAY_TLS_CLIENT_KEY, SPILLWAY_TLS_SERVER_NAME, SPILLWAY_TOKEN_FILE\n"
+                  "                    in place of the flags of these names\n"
+                  "  SPILLWAY_TOKEN    the token itself\n"
+                  "  TRACEPARENT       a W3C trace context that the daemon's log then names\n\n"
                   "Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted.\n");
   return text;
 }

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "client/answer.h"
 #include "client/call_error.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "spillway/v1/admin.grpc.pb.h"
@@ -123,8 +124,9 @@ ExitCode RunStatus(absl::Span<const std::string> args, CommandContext& context) 
   }
   if (!parsed->positional.empty()) return UsageError("status", "no arguments are expected", console);
 
-  const auto channel = OpenChannel(context.connection.server);
-  const auto health_stub = Health::NewStub(channel);
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
+  const auto health_stub = Health::NewStub(*channel);
   const auto give_up = std::chrono::steady_clock::now() + std::chrono::milliseconds(wait.ms);
   HealthResponse health;
   grpc::Status called = CheckHealth(*health_stub, context, &health);
@@ -139,7 +141,7 @@ ExitCode RunStatus(absl::Span<const std::string> args, CommandContext& context) 
   SetDeadline(call, context.connection.timeout, kShortCallTimeoutMs);
   ActiveCall::Scope scope(context.active, call);
   v1::GetStatusResponse status;
-  called = v1::AdminService::NewStub(channel)->GetStatus(&call, {}, &status);
+  called = v1::AdminService::NewStub(*channel)->GetStatus(&call, {}, &status);
   if (!called.ok()) return CallFailed(called, context);
 
   const std::string& health_name = HealthResponse::ServingStatus_Name(health.status());

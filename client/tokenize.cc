@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/answer.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "client/utf8.h"
 #include "spillway/v1/inference.grpc.pb.h"
@@ -111,7 +112,9 @@ ExitCode RunTokenize(absl::Span<const std::string> args, CommandContext& context
     request.set_text(*std::move(text));
   }
 
-  const auto stub = v1::InferenceService::NewStub(OpenChannel(context.connection.server));
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
+  const auto stub = v1::InferenceService::NewStub(*channel);
   grpc::ClientContext call;
   SetDeadline(call, context.connection.timeout, kShortCallTimeoutMs);
   ActiveCall::Scope scope(context.active, call);
@@ -151,7 +154,9 @@ ExitCode RunDetokenize(absl::Span<const std::string> args, CommandContext& conte
     request.add_token_ids(id);
   }
 
-  const auto stub = v1::InferenceService::NewStub(OpenChannel(context.connection.server));
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
+  const auto stub = v1::InferenceService::NewStub(*channel);
   grpc::ClientContext call;
   SetDeadline(call, context.connection.timeout, kShortCallTimeoutMs);
   ActiveCall::Scope scope(context.active, call);

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "base/bytes.h"
 #include "client/call_error.h"
+#include "client/channel.h"
 #include "client/commands.h"
 #include "nlohmann/json.hpp"
 #include "spillway/v1/admin.grpc.pb.h"
@@ -145,12 +146,13 @@ ExitCode RunTrace(absl::Span<const std::string> args, CommandContext& context) {
 
   v1::RecordTraceRequest request;
   request.set_duration_ms(duration.ms);
-  const auto channel = OpenChannel(context.connection.server);
+  const auto channel = OpenChannel(context.connection);
+  if (!channel.ok()) return Failed(channel.status().message(), console);
   grpc::ClientContext call;
   SetDeadline(call, context.connection.timeout, duration.ms + kShortCallTimeoutMs);
   ActiveCall::Scope scope(context.active, call);
   v1::RecordTraceResponse response;
-  const grpc::Status called = v1::AdminService::NewStub(channel)->RecordTrace(&call, request, &response);
+  const grpc::Status called = v1::AdminService::NewStub(*channel)->RecordTrace(&call, request, &response);
   if (!called.ok()) return CallFailed(called, context);
 
   const std::string trace = PerfettoTrace(response, context.connection.server);

@@ -105,7 +105,9 @@ absl::StatusOr<Arguments> ReadArguments(absl::Span<const std::string> arguments)
 // "SPILLWAY_METRICS_SERVICE_PORT_HTTP"), and what belongs to other programs of the project.
 bool IsForeignVariable(absl::string_view name) {
   for (const absl::string_view other :
-       {"SPILLWAY_SERVER", "SPILLWAY_CACHE", "SPILLWAY_DEMO_MODEL", "SPILLWAY_JOBS"}) {
+       {"SPILLWAY_SERVER", "SPILLWAY_TLS", "SPILLWAY_TLS_CA", "SPILLWAY_TLS_CLIENT_CERTIFICATE",
+        "SPILLWAY_TLS_CLIENT_KEY", "SPILLWAY_TLS_SERVER_NAME", "SPILLWAY_TOKEN", "SPILLWAY_TOKEN_FILE",
+        "SPILLWAY_CACHE", "SPILLWAY_DEMO_MODEL", "SPILLWAY_JOBS"}) {
     if (name == other) return true;
   }
   if (absl::StrContains(name, "_SERVICE_HOST") || absl::StrContains(name, "_SERVICE_PORT")) return true;
@@ -224,6 +226,21 @@ absl::Status Assign(const Flag& flag, const std::string& text, Settings& setting
   return absl::OkStatus();
 }
 
+// What no flag can say alone.
+absl::Status CheckTogether(const Settings& settings) {
+  if (!settings.model.empty() && !settings.random_weights.empty()) {
+    return absl::InvalidArgumentError("--model and --random_weights are both set; leave one of them empty");
+  }
+  if (settings.tls_certificate.empty() != settings.tls_key.empty()) {
+    return absl::InvalidArgumentError(
+        "--tls_certificate and --tls_key belong together; give both, or neither");
+  }
+  if (!settings.tls_client_ca.empty() && settings.tls_certificate.empty()) {
+    return absl::InvalidArgumentError("--tls_client_ca needs --tls_certificate and --tls_key");
+  }
+  return absl::OkStatus();
+}
+
 size_t EditDistance(absl::string_view a, absl::string_view b) {
   std::vector<size_t> row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
@@ -291,9 +308,7 @@ absl::StatusOr<Configuration> ReadConfiguration(absl::Span<const std::string> ar
   if (out.action == Action::kServe && out.settings.model_path().empty()) {
     return absl::InvalidArgumentError("--model is required: --model=FILE.gguf");
   }
-  if (!out.settings.model.empty() && !out.settings.random_weights.empty()) {
-    return absl::InvalidArgumentError("--model and --random_weights are both set; leave one of them empty");
-  }
+  if (out.action == Action::kServe) SPILLWAY_RETURN_IF_ERROR(CheckTogether(out.settings));
   return out;
 }
 

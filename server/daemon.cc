@@ -25,6 +25,7 @@
 #include "server/pool_setup.h"
 #include "server/process_setup.h"
 #include "server/profile_step.h"
+#include "server/security.h"
 #include "server/served_model.h"
 #include "server/serving_state.h"
 #include "server/signal_watch.h"
@@ -43,12 +44,16 @@ constexpr std::chrono::milliseconds kBeforeStallExit(1000);
 
 class Daemon {
  public:
-  Daemon(const Settings& settings, const Clock& clock, AddressFile& address_file)
+  Daemon(const Settings& settings, const Clock& clock, AddressFile& address_file,
+         std::unique_ptr<Security> security)
       : settings_(settings),
         clock_(clock),
         address_file_(address_file),
+        security_(std::move(security)),
         telemetry_(metrics_),
-        text_pool_({.threads = static_cast<int>(settings.tokenizer_threads)}) {}
+        text_pool_({.threads = static_cast<int>(settings.tokenizer_threads)}) {
+    metrics_.SetSecuritySource([this] { return security_->Counts(); });
+  }
 
   ~Daemon() {
     if (grpc_ != nullptr) Close(0);
@@ -76,6 +81,7 @@ class Daemon {
   const Settings& settings_;
   const Clock& clock_;
   AddressFile& address_file_;
+  const std::unique_ptr<Security> security_;
   ServingState state_;
   Metrics metrics_;
   Telemetry telemetry_;
@@ -112,7 +118,8 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
                          .max_connections = max_connections,
                          .network_memory_bytes = settings_.network_memory_bytes,
                          .receive_timeout = std::chrono::milliseconds(settings_.receive_timeout_ms),
-                         .unread_timeout = std::chrono::milliseconds(settings_.slow_reader_timeout_ms)},
+                         .unread_timeout = std::chrono::milliseconds(settings_.slow_reader_timeout_ms),
+                         .tls = security_->tls()},
                         {state_, text_pool_, delivery_, telemetry_, clock_});
   if (!grpc.ok()) {
     return absl::UnavailableError(
@@ -126,7 +133,11 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
                          .unread_answers = grpc_->waits().unread.cancelled()};
   });
   Log(LogLevel::kInfo, "listening",
-      {{"grpc", grpc_->address()}, {"admin", grpc_->admin_address()}, {"metrics", http_->address()}});
+      {{"grpc", grpc_->address()},
+       {"admin", grpc_->admin_address()},
+       {"metrics", http_->address()},
+       {"tls", security_->tls() != nullptr}});
+  security_->WarnOfExposure(settings_);
   return address_file_.Write(grpc_->address(), grpc_->admin_address(), http_->address());
 }
 
@@ -299,6 +310,7 @@ void Daemon::Close(int64_t last_bytes_ms) {
 absl::Status Serve(const Settings& settings, const DeviceFactory& create_device) {
   SPILLWAY_RETURN_IF_ERROR(CheckModelNames(settings.served_model_name));
   SPILLWAY_RETURN_IF_ERROR(ReadPlanModes(settings).status());
+  SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<Security> security, Security::Load(settings));
   // The file of an earlier run is replaced once the ports are bound: until then it may be a running daemon's.
   AddressFile address_file(settings.address_file);
   SPILLWAY_RETURN_IF_ERROR(address_file.Check());
@@ -310,7 +322,7 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SPILLWAY_RETURN_IF_ERROR(CheckPlanModes(settings, header.config, *device));
   if (settings.profile_only) return ProfileOnly(settings, *device);
   SPILLWAY_RETURN_IF_ERROR(CheckPoolFlag(settings, context_tokens, header.config, device->info()));
-  Daemon daemon(settings, Clock::Real(), address_file);
+  Daemon daemon(settings, Clock::Real(), address_file, std::move(security));
   SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));
   SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device, signals));
   SPILLWAY_RETURN_IF_ERROR(daemon.Watch(signals));

@@ -5,24 +5,21 @@
 #include <climits>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "grpc/support/log.h"
-#include "grpcpp/resource_quota.h"
-#include "grpcpp/security/server_credentials.h"
-#include "server/network_address.h"
+#include "server/grpc_credentials.h"
 #include "server/self_call.h"
 #include "spillway/v1/inference.grpc.pb.h"
 
 namespace spillway::server {
 namespace {
 
-constexpr int kMinuteMs = 60'000;
-// A connection that has not begun to speak HTTP/2 by then is closed, and one without a call for so long.
-constexpr int kHandshakeTimeoutMs = 20'000;
-constexpr int kIdleConnectionMs = 10 * kMinuteMs;
+// An AdminService of its own is for a few operators, who ask short questions.
+constexpr int64_t kAdminConnections = 64;
+constexpr int kAdminReceiveLimitBytes = 1 << 20;
+constexpr int64_t kAdminMemoryBytes = int64_t{256} << 20;
 
 // What reflection tells of: the services of its own port.
 std::vector<std::string> ServiceNames(const GrpcServerOptions& options) {
@@ -62,90 +59,42 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               const CallParts& parts) {
   auto out = std::unique_ptr<GrpcServer>(new GrpcServer(options, parts));
-  SPILLWAY_ASSIGN_OR_RETURN(out->listener_, Listener::Bind(options.listen, options.max_connections));
-  out->address_ = out->listener_->address();
-  grpc::ServerBuilder builder;
-  out->acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
-      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
-  builder.RegisterService(&out->inference_);
-  if (options.admin_listen.empty()) builder.RegisterService(&out->admin_);
-  builder.RegisterService(&out->health_);
-  if (options.reflection) {
-    builder.RegisterService(&out->reflection_);
-    builder.RegisterService(&out->reflection_alpha_);
-  }
-  builder.SetMaxReceiveMessageSize(ReceiveLimitBytes(options.context_tokens));
-  builder.SetResourceQuota(grpc::ResourceQuota().Resize(static_cast<size_t>(options.network_memory_bytes)));
-  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleConnectionMs);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
-                             static_cast<int>(options.max_streams_per_connection));
-  // The running calls of an old connection finish; new ones go to another, which a balancer may place anew.
-  if (options.max_connection_age_ms > 0) {
-    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
-                               static_cast<int>(options.max_connection_age_ms));
-  }
-  // A prefill may send nothing for long: clients may ping as they like, and vanished ones are found out.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kMinuteMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kMinuteMs / 3);
-
-  out->server_ = builder.BuildAndStart();
-  if (out->server_ == nullptr) {
-    return absl::InternalError(absl::StrCat("gRPC does not start on ", options.listen));
-  }
-  out->admin_address_ = out->address_;
+  GrpcPortOptions port = {.listen = options.listen,
+                          .receive_limit_bytes = ReceiveLimitBytes(options.context_tokens),
+                          .max_streams_per_connection = options.max_streams_per_connection,
+                          .max_connection_age_ms = options.max_connection_age_ms,
+                          .max_connections = options.max_connections,
+                          .network_memory_bytes = options.network_memory_bytes};
+  std::vector<grpc::Service*> services = {&out->inference_, &out->health_};
+  if (options.admin_listen.empty()) services.push_back(&out->admin_);
+  if (options.reflection) services.insert(services.end(), {&out->reflection_, &out->reflection_alpha_});
+  SPILLWAY_ASSIGN_OR_RETURN(out->port_, GrpcPort::Bind(port, MakeServerCredentials(options.tls), services));
   if (!options.admin_listen.empty()) {
-    SPILLWAY_RETURN_IF_ERROR(out->StartAdmin(options.admin_listen));
+    port.listen = options.admin_listen;
+    port.receive_limit_bytes = kAdminReceiveLimitBytes;
+    port.max_connections = kAdminConnections;
+    port.network_memory_bytes = kAdminMemoryBytes;
+    SPILLWAY_ASSIGN_OR_RETURN(out->admin_port_,
+                              GrpcPort::Bind(port, MakeServerCredentials(options.tls), {&out->admin_}));
+    out->admin_port_->Accept();
   }
-  out->listener_->Start([&acceptor = *out->acceptor_](int listening, int connected) {
-    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
-    connection.listener_fd = listening;
-    connection.fd = connected;
-    acceptor.HandleNewConnection(&connection);
-  });
+  out->port_->Accept();
   if (options.keep_awake) out->self_call_ = std::make_unique<SelfCall>(out->InProcessChannel());
   return out;
-}
-
-absl::Status GrpcServer::StartAdmin(const std::string& listen) {
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.RegisterService(&admin_);
-  admin_server_ = builder.BuildAndStart();
-  if (admin_server_ == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen for AdminService on ", listen, ": ", WhyNotBound(listen)));
-  }
-  admin_address_ = WithPort(listen, port);
-  return absl::OkStatus();
 }
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds(0)); }
 
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
-  if (server_ == nullptr) return;
+  if (port_ == nullptr) return;  // it could not be bound
   self_call_.reset();
-  listener_->Stop();
+  port_->Close();
   // They would stay until they are cancelled, or over.
   health_.EndWatches();
   admin_.StopTraces();
-  server_->Shutdown(std::chrono::system_clock::now() + grace);
-  server_->Wait();
-  server_ = nullptr;
+  port_->Shutdown(grace);
   // To the last, an operator can ask what is going on.
-  if (admin_server_ == nullptr) return;
-  admin_server_->Shutdown(std::chrono::system_clock::now());
-  admin_server_->Wait();
-  admin_server_ = nullptr;
+  if (admin_port_ != nullptr) admin_port_->Shutdown(std::chrono::milliseconds(0));
 }
-
-std::shared_ptr<grpc::Channel> GrpcServer::InProcessChannel() { return server_->InProcessChannel({}); }
 
 }  // namespace spillway::server

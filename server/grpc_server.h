@@ -1,5 +1,5 @@
-// The gRPC side of the daemon: all services on one port, or AdminService on one of its own, with the channel
-// arguments that a model server needs, and the call to itself that keeps gRPC's threads awake.
+// The gRPC side of the daemon: all services on one port, or AdminService on one of its own, and the call to
+// itself that keeps gRPC's threads awake.
 #ifndef SPILLWAY_SERVER_GRPC_SERVER_H_
 #define SPILLWAY_SERVER_GRPC_SERVER_H_
 
@@ -9,14 +9,14 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "server/admin_service.h"
+#include "server/grpc_port.h"
 #include "server/health_service.h"
 #include "server/inference_service.h"
 #include "server/listener.h"
 #include "server/message_call.h"
 #include "server/reflection_service.h"
+#include "server/tls_files.h"
 
 namespace spillway::server {
 
@@ -38,6 +38,7 @@ struct GrpcServerOptions {
   // A message that has not come whole after so long is given up, and an answer that is not read for so long.
   std::chrono::milliseconds receive_timeout{60'000};
   std::chrono::milliseconds unread_timeout{30'000};
+  const TlsFiles* tls = nullptr;  // of every connection; null: plain text. Outlives the server
   // Sleeping threads of gRPC's callback API answer up to 100 ms late; off only to measure that.
   bool keep_awake = true;
 };
@@ -57,35 +58,29 @@ class GrpcServer {
   void Shutdown(std::chrono::milliseconds grace);
 
   // HOST:PORT as bound.
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return port_->address(); }
   // Of AdminService: the same, unless it has a port of its own.
-  const std::string& admin_address() const { return admin_address_; }
+  const std::string& admin_address() const { return (admin_port_ ? admin_port_ : port_)->address(); }
   HealthService& health() { return health_; }
   AdminService& admin() { return admin_; }
-  ConnectionCounts Connections() { return listener_->Counts(); }
+  ConnectionCounts Connections() { return port_->Connections(); }
   CallWaits& waits() { return waits_; }
   // For tests and benchmarks without a socket.
-  std::shared_ptr<grpc::Channel> InProcessChannel();
+  std::shared_ptr<grpc::Channel> InProcessChannel() { return port_->InProcessChannel(); }
 
  private:
   GrpcServer(const GrpcServerOptions& options, const CallParts& parts);
-  absl::Status StartAdmin(const std::string& listen);
 
-  // Used by calls until server_ has shut down.
+  // Used by calls until the ports have shut down.
   CallWaits waits_;
   InferenceService inference_;
   AdminService admin_;
   HealthService health_;
   ReflectionService reflection_;
   ReflectionAlphaService reflection_alpha_;
-  // Goes after the listener, which hands it connections.
-  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
-  std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<Listener> listener_;
-  std::unique_ptr<grpc::Server> admin_server_;  // null: server_ serves admin_ too
+  std::unique_ptr<GrpcPort> port_;
+  std::unique_ptr<GrpcPort> admin_port_;  // null: port_ serves admin_ too
   std::unique_ptr<SelfCall> self_call_;
-  std::string address_;
-  std::string admin_address_;
 };
 
 }  // namespace spillway::server

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <sstream>
 
 #include "absl/status/status.h"
@@ -119,6 +120,7 @@ struct Metrics::Impl {
           &HistogramOf(MetricId::kPredictionRatio, {{"feedback", with == 0 ? "without" : "with"}});
     }
     CollectPlanner(scheduler::PlannerSnapshot());
+    CollectSecurity(SecurityCounts());
     GaugeOf(MetricId::kBuildInfo,
             {{"version", SPILLWAY_VERSION}, {"compiler", "gcc " __VERSION__}, {"grpc", grpc::Version()}})
         .Set(1);
@@ -277,6 +279,24 @@ struct Metrics::Impl {
     Follow(*plain_counters[Index(MetricId::kUnreadAnswers)], static_cast<double>(now.unread_answers));
   }
 
+  void CollectSecurity(const SecurityCounts& now) {
+    const auto expiry = [this](const char* certificate, const std::optional<int64_t>& unix_s) {
+      if (!unix_s.has_value()) return;
+      GaugeOf(MetricId::kCertificateExpiry, {{"certificate", certificate}}).Set(static_cast<double>(*unix_s));
+    };
+    expiry("server", now.certificate_expiry_unix_s);
+    expiry("client_ca", now.client_ca_expiry_unix_s);
+    CollectReloads("tls", now.tls);
+  }
+
+  void CollectReloads(const char* files, const ReloadCounts& now) {
+    Follow(CounterOf(MetricId::kReloads, {{"files", files}, {"result", "taken"}}),
+           static_cast<double>(now.taken));
+    Follow(CounterOf(MetricId::kReloads, {{"files", files}, {"result", "refused"}}),
+           static_cast<double>(now.refused));
+    GaugeOf(MetricId::kReloadStale, {{"files", files}}).Set(now.stale ? 1 : 0);
+  }
+
   void CollectProcess() {
     const ProcessStats now = ReadProcessStats();
     if (now.cpu_seconds >= 0) Follow(*plain_counters[Index(MetricId::kProcessCpu)], now.cpu_seconds);
@@ -313,6 +333,7 @@ struct Metrics::Impl {
   std::function<scheduler::SchedulerSnapshot()> snapshot ABSL_GUARDED_BY(mutex);
   std::function<bool()> ready ABSL_GUARDED_BY(mutex);
   std::function<NetworkCounts()> network ABSL_GUARDED_BY(mutex);
+  std::function<SecurityCounts()> security ABSL_GUARDED_BY(mutex);
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
@@ -348,6 +369,11 @@ void Metrics::SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot,
 void Metrics::SetNetworkSource(std::function<NetworkCounts()> network) {
   MutexLock lock(impl_->mutex);
   impl_->network = std::move(network);
+}
+
+void Metrics::SetSecuritySource(std::function<SecurityCounts()> security) {
+  MutexLock lock(impl_->mutex);
+  impl_->security = std::move(security);
 }
 
 void Metrics::OnStep(const exec::StepStats& stats) {
@@ -404,6 +430,7 @@ std::string Metrics::Scrape() {
   if (impl_->snapshot != nullptr) impl_->CollectScheduler(impl_->snapshot());
   impl_->Set(MetricId::kReady, impl_->ready != nullptr && impl_->ready() ? 1 : 0);
   if (impl_->network != nullptr) impl_->CollectNetwork(impl_->network());
+  if (impl_->security != nullptr) impl_->CollectSecurity(impl_->security());
   impl_->CollectProcess();
   std::ostringstream out;
   prometheus::TextSerializer().Serialize(out, impl_->registry.Collect());

@@ -18,6 +18,7 @@
 #include "base/reason.h"
 #include "scheduler/scheduler.h"
 #include "server/listener.h"
+#include "server/security_counts.h"
 
 namespace spillway::server {
 
@@ -45,6 +46,8 @@ class Metrics : public scheduler::Observer {
   void SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot, std::function<bool()> ready);
   // Likewise; empty while there is no port.
   void SetNetworkSource(std::function<NetworkCounts()> network);
+  // Likewise.
+  void SetSecuritySource(std::function<SecurityCounts()> security);
 
   // --- scheduler::Observer. OnRejected also hears of what the services refuse.
   void OnStep(const exec::StepStats& stats) override;

@@ -1,5 +1,6 @@
 #include "server/network_address.h"
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -33,6 +34,20 @@ HostPort SplitHostPort(absl::string_view address) {
 
 std::string WithPort(absl::string_view address, int port) {
   return absl::StrCat(address.substr(0, address.rfind(':') + 1), port);
+}
+
+bool IsLoopback(absl::string_view address) {
+  const AddressList found(address, AI_PASSIVE);
+  for (const addrinfo* each = found.first(); each != nullptr; each = each->ai_next) {
+    if (each->ai_family == AF_INET) {
+      const in_addr& ip = reinterpret_cast<const sockaddr_in*>(each->ai_addr)->sin_addr;
+      if (ntohl(ip.s_addr) >> 24 != IN_LOOPBACKNET) return false;
+    } else if (each->ai_family != AF_INET6 ||
+               !IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>(each->ai_addr)->sin6_addr)) {
+      return false;
+    }
+  }
+  return found.first() != nullptr;
 }
 
 void Connect(absl::string_view address) {

@@ -36,6 +36,10 @@ class AddressList {
   int error_ = 0;
 };
 
+// Whether only this machine can reach what listens there: every address of the host is a loopback one. False
+// where the host is not found.
+bool IsLoopback(absl::string_view address);
+
 // Connects and closes again; whether it worked does not matter.
 void Connect(absl::string_view address);
 

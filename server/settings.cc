@@ -19,6 +19,7 @@ constexpr absl::string_view kMemory = "Memory and batching";
 constexpr absl::string_view kPlanning = "Planning";
 constexpr absl::string_view kRequests = "Requests";
 constexpr absl::string_view kNetwork = "Network";
+constexpr absl::string_view kSecurity = "Security";
 constexpr absl::string_view kOperation = "Operation";
 constexpr absl::string_view kProfile = "Profile";
 
@@ -174,15 +175,16 @@ std::vector<Flag> MakeFlags() {
 
       AddressFlag(
           kNetwork, "listen", "127.0.0.1:8090", &S::listen,
-          "Address of the gRPC services. Port 0 picks a free one. There is no TLS and no authentication: "
-          "keep it behind a proxy that has them."),
+          "Address of the gRPC services. Port 0 picks a free one. Beyond this machine give it TLS and tokens "
+          "(Security, below), or a proxy that has them in front."),
       AddressFlag(
           kNetwork, "admin_listen", "", &S::admin_listen,
           "Address of AdminService, where it is to be apart from what clients can reach. Empty: the port "
-          "of --listen. A port of its own is for operators: --max_connections neither bounds nor counts its "
-          "connections."),
+          "of --listen. A port of its own is for operators: it takes 64 connections and messages of up to "
+          "1 MiB, and --max_connections neither bounds nor counts them."),
       AddressFlag(kNetwork, "metrics_listen", "127.0.0.1:8091", &S::metrics_listen,
-                  "Address of /metrics, /livez and /readyz (HTTP). Port 0 picks a free one."),
+                  "Address of /metrics, /livez and /readyz: HTTP, without TLS or tokens. Port 0 picks a free "
+                  "one."),
       TextFlag(kNetwork, "address_file", &S::address_file,
                "Written once the ports are bound: JSON with grpc, admin (the same unless --admin_listen is "
                "set), metrics and schema_version. Removed at the end."),
@@ -203,6 +205,18 @@ std::vector<Flag> MakeFlags() {
           kNetwork, "network_memory", int64_t{64} << 20, "1GiB", &S::network_memory_bytes,
           "Memory for calls and their messages on the way in and out, all together. A last resort: beyond it "
           "gRPC reads more slowly and resets calls, whosever they are."),
+
+      TextFlag(
+          kSecurity, "tls_certificate", &S::tls_certificate,
+          "PEM file: this daemon's certificate, then those that lead to its root. With --tls_key, the gRPC "
+          "ports speak TLS (1.2 or 1.3) and nothing else. The files are looked at every second: new ones "
+          "that are good serve new connections; others are refused, in the log and the metrics, and what "
+          "was in effect stays."),
+      TextFlag(kSecurity, "tls_key", &S::tls_key,
+               "PEM file: the certificate's private key, without a password."),
+      TextFlag(kSecurity, "tls_client_ca", &S::tls_client_ca,
+               "PEM file of authorities: a client must present a certificate that one of them signed (mutual "
+               "TLS). Looked at like the certificate. Empty: clients need none."),
 
       IntFlag(
           kOperation, "stall_timeout_ms", 100, kMsMax, "120000", &S::stall_timeout_ms,
@@ -340,7 +354,8 @@ std::string ConfigurationDoc() {
       "\"max_sequences\": 128}\n```\n\n"
       "Kubernetes puts variables such as `SPILLWAY_SERVICE_HOST` and `SPILLWAY_PORT` into pods beside a "
       "service of that name;\n"
-      "these, and what the client and the scripts read (`SPILLWAY_SERVER`, `SPILLWAY_CACHE`), are passed "
+      "these, and what the client and the scripts read (`SPILLWAY_SERVER`, `SPILLWAY_TOKEN`, "
+      "`SPILLWAY_CACHE`, ...), are passed "
       "over. Any other unknown `SPILLWAY_*` variable "
       "is an error.\n";
   absl::string_view group;

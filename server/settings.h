@@ -62,6 +62,10 @@ struct Settings {
   int64_t network_memory_bytes = 0;
   int64_t receive_timeout_ms = 0;
 
+  std::string tls_certificate;
+  std::string tls_key;
+  std::string tls_client_ca;
+
   int64_t stall_timeout_ms = 0;
   int64_t lame_duck_ms = 0;
   int64_t drain_timeout_ms = 0;

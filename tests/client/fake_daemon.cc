@@ -109,6 +109,7 @@ class FakeDaemon::Inference final : public v1::InferenceService::Service {
     int call = 0;
     {
       MutexLock lock(daemon_.mutex_);
+      daemon_.NoteAuthorization(*context);
       daemon_.completes_.push_back(*request);
       call = daemon_.calls_++;
     }
@@ -144,9 +145,10 @@ class FakeDaemon::Inference final : public v1::InferenceService::Service {
     return daemon_.unary_;
   }
 
-  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest*,
+  grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest*,
                           v1::ListModelsResponse* response) override {
     MutexLock lock(daemon_.mutex_);
+    daemon_.NoteAuthorization(*context);
     FillModel(response->add_models());
     return daemon_.unary_;
   }
@@ -182,9 +184,10 @@ class FakeDaemon::Admin final : public v1::AdminService::Service {
  public:
   explicit Admin(FakeDaemon& daemon) : daemon_(daemon) {}
 
-  grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*,
+  grpc::Status GetStatus(grpc::ServerContext* context, const v1::GetStatusRequest*,
                          v1::GetStatusResponse* response) override {
     MutexLock lock(daemon_.mutex_);
+    daemon_.NoteAuthorization(*context);
     response->set_version("0.1.0");
     response->set_state(v1::SERVER_STATE_SERVING);
     response->set_uptime_s(7384);
@@ -294,6 +297,18 @@ FakeDaemon::FakeDaemon()
 FakeDaemon::~FakeDaemon() { server_->Shutdown(); }
 
 std::string FakeDaemon::address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+void FakeDaemon::NoteAuthorization(const grpc::ServerContext& context) {
+  const auto found = context.client_metadata().find("authorization");
+  authorizations_.emplace_back(found == context.client_metadata().end()
+                                   ? std::string()
+                                   : std::string(found->second.data(), found->second.size()));
+}
+
+std::vector<std::string> FakeDaemon::authorizations() const {
+  MutexLock lock(mutex_);
+  return authorizations_;
+}
 
 grpc::Status FakeDaemon::Play(grpc::ServerContext* context, grpc::ServerWriter<v1::StreamEvent>* writer,
                               int call) {

@@ -63,6 +63,8 @@ class FakeDaemon {
   std::vector<v1::ExplainPlanRequest> plans() const;
   std::vector<v1::ChatRequest> chats() const;
   std::vector<v1::TokenizeRequest> tokenizes() const;
+  // What calls to ListModels, GetStatus and StreamComplete showed; empty where nothing.
+  std::vector<std::string> authorizations() const;
   // Blocks until a generation has noticed that its client went away before the end.
   void WaitForCancelled();
   // Blocks until an endless generation has written its first repeated delta.
@@ -73,6 +75,7 @@ class FakeDaemon {
   class Admin;
   class HealthService;
 
+  void NoteAuthorization(const grpc::ServerContext& context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::Status Play(grpc::ServerContext* context, grpc::ServerWriter<v1::StreamEvent>* writer, int call);
 
   mutable Mutex mutex_;
@@ -85,6 +88,7 @@ class FakeDaemon {
   std::vector<v1::CompleteRequest> completes_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::ChatRequest> chats_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::TokenizeRequest> tokenizes_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> authorizations_ ABSL_GUARDED_BY(mutex_);
   int32_t running_ ABSL_GUARDED_BY(mutex_) = 3;
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int cancelled_ ABSL_GUARDED_BY(mutex_) = 0;

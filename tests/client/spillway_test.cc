@@ -571,6 +571,45 @@ TEST_F(SpillwayTest, TheServerComesFromTheFlagThenTheEnvironment) {
   unsetenv("SPILLWAY_SERVER");
 }
 
+TEST_F(SpillwayTest, TlsAndTokensComeFromTheEnvironmentToo) {
+  ASSERT_EQ(setenv("SPILLWAY_TLS", "false", 1), 0);
+  EXPECT_FALSE(DefaultConnectionOptions().tls);
+  for (const char* on : {"1", "true", "TRUE", "yes", "nonsense"}) {
+    ASSERT_EQ(setenv("SPILLWAY_TLS", on, 1), 0);
+    EXPECT_TRUE(DefaultConnectionOptions().tls) << "better no connection than a plain one";
+  }
+  EXPECT_EQ(Run({"models"}).exit_code, kExitFailed) << "the daemon speaks plain text";
+  EXPECT_EQ(Run({"--notls", "models"}).exit_code, kExitOk);
+  unsetenv("SPILLWAY_TLS");
+  ASSERT_EQ(setenv("SPILLWAY_TLS_CA", "/no/such/file", 1), 0);
+  EXPECT_THAT(Run({"models"}).err, HasSubstr("--tls_ca=/no/such/file: cannot be read"));
+  unsetenv("SPILLWAY_TLS_CA");
+}
+
+TEST_F(SpillwayTest, ATokenGoesWithEveryCallAndNeverInPlainTextToAnotherMachine) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_token";
+  std::ofstream(path) << "spw_abc\n";
+  EXPECT_EQ(Run({"--token_file=" + path, "models"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_abc");
+  EXPECT_EQ(Run({"--token_file=" + path, "complete", "x"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_abc");
+  ASSERT_EQ(setenv("SPILLWAY_TOKEN", "spw_env", 1), 0);
+  EXPECT_EQ(Run({"status"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_env");
+  const Result elsewhere = Run({"models", "--server=192.0.2.1:1"});
+  EXPECT_EQ(elsewhere.exit_code, kExitFailed);
+  EXPECT_THAT(elsewhere.err, HasSubstr("the token would go to 192.0.2.1:1 in plain text"));
+  EXPECT_THAT(elsewhere.err, Not(HasSubstr("spw_env")));
+  unsetenv("SPILLWAY_TOKEN");
+  EXPECT_EQ(Run({"models"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "");
+  std::ofstream(path) << "two words";
+  EXPECT_THAT(Run({"--token_file=" + path, "models"}).err, HasSubstr("printable"));
+  std::ofstream(path) << "\n";
+  EXPECT_THAT(Run({"--token_file=" + path, "models"}).err, HasSubstr("is empty"));
+  std::remove(path.c_str());
+}
+
 TEST_F(SpillwayTest, PlanAsksTheDaemonAndPrintsTheSplit) {
   const Result result =
       Run({"plan", "--sequences=4", "--context=1000", "--shared=10", "--device_memory=24GiB",

@@ -33,7 +33,9 @@ MIB = 1 << 20
 class Daemon:
     """A spillwayd of the test's own."""
 
-    def __init__(self, *flags, open_files=0):
+    def __init__(self, *flags, open_files=0, tls=None, metadata=()):
+        """`tls` and `metadata`: what its honest clients come with."""
+        self.tls, self.metadata = tls, metadata
         self.folder = tempfile.TemporaryDirectory()
         address_file = pathlib.Path(self.folder.name) / "address.json"
         self.log_file = pathlib.Path(self.folder.name) / "log"
@@ -101,10 +103,13 @@ class Daemon:
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
             return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
 
+    def connect(self, timeout=30):
+        return h2.Connection(self.grpc, timeout, self.tls)
+
     def answers(self):
         """A new connection's call is answered."""
         try:
-            with h2.Connection(self.grpc) as connection:
+            with self.connect() as connection:
                 return connection.call(HEALTH + "Check", b"")[0] == "ended"
         except OSError:
             return False
@@ -119,14 +124,15 @@ class Witness(threading.Thread):
         self.stopping = threading.Event()
         self.streams = 0
         self.fault = ""
-        self.connection = h2.Connection(daemon.grpc, timeout=60)
+        self.connection = daemon.connect(timeout=60)
         self.start()
 
     def run(self):
         tokens = 200
         try:
             while not self.stopping.is_set():
-                how, data = self.connection.call(INFERENCE + "StreamComplete", h2.complete_request("the quick", tokens))
+                how, data = self.connection.call(INFERENCE + "StreamComplete", h2.complete_request("the quick", tokens),
+                                                 self.daemon_under_test.metadata)
                 # By the usage at the end, not by the bytes: who reads slowly gets several tokens in one event.
                 if how != "ended" or h2.field(3, tokens) not in data:
                     self.fault = f"stream {self.streams}: {how} after {len(data)} bytes"
@@ -175,7 +181,7 @@ class HostileClientTest(HostileTest):
         self.assertEqual(self.daemon.get("/readyz")[0], 200)
 
     def connect(self):
-        connection = h2.Connection(self.daemon.grpc)
+        connection = self.daemon.connect()
         self.addCleanup(connection.close)
         return connection
 

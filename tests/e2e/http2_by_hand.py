@@ -59,9 +59,12 @@ def message(payload, claimed=None, compressed=0):
 class Connection:
     """Keeps account of flow control; sends only what it is told to. Raises OSError when the server has closed."""
 
-    def __init__(self, address, timeout=30):
+    def __init__(self, address, timeout=30, tls=None):
+        """`tls`: an ssl.SSLContext."""
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=timeout)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.buffer = b""
         self.next_stream = 1
         self.initial_window = 65535

@@ -112,6 +112,13 @@ TEST(Configuration, AModelIsAFileOrRandom) {
               AllOf(HasSubstr("--model"), HasSubstr("--random_weights")));
 }
 
+TEST(Configuration, TlsFilesBelongTogether) {
+  EXPECT_THAT(ErrorOf({"--model=m", "--tls_certificate=c.pem"}), HasSubstr("--tls_key belong together"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--tls_key=k.pem"}), HasSubstr("--tls_certificate and"));
+  EXPECT_THAT(ErrorOf({"--model=m", "--tls_client_ca=ca.pem"}), HasSubstr("needs --tls_certificate"));
+  EXPECT_TRUE(ReadConfiguration(Strings{"--model=m", "--tls_certificate=c.pem", "--tls_key=k.pem"}, {}).ok());
+}
+
 TEST(Configuration, WhatIsMissingIsNamed) {
   EXPECT_THAT(ErrorOf({}), HasSubstr("--model"));
   EXPECT_THAT(ErrorOf({"--model"}), HasSubstr("needs a value"));
@@ -182,7 +189,9 @@ TEST(Configuration, KubernetesServiceVariablesArePassedOver) {
       Strings{"SPILLWAY_SERVICE_HOST=10.0.0.1", "SPILLWAY_SERVICE_PORT=8090",
               "SPILLWAY_SERVICE_PORT_GRPC=8090", "SPILLWAY_PORT=tcp://10.0.0.1:8090",
               "SPILLWAY_PORT_8090_TCP=tcp://10.0.0.1:8090", "SPILLWAY_PORT_8090_TCP_ADDR=10.0.0.1",
-              "SPILLWAY_METRICS_SERVICE_HOST=10.0.0.2", "SPILLWAY_SERVER=127.0.0.1:8090"});
+              "SPILLWAY_METRICS_SERVICE_HOST=10.0.0.2", "SPILLWAY_SERVER=127.0.0.1:8090",
+              // The client's.
+              "SPILLWAY_TLS_CA=ca.pem", "SPILLWAY_TOKEN=spw_x"});
   EXPECT_TRUE(read.ok()) << read.status();
 }
 

@@ -116,7 +116,8 @@ TestServer::TestServer(const TestServerOptions& options)
                                     .reflection = options.reflection,
                                     .max_connections = options.max_connections,
                                     .receive_timeout = options.receive_timeout,
-                                    .unread_timeout = options.unread_timeout},
+                                    .unread_timeout = options.unread_timeout,
+                                    .tls = options.tls},
                                    {state, text_pool, delivery, telemetry, Clock::Real()});
   SPILLWAY_CHECK_MSG(started.ok(), started.status().ToString().c_str());
   server = *std::move(started);

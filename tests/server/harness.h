@@ -55,6 +55,7 @@ struct TestServerOptions {
   bool serving = true;                              // else it goes on loading
   std::optional<profiler::MachineProfile> profile;  // to explain plans with
   int64_t max_connections = 1024;
+  const TlsFiles* tls = nullptr;  // outlives the server
   std::chrono::milliseconds receive_timeout{60'000};
   std::chrono::milliseconds unread_timeout{30'000};
 

@@ -47,6 +47,9 @@ LIBRARIES = [
     ("gRPC", r"grpc(pp)?/|grpc\+\+/", r"(server|client|bench|tests)/", None),
     ("CUDA", r"cuda|cublas|nvtx|nvml", r"engine/device/cuda/", None),
     ("oneDNN", r"(oneapi/dnnl/)?dnnl", r"(engine/device/cpu|bench)/", None),
+    ("OpenSSL", r"openssl/",
+     r"(base/sha256|engine/kv/block_hasher|engine/model/fingerprint|profiler/profile_identity|server/certificates)\.cc$",
+     None),
     ("PCRE2", r"pcre2", r"engine/text/", None),
 ]
 

@@ -53,6 +53,8 @@ class CheckWalls(unittest.TestCase):
         self.refuses("engine/exec/a.cc", "#include <cublasLt.h>", "CUDA")
         self.refuses("engine/exec/a.cc", "#include <dnnl.hpp>", "oneDNN")
         self.refuses("server/a.cc", "#include <pcre2.h>", "PCRE2")
+        self.refuses("server/tls_files.cc", "#include <openssl/ssl.h>", "OpenSSL")
+        self.allows("server/certificates.cc", "#include <openssl/ssl.h>")
         self.allows("scheduler/split_problem.cc", "#include <glpk.h>")
         self.allows("client/a.cc", '#include "spillway/v1/inference.grpc.pb.h"')
         self.allows("tests/server/a.cc", '#include "prometheus/registry.h"')

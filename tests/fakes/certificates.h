@@ -1,0 +1,47 @@
+// Certificates for tests: an authority that issues what is asked for, good or bad.
+#ifndef SPILLWAY_TESTS_FAKES_CERTIFICATES_H_
+#define SPILLWAY_TESTS_FAKES_CERTIFICATES_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace spillway::fakes {
+
+struct PemPair {
+  std::string certificate;
+  std::string key;
+};
+
+struct CertificateOptions {
+  std::string name = "localhost";
+  // From now on.
+  int64_t begins_s = -3600;
+  int64_t ends_s = 30 * 24 * 3600;
+};
+
+// An elliptic-curve authority that signs itself. Not thread-safe.
+class TestAuthority {
+ public:
+  explicit TestAuthority(const std::string& name = "test authority");
+  ~TestAuthority();
+  TestAuthority(const TestAuthority&) = delete;
+  TestAuthority& operator=(const TestAuthority&) = delete;
+
+  // Its certificate, PEM.
+  const std::string& certificate() const { return pem_; }
+  // For servers (the name and 127.0.0.1) and clients alike.
+  PemPair Issue(const CertificateOptions& options = {});
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+  std::string pem_;
+};
+
+// The key in `pem`, encrypted with a password.
+std::string WithPassword(const std::string& key_pem);
+
+}  // namespace spillway::fakes
+
+#endif  // SPILLWAY_TESTS_FAKES_CERTIFICATES_H_
