@@ -162,7 +162,7 @@ void Planner::AskForTargets(const BatchShape& shape) {
   load.reads_tokens = shape.reads_tokens;
   load.host_both_tokens = CachedTokens(shape);
   load.weight_load_bytes = shape.weight_load_bytes;
-  load = BucketOf<kLoadBits>(load);
+  load = BucketOf(load);
   if (load == target_load_ || load.host_both_tokens == 0) return;
   SolveRequest request;
   request.shape = load;

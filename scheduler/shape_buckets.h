@@ -22,22 +22,18 @@ constexpr int64_t BucketOf(int64_t count) {
 // its own optimum (a test measures it), and decoding stays in a bucket for the dozens of steps in which its
 // context grows by 3 %.
 constexpr int kShapeBits = 5;
-// For what should change with load only, not with every step: within 12.5 %.
-constexpr int kLoadBits = 2;
-
-template <int kBits = kShapeBits>
 constexpr exec::BatchShape BucketOf(const exec::BatchShape& shape) {
   exec::BatchShape bucket;
   bucket.phase = shape.phase;
-  bucket.sequences = static_cast<int32_t>(BucketOf<kBits>(shape.sequences));
-  bucket.new_tokens = static_cast<int32_t>(BucketOf<kBits>(shape.new_tokens));
-  bucket.reads_tokens = BucketOf<kBits>(shape.reads_tokens);
-  bucket.resident_kv_tokens = BucketOf<kBits>(shape.resident_kv_tokens);
-  bucket.resident_x_tokens = BucketOf<kBits>(shape.resident_x_tokens);
-  bucket.host_kv_tokens = BucketOf<kBits>(shape.host_kv_tokens);
-  bucket.host_x_tokens = BucketOf<kBits>(shape.host_x_tokens);
-  bucket.host_both_tokens = BucketOf<kBits>(shape.host_both_tokens);
-  bucket.weight_load_bytes = BucketOf<kBits>(shape.weight_load_bytes);
+  bucket.sequences = static_cast<int32_t>(BucketOf<kShapeBits>(shape.sequences));
+  bucket.new_tokens = static_cast<int32_t>(BucketOf<kShapeBits>(shape.new_tokens));
+  bucket.reads_tokens = BucketOf<kShapeBits>(shape.reads_tokens);
+  bucket.resident_kv_tokens = BucketOf<kShapeBits>(shape.resident_kv_tokens);
+  bucket.resident_x_tokens = BucketOf<kShapeBits>(shape.resident_x_tokens);
+  bucket.host_kv_tokens = BucketOf<kShapeBits>(shape.host_kv_tokens);
+  bucket.host_x_tokens = BucketOf<kShapeBits>(shape.host_x_tokens);
+  bucket.host_both_tokens = BucketOf<kShapeBits>(shape.host_both_tokens);
+  bucket.weight_load_bytes = BucketOf<kShapeBits>(shape.weight_load_bytes);
   return bucket;
 }
 

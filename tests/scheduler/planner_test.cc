@@ -535,6 +535,22 @@ TEST(PlannerTargets, FollowTheLoadAndNotEveryStep) {
   EXPECT_EQ(t.planner.targets().version, 3U);
 }
 
+// Targets are shares of a load, so a load that is only roughly known would leave memory unused.
+TEST(PlannerTargets, FillTheDeviceWhateverTheLoad) {
+  const double budget_bytes = PatientOptions().residency_bytes;
+  TestPlanner t;
+  const profiler::ProfiledModel& model = t.solver.profile().model;
+  const double all_kv_tokens = budget_bytes / (model.n_layers * model.beta_bytes());
+  for (double load = 2.5; load < 5.5; load *= 1.07) {
+    const auto tokens = static_cast<int64_t>(load * all_kv_tokens);
+    const PlacementTargets targets = TargetsOf(t, Decode(8, tokens), t.planner.targets().version);
+    const double used_bytes =
+        static_cast<double>(tokens * model.n_layers) *
+        (targets.resident_kv * model.beta_bytes() + targets.resident_x * model.chi_bytes());
+    EXPECT_NEAR(used_bytes / budget_bytes, 1, 0.02) << tokens << " tokens";
+  }
+}
+
 TEST(PlannerTargets, ResidencyModesAreObeyed) {
   PlannerOptions options = PatientOptions();
   options.modes.residency = ResidencyMode::kOff;
