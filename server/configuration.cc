@@ -43,7 +43,7 @@ absl::Status UnknownName(absl::string_view what, absl::string_view name,
 }
 
 std::vector<absl::string_view> FlagNames() {
-  std::vector<absl::string_view> names = {"config", "print_config", "version", "help"};
+  std::vector<absl::string_view> names = {"config", "print_config", "healthcheck", "version", "help"};
   for (const Flag& flag : Flags()) names.push_back(flag.name);
   return names;
 }
@@ -67,15 +67,16 @@ absl::StatusOr<Arguments> ReadArguments(absl::Span<const std::string> arguments)
     const size_t equals = argument.find('=');
     const std::string name(argument.substr(0, equals));
     const std::string dashed = absl::StrCat("--", name);
-    if (name == "help" || name == "version" || name == "print_config") {
+    if (name == "help" || name == "version" || name == "print_config" || name == "healthcheck") {
       if (equals != absl::string_view::npos) {
         return absl::InvalidArgumentError(absl::StrCat(dashed, " takes no value"));
       }
       // The first to ask wins, so that `--help --version` prints one thing.
       if (out.action == Action::kServe) {
-        out.action = name == "help"      ? Action::kHelp
-                     : name == "version" ? Action::kVersion
-                                         : Action::kPrintConfig;
+        out.action = name == "help"           ? Action::kHelp
+                     : name == "version"      ? Action::kVersion
+                     : name == "print_config" ? Action::kPrintConfig
+                                              : Action::kHealthcheck;
       }
       continue;
     }

@@ -13,7 +13,7 @@
 
 namespace spillway::server {
 
-enum class Action : uint8_t { kServe, kHelp, kVersion, kPrintConfig };
+enum class Action : uint8_t { kServe, kHelp, kVersion, kPrintConfig, kHealthcheck };
 
 struct Configuration {
   // One flag's value and its origin: "--threads", "SPILLWAY_THREADS", the file's path, "default".

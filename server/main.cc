@@ -19,6 +19,7 @@
 #include "server/configuration.h"
 #include "server/daemon.h"
 #include "server/grpc_server.h"
+#include "server/healthcheck.h"
 #include "server/process_setup.h"
 #include "server/settings.h"
 #include "server/signal_watch.h"
@@ -97,6 +98,10 @@ int Main(int argc, char** argv) {
     case Action::kPrintConfig:
       std::fputs(PrintedConfiguration(*configuration).c_str(), stdout);
       return EXIT_SUCCESS;
+    case Action::kHealthcheck: {
+      const absl::Status health = CheckHealth(configuration->settings.metrics_listen);
+      return health.ok() ? EXIT_SUCCESS : Fail(health);
+    }
     case Action::kServe:
       break;
   }

@@ -290,6 +290,8 @@ constexpr absl::string_view kActions =
     "      (SPILLWAY_CONFIG)\n"
     "  --print_config\n"
     "      Print the values in effect and where each came from, and exit.\n"
+    "  --healthcheck\n"
+    "      Ask the daemon of this --metrics_listen whether it serves: exit 0 if so, else 1 and a line.\n"
     "  --version\n"
     "  -h, --help\n"
     "\n"

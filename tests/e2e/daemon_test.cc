@@ -377,6 +377,30 @@ TEST(DaemonStart, HelpVersionAndConfigurationNeedNoModel) {
               AllOf(HasSubstr("--threads=3"), HasSubstr("SPILLWAY_MAX_QUEUE"), HasSubstr("default")));
 }
 
+TEST(Daemon, AHealthcheckAsksWhetherItServes) {
+  SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=20000"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  const std::string port = daemon.metrics_address().substr(daemon.metrics_address().rfind(':'));
+  // By flag or environment, and where the daemon listens on every address.
+  EXPECT_EQ(RunDaemon({"--healthcheck", "--metrics_listen=127.0.0.1" + port}).code, 0);
+  EXPECT_EQ(RunDaemon({"--healthcheck"}, {"SPILLWAY_METRICS_LISTEN=0.0.0.0" + port}).code, 0);
+  const ExitResult odd = RunDaemon({"--healthcheck", "--metrics_listen=" + daemon.grpc_address()});
+  EXPECT_EQ(odd.code, 1) << "not HTTP/1";
+  daemon.Signal(SIGTERM);
+  ExitResult draining;
+  do {
+    draining = RunDaemon({"--healthcheck", "--metrics_listen=127.0.0.1" + port});
+  } while (draining.code == 0);
+  EXPECT_EQ(draining.code, 1);
+  EXPECT_THAT(draining.output, HasSubstr("503"));
+  daemon.Signal(SIGTERM);  // at once
+  daemon.Wait();
+  const ExitResult gone = RunDaemon({"--healthcheck", "--metrics_listen=127.0.0.1" + port});
+  EXPECT_EQ(gone.code, 1);
+  EXPECT_THAT(gone.output, HasSubstr("nobody answers at 127.0.0.1" + port));
+  EXPECT_THAT(RunDaemon({"--healthcheck", "--metrics_listen=127.0.0.1:0"}).output, HasSubstr("port 0"));
+}
+
 TEST(DaemonStart, FilesThatAreNoModelAreRefused) {
   ExpectRefusal(RunDaemon({"--model=/no/such.gguf"}), {"/no/such.gguf"});
   const std::string garbage = testing::TempDir() + std::to_string(getpid()) + "_garbage.gguf";

@@ -205,6 +205,7 @@ TEST(Configuration, HelpNeedsNoModelAndTeachesEveryFlag) {
   }
   EXPECT_EQ(ReadConfiguration(Strings{"--print_config"}, {})->action, Action::kPrintConfig);
   EXPECT_EQ(ReadConfiguration(Strings{"--version"}, {})->action, Action::kVersion);
+  EXPECT_EQ(ReadConfiguration(Strings{"--healthcheck"}, {})->action, Action::kHealthcheck);
 }
 
 TEST(Configuration, NearestNameDoesNotGuessWildly) {
