@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -178,6 +179,11 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
     return absl::Status(warm.code(), error);
   }
 
+  std::string phases;
+  for (const StartTimes::Phase& phase : engine_->start_times().phases()) {
+    metrics_.SetStartTime(phase.name, phase.seconds);
+    absl::StrAppendFormat(&phases, "%s%s %.3f", phases.empty() ? "" : ", ", phase.name, phase.seconds);
+  }
   metrics_.SetLimit("sequences", settings_.max_sequences);
   metrics_.SetLimit("waiting_requests", settings_.max_queue);
   metrics_.SetLimit("context_tokens", model.context_tokens);
@@ -207,7 +213,8 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
        {"context_tokens", model.context_tokens},
        {"text", model.tokenizer->has_text()},
        {"chat", model.chat_template.has_value()},
-       {"start_s", ToSeconds(clock_.NowNs() - begin_ns)}});
+       {"start_s", ToSeconds(clock_.NowNs() - begin_ns)},
+       {"phases_s", phases}});
   return absl::OkStatus();
 }
 

@@ -215,9 +215,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
     const auto size = static_cast<int32_t>(engine->model_.tokenizer->TokenBytes(id).size());
     engine->model_.longest_token_bytes = std::max(engine->model_.longest_token_bytes, size);
   }
+  engine->start_times_.Ended("model");
   // Before the pool: its pages are touched in the background, which would be measured too.
   SPILLWAY_ASSIGN_OR_RETURN(engine->profile_, ObtainProfile(settings, device, engine->loaded_));
+  engine->start_times_.Ended("profile");
   SPILLWAY_ASSIGN_OR_RETURN(engine->pool_, CreatePool(settings, context_tokens, engine->loaded_, device));
+  engine->start_times_.Ended("pool");
   SPILLWAY_ASSIGN_OR_RETURN(const kv::FormPolicy forms, FormPolicyOf(settings));
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_, forms);
   const int64_t weights_bytes = device.allocated_bytes();
@@ -275,6 +278,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   add(place, "scratch",
       device.allocated_bytes() - weights_bytes - executor.weight_slots_bytes() - executor.cache_bytes() -
           executor.staging_bytes());
+  engine->start_times_.Ended("executor");
   return engine;
 }
 
@@ -345,6 +349,7 @@ absl::Status Engine::WarmUp(int64_t timeout_ms) {
   while (scheduler_->Snapshot().has_work && Clock::Real().NowNs() < until_ns) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
+  start_times_.Ended("warm_up");
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/clock.h"
 #include "engine/device/device.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/timeline.h"
@@ -24,6 +25,7 @@
 #include "server/admin_service.h"
 #include "server/served_model.h"
 #include "server/settings.h"
+#include "server/start_times.h"
 
 namespace spillway::server {
 
@@ -69,6 +71,8 @@ class Engine {
   exec::Timeline& timeline() { return timeline_; }
   const kv::Geometry& geometry() const { return pool_->geometry(); }
   const std::vector<MemoryUse>& memory() const { return memory_; }
+  // How long each phase of the start took; the last one once WarmUp is done.
+  const StartTimes& start_times() const { return start_times_; }
   // Empty where none was asked for or could be measured.
   const std::optional<profiler::MachineProfile>& profile() const { return profile_; }
 
@@ -78,6 +82,7 @@ class Engine {
   absl::Status DescribeModel(const Settings& settings, const ModelHeader& header,
                              const device::Device& device);
 
+  StartTimes start_times_{Clock::Real()};
   model::Model loaded_;
   ServedModel model_;
   std::optional<profiler::MachineProfile> profile_;

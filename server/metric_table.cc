@@ -1,8 +1,11 @@
 #include "server/metric_table.h"
 
+#include <iterator>
+
 #include "absl/status/status.h"
 #include "base/check.h"
 #include "base/reason.h"
+#include "server/start_times.h"
 
 namespace spillway::server {
 namespace {
@@ -82,6 +85,14 @@ std::vector<MetricInfo> MakeTable() {
        "1 while requests are served; 0 while loading, draining or failed.",
        {}},
 
+      {kStartTime,
+       "spillway_start_seconds",
+       kGauge,
+       "seconds",
+       {{"phase", {std::begin(kStartPhases), std::end(kStartPhases)}}},
+       "How long each phase of the start took: reading and decoding the model, reading or measuring the "
+       "profile, mapping the pool (and pinning it), the executor's memory, and warming up.",
+       {}},
       {kSequences,
        "spillway_sequences",
        kGauge,

@@ -16,6 +16,7 @@ enum class MetricId : uint8_t {
   kBuildInfo,
   kModelInfo,
   kReady,
+  kStartTime,
   kSequences,
   kReturnedSequences,
   kRequestsRunning,

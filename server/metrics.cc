@@ -359,6 +359,10 @@ void Metrics::SetMemory(absl::string_view place, absl::string_view use, int64_t 
       .Set(static_cast<double>(bytes));
 }
 
+void Metrics::SetStartTime(absl::string_view phase, double seconds) {
+  impl_->GaugeOf(MetricId::kStartTime, {{"phase", std::string(phase)}}).Set(seconds);
+}
+
 void Metrics::SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot,
                          std::function<bool()> ready) {
   MutexLock lock(impl_->mutex);

@@ -42,6 +42,8 @@ class Metrics : public scheduler::Observer {
   // `what`: of the table.
   void SetLimit(absl::string_view what, int64_t limit);
   void SetMemory(absl::string_view place, absl::string_view use, int64_t bytes);
+  // Of kStartPhases.
+  void SetStartTime(absl::string_view phase, double seconds);
   // Asked at every scrape until replaced; empty while there is no scheduler.
   void SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot, std::function<bool()> ready);
   // Likewise; empty while there is no port.

@@ -68,6 +68,14 @@ TEST(Daemon, AnswersAndStopsWithZero) {
   EXPECT_THAT(Get(daemon.metrics_address(), "/metrics").body,
               HasSubstr("spillway_requests_finished_total{code=\"OK\",reason=\"LENGTH\"} 0"))
       << "the warm-up does not count";
+  for (const char* phase : {"model", "profile", "pool", "executor", "warm_up"}) {
+    const std::string body = Get(daemon.metrics_address(), "/metrics").body;
+    const std::string series = absl::StrCat("spillway_start_seconds{phase=\"", phase, "\"} ");
+    const size_t at = body.find(series);
+    ASSERT_NE(at, std::string::npos) << series;
+    EXPECT_GE(std::stod(body.substr(at + series.size())), 0);
+  }
+  EXPECT_THAT(daemon.output(), HasSubstr("warm_up 0."));
 
   const auto stub = v1::InferenceService::NewStub(daemon.Connect());
   v1::CompleteResponse unary;
