@@ -37,12 +37,12 @@ def environment():
 class Process:
     """Stopped with SIGTERM at the end of the `with`, or killed."""
 
-    def __init__(self, name, folder, arguments, **options):
+    def __init__(self, name, folder, arguments, variables=None, **options):
         self.name = name
         self.log_file = pathlib.Path(folder) / f"{name}.log"
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen([str(argument) for argument in arguments], stdout=log, stderr=log,
-                                            stdin=subprocess.DEVNULL, env=environment(), **options)
+                                            stdin=subprocess.DEVNULL, env=environment() | (variables or {}), **options)
 
     def __enter__(self):
         return self
@@ -82,14 +82,15 @@ class Process:
 
 
 class Spillwayd(Process):
+    """Flags come from the caller; `variables` are added to its environment."""
 
-    def __init__(self, program, folder, *flags, name="spillwayd", grpc_port=0, metrics_port=0, **options):
+    def __init__(self, program, folder, *flags, name="spillwayd", grpc_port=0, metrics_port=0, variables=None, **options):
         self.address_file = pathlib.Path(folder) / f"{name}.address.json"
         self.address_file.unlink(missing_ok=True)
         self.grpc = self.metrics = ""
         super().__init__(name, folder,
                          [program, f"--listen=127.0.0.1:{grpc_port}", f"--metrics_listen=127.0.0.1:{metrics_port}",
-                          f"--address_file={self.address_file}", "--threads=1", *flags], **options)
+                          f"--address_file={self.address_file}", "--threads=1", *flags], variables, **options)
 
     def wait_until_ready(self, seconds=60):
         self.wait_for(self.address_file.exists, "the address file", seconds)

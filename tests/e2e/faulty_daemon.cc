@@ -1,6 +1,6 @@
 // spillwayd on a device that breaks when it is told to: the CPU's, until the file that FAULT_FILE names holds
-// "stall" (the device never finishes again), "error" (it fails) or "slow" (it takes its time). For
-// failure_test and daemon_test.
+// "stall" (the device never finishes again), "hold" (not while it says so), "error" (it fails) or "slow" (it
+// takes its time). For failure_test, daemon_test and deploy/envoy_test.
 #include <unistd.h>
 
 #include <chrono>
@@ -33,7 +33,11 @@ class FaultyDevice final : public device::ForwardingDevice {
   // The executor waits here for every visit. What the loading thread asks for is done.
   absl::Status Synchronize(device::EventId event) override {
     if (std::this_thread::get_id() == loader_) return ForwardingDevice::Synchronize(event);
-    const absl::StatusOr<std::string> fault = ReadSmallFile(fault_file_);
+    absl::StatusOr<std::string> fault = ReadSmallFile(fault_file_);
+    while (fault.ok() && *fault == "hold") {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      fault = ReadSmallFile(fault_file_);
+    }
     if (fault.ok() && *fault == "error") return absl::InternalError("the device fell off the bus");
     while (fault.ok() && *fault == "stall") pause();
     if (fault.ok() && *fault == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(20));

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""An unmodified Envoy with the configuration of deploy/envoy before daemons on loopback.
+
+Usage: envoy_test.py --bin=FOLDER --model=FILE.gguf [unittest's own arguments]
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+import yaml
+
+import daemons
+from metric_names import ROOT
+
+OPTIONS = argparse.Namespace(bin="", model="")
+CONFIGURATION = ROOT / "deploy" / "envoy" / "envoy.yaml"
+ENVOYS_ROUTE_TIMEOUT_S = 15  # where a configuration does not say otherwise
+
+
+class Envoy(daemons.Process):
+    """With the shipped configuration; only addresses are the test's."""
+
+    def __init__(self, folder, ports):
+        listen, admin = daemons.free_port(), daemons.free_port()
+        self.address, self.admin = f"127.0.0.1:{listen}", f"127.0.0.1:{admin}"
+        configuration = yaml.safe_load(CONFIGURATION.read_text())
+        resources = configuration["static_resources"]
+        configuration["admin"]["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": admin}
+        resources["listeners"][0]["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": listen}
+        resources["clusters"][0]["load_assignment"]["endpoints"] = [{"lb_endpoints": [
+            {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}} for port in ports]}]
+        file = pathlib.Path(folder) / "envoy.yaml"
+        file.write_text(yaml.safe_dump(configuration))
+        super().__init__("envoy", folder, ["envoy", "--config-path", file, "--concurrency", "1", "--disable-hot-restart",
+                                           "--log-level", "warning"])
+        self.wait_for_healthy(len(ports))
+
+    def wait_for_healthy(self, count):
+        self.wait_for(lambda: self.stat("cluster.spillway.membership_healthy") == count, f"{count} healthy daemons")
+
+    def stat(self, name):
+        for line in daemons.get(self.admin, f"/stats?filter=^{name}$")[1].splitlines():
+            return int(line.split(": ")[1])
+        return -1
+
+
+class EnvoyTest(unittest.TestCase):
+
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.daemons = {}
+        self.addCleanup(lambda: [daemon.stop(tolerant=True) for daemon in self.daemons.values()])
+
+    def start(self, *flags, name, program="spillwayd", port=0, variables=None):
+        daemon = daemons.Spillwayd(f"{OPTIONS.bin}/{program}", self.folder, f"--model={OPTIONS.model}", "--host_pool=32MiB", *flags,
+                                   name=name, grpc_port=port, variables=variables)
+        self.daemons[name] = daemon
+        return daemon.wait_until_ready()
+
+    def load(self, server, *flags):
+        return [f"{OPTIONS.bin}/spillway-bench", "serve", f"--server={server}", "--prompt_tokens=uniform:20-200",
+                "--output_tokens=uniform:8-60", "--max_rejected=1000000", f"--json={self.folder}/report.json", *flags]
+
+    def ledger(self):
+        return json.loads((self.folder / "report.json").read_text())["results"]["ledger"]
+
+    def run_load(self, server, *flags):
+        done = subprocess.run(self.load(server, *flags), env=daemons.environment(), capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return self.ledger()
+
+    def test_both_daemons_are_restarted_under_load_and_no_request_fails(self):
+        ports = {name: daemons.free_port() for name in ("first", "second")}
+        for name, port in ports.items():
+            self.start("--lame_duck_ms=3000", name=name, port=port)
+        envoy = self.enterContext(Envoy(self.folder, ports.values()))
+        load = subprocess.Popen(self.load(envoy.address, "--concurrency=6", "--duration_s=18"), env=daemons.environment(),
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.addCleanup(load.kill)
+        time.sleep(1)
+        served_before = {}
+        for name, port in ports.items():
+            served_before[name] = self.daemons[name].metric("spillway_generated_tokens_total")
+            self.assertEqual(self.daemons[name].stop(), 0)
+            self.start("--lame_duck_ms=3000", name=name, port=port)
+            envoy.wait_for_healthy(2)
+        self.assertIsNone(load.poll(), "the load ended before the restarts did; it has to last longer")
+        output, _ = load.communicate(timeout=60)
+        self.assertEqual(load.returncode, 0, output)
+        ledger = self.ledger()
+        self.assertEqual((ledger["failed"], ledger["rejected"]), (0, 0), output)
+        self.assertEqual(ledger["ok"], ledger["sent"])
+        for name in ports:
+            self.assertGreater(served_before[name], 0, name)
+            self.assertGreater(self.daemons[name].metric("spillway_generated_tokens_total"), 0, f"{name}, after its restart")
+
+    def test_refusals_for_want_of_room_are_retried_when_they_say(self):
+        for name in ("first", "second"):
+            self.start("--max_sequences=1", "--max_queue=1", "--lame_duck_ms=0", name=name)
+        burst = ("--concurrency=10", "--requests=20")
+        # One daemon alone refuses most of them.
+        self.assertGreater(self.run_load(self.daemons["first"].grpc, *burst)["rejected"], 0)
+        ports = [daemon.grpc.rsplit(":", 1)[1] for daemon in self.daemons.values()]
+        envoy = self.enterContext(Envoy(self.folder, [int(port) for port in ports]))
+        ledger = self.run_load(envoy.address, *burst)
+        self.assertEqual((ledger["ok"], ledger["rejected"], ledger["failed"]), (20, 0, 0))
+        self.assertGreater(envoy.stat("cluster.spillway.upstream_rq_retry_backoff_ratelimited"), 0)
+
+    def test_a_long_silence_passes(self):
+        fault = self.folder / "fault"
+        fault.write_text("")
+        daemon = self.start("--lame_duck_ms=0", name="held", program="faulty-spillwayd", variables={"FAULT_FILE": str(fault)})
+        envoy = self.enterContext(Envoy(self.folder, [int(daemon.grpc.rsplit(":", 1)[1])]))
+        fault.write_text("hold")
+        timer = threading.Timer(ENVOYS_ROUTE_TIMEOUT_S + 2, lambda: fault.write_text(""))
+        timer.start()
+        self.addCleanup(timer.cancel)
+        began = time.monotonic()
+        done = subprocess.run([f"{OPTIONS.bin}/spillway", f"--server={envoy.address}", "complete", "--max_tokens=8", "the quick"],
+                              env=daemons.environment(), capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater(time.monotonic() - began, ENVOYS_ROUTE_TIMEOUT_S)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", required=True)
+    parser.add_argument("--model", required=True)
+    OPTIONS, rest = parser.parse_known_args()
+    unittest.main(argv=sys.argv[:1] + rest)
