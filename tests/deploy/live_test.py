@@ -30,13 +30,18 @@ class LiveTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        # TLS, for what is said of certificates.
+        certificate, key = cls.folder / "tls.crt", cls.folder / "tls.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
+                        "-subj", "/CN=spillway", "-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key],
+                       check=True, capture_output=True)
         cls.daemon = cls.enterClassContext(
-            daemons.Spillwayd(f"{OPTIONS.bin}/spillwayd", cls.folder, f"--model={OPTIONS.model}",
-                              f"--cache_dir={cls.folder}", *FLAGS)).wait_until_ready()
+            daemons.Spillwayd(f"{OPTIONS.bin}/spillwayd", cls.folder, f"--model={OPTIONS.model}", f"--cache_dir={cls.folder}",
+                              f"--tls_certificate={certificate}", f"--tls_key={key}", *FLAGS)).wait_until_ready()
         cls.prometheus = cls.enterClassContext(
             daemons.prometheus(cls.folder, [cls.daemon.metrics], expressions.rule_files()))
         # More clients than sequences and queue have room for: some are refused.
-        load = [f"{OPTIONS.bin}/spillway-bench", "serve", f"--server={cls.daemon.grpc}", "--concurrency=13",
+        load = [f"{OPTIONS.bin}/spillway-bench", "serve", f"--server={cls.daemon.grpc}", f"--tls_ca={certificate}", "--concurrency=13",
                 f"--duration_s={LOAD_S}", "--prompt_tokens=uniform:280-400", "--output_tokens=uniform:8-80",
                 "--shared_prefix_tokens=256", "--cancel_fraction=0.05", "--max_rejected=1000000"]
         done = subprocess.run(load, env=daemons.environment(), capture_output=True, text=True, check=False, timeout=120)
