@@ -3,7 +3,7 @@
 #
 # Usage: scripts/test.sh [--full] [STAGE...]
 #
-# Stages: release   build the release preset, run every test
+# Stages: release   build the release preset (device code too, where nvcc 13 is), run every test
 #         lint      format, proto (style, and that spillway.v1 only grows), shell scripts
 #         tidy      clang-tidy over every source
 #         tsan      ThreadSanitizer over the rooms below the server

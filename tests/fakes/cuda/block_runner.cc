@@ -39,6 +39,9 @@ struct Thread {
   BarrierKind kind = BarrierKind::kPlain;        // kAtBarrier
   const char* operation = "";                    // kAtCollective
   uint32_t mask = 0;                             // kAtCollective
+  uint8_t turn = 0;                              // which of `orders` the last __syncwarp released
+  uint32_t turns_of_others = 0;                  // the same of those that met there, a bit each
+  char orders[2] = {};                           // addresses for ThreadSanitizer
   std::vector<PendingCopy> open_copies;          // issued, not committed
   std::vector<std::vector<PendingCopy>> copies;  // committed groups, oldest first
 };
@@ -137,14 +140,11 @@ class Block {
                            t / launch.block.x / launch.block.y};
       runnable_.Insert(t);
     }
-    if (launch.shared_bytes > 0) {
-      if (posix_memalign(&shared_, 16, launch.shared_bytes) != 0) std::abort();
-      std::memset(shared_, 0xff, launch.shared_bytes);  // NaN in every float format
-    }
+    if (launch.shared_bytes > 0) shared_ = runner.NewShared(launch.shared_bytes);
     order_ = static_cast<Order>(random_.Below(static_cast<uint32_t>(Order::kCount)));
     starved_ = random_.Below(static_cast<uint32_t>(warps_.size()));
   }
-  ~Block() { std::free(shared_); }
+  ~Block() { runner_.FreeShared(shared_); }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
@@ -156,6 +156,7 @@ class Block {
     current_ = Pick();
     threadIdx = threads_[current_].index;
     runner_.host_.SwitchTo(FiberOf(current_));
+    TsanAcquire(&end_);
     running = nullptr;
     // Threads in the middle of a failed kernel cannot be ended: their fibers are given up.
     for (unsigned t = 0; t < threads_.size(); ++t) {
@@ -166,6 +167,7 @@ class Block {
   }
 
   void RunThread() {
+    TsanAcquire(&runner_.begin_);
     threads_[current_].state = State::kRunnable;
     body_();
     Thread& me = threads_[current_];
@@ -208,8 +210,12 @@ class Block {
         combined_ += predicate != 0 ? 1 : 0;
         break;
     }
+    // Two in turn: who waits here is not to be ordered behind what the quick do before the next barrier.
+    char* const order = &barriers_[n_barriers_ % 2];
+    TsanRelease(order);
     if (n_at_barrier_ == threads_.size()) OpenBarrier();
     SwitchAway();
+    TsanAcquire(order);
     return result_;
   }
 
@@ -234,6 +240,12 @@ class Block {
     me.mask = mask;
     me.where = where;
     me.state = State::kAtCollective;
+    // Of all collectives __syncwarp alone orders memory.
+    const bool orders = std::strcmp(name, "__syncwarp") == 0;
+    if (orders) {
+      me.turn ^= 1;
+      TsanRelease(&me.orders[me.turn]);
+    }
     warp.arguments[lane] = lane_argument;
     warp.waiting |= uint32_t{1} << lane;
     if ((warp.waiting & mask) == mask) {
@@ -248,11 +260,20 @@ class Block {
       }
       combine(*reinterpret_cast<void* const(*)[kWarpThreads]>(warp.arguments.data()), mask);
       warp.waiting &= ~mask;
+      uint32_t turns = 0;
       for (unsigned l = 0; l < kWarpThreads; ++l) {
-        if ((mask >> l & 1) != 0) MayRun(first + l);
+        if ((mask >> l & 1) != 0) turns |= uint32_t{threads_[first + l].turn} << l;
+      }
+      for (unsigned l = 0; l < kWarpThreads; ++l) {
+        if ((mask >> l & 1) == 0) continue;
+        threads_[first + l].turns_of_others = turns;
+        MayRun(first + l);
       }
     }
     SwitchAway();
+    for (unsigned l = 0; orders && l < kWarpThreads; ++l) {
+      if ((mask >> l & 1) != 0) TsanAcquire(&threads_[first + l].orders[me.turns_of_others >> l & 1]);
+    }
   }
 
   void Yield() {
@@ -270,6 +291,7 @@ class Block {
     fault_ = place + message;
   }
   [[noreturn]] void Abandon() {
+    TsanRelease(&end_);
     FiberOf(current_).SwitchTo(runner_.host_);
     std::abort();  // nobody switches back
   }
@@ -324,6 +346,7 @@ class Block {
 
   // Lets another thread run; returns when this one may go on.
   void SwitchAway() {
+    TsanRelease(&end_);  // of the block, should it be now
     if (runnable_.Next(0) >= 0) {
       SwitchTo(Pick());
     } else if (n_returned_ == threads_.size()) {
@@ -349,6 +372,7 @@ class Block {
       }
     }
     n_at_barrier_ = 0;
+    ++n_barriers_;
     result_ = combined_;
     for (unsigned t = 0; t < threads_.size(); ++t) MayRun(t);
   }
@@ -403,16 +427,57 @@ class Block {
   unsigned current_ = 0;
   size_t n_returned_ = 0;
   size_t n_at_barrier_ = 0;
-  int combined_ = 0;  // of the predicates that came to the barrier so far
-  int result_ = 0;    // of the last barrier that opened
+  size_t n_barriers_ = 0;  // that have opened
+  int combined_ = 0;       // of the predicates that came to the barrier so far
+  int result_ = 0;         // of the last barrier that opened
   Order order_ = Order::kAny;
   unsigned starved_ = 0;
   void* shared_ = nullptr;
   std::string fault_;
+  char end_ = 0, barriers_[2] = {};  // addresses for ThreadSanitizer
 };
 
 BlockRunner::BlockRunner() = default;
 BlockRunner::~BlockRunner() = default;
+
+void BlockRunner::StartKernel() { TsanRelease(&begin_); }
+
+#ifdef SPILLWAY_SANITIZE_THREAD
+
+// Memory that ThreadSanitizer has not seen anybody allocate: a block's threads are ordered behind the start
+// of their kernel, not behind what the host does for their block.
+void* BlockRunner::NewShared(size_t size_bytes) {
+  alignas(16) static char arena[size_t{16} << 20];
+  const size_t rounded = (size_bytes + 15) / 16 * 16;
+  if (arena_used_bytes_ + rounded > sizeof arena) {
+    arena_used_bytes_ = 0;
+    TsanRelease(&begin_);  // the blocks that used it before have ended
+  }
+  void* const shared = arena + arena_used_bytes_;
+  arena_used_bytes_ += rounded;
+  void* destination = shared;
+  size_t count = rounded;
+  asm volatile("rep stosb"
+               : "+D"(destination), "+c"(count)
+               : "a"(0xff)
+               : "memory");  // not the host's writing
+  return shared;
+}
+
+void BlockRunner::FreeShared(void* /*shared*/) {}
+
+#else
+
+void* BlockRunner::NewShared(size_t size_bytes) {
+  void* shared = nullptr;
+  if (posix_memalign(&shared, 16, size_bytes) != 0) std::abort();
+  std::memset(shared, 0xff, size_bytes);  // NaN in every float format
+  return shared;
+}
+
+void BlockRunner::FreeShared(void* shared) { std::free(shared); }
+
+#endif
 
 void BlockRunner::RunSlot(void* /*slot*/) {
   // A fiber serves one thread of a block after another.
@@ -455,6 +520,13 @@ void* SharedMemory(size_t size_bytes) {
     EndKernel();
   }
   return running->shared();
+}
+
+bool IsShared(const void* pointer, size_t size_bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(running->shared());
+  const auto at = reinterpret_cast<uintptr_t>(pointer);
+  const size_t total = running->launch().shared_bytes;
+  return at >= begin && at - begin <= total && size_bytes <= total - (at - begin);
 }
 
 void IssueCopy(void* shared, const void* global, size_t size_bytes, size_t valid_bytes) {

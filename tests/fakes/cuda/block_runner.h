@@ -32,6 +32,10 @@ class BlockRunner {
   BlockRunner();
   ~BlockRunner();
 
+  // The blocks that run from now on are a kernel: nothing but atomics orders one of them behind another, as
+  // far as ThreadSanitizer is told.
+  void StartKernel();
+
   // Runs `body` once for each thread of the block, in an order drawn from `seed`, shared memory filled with
   // NaN. Returns what the kernel did wrong, or "". REQUIRES: at most kBlockThreadsMax threads.
   std::string Run(const LaunchGeometry& launch, uint3 block_index, const std::function<void()>& body,
@@ -45,9 +49,14 @@ class BlockRunner {
     std::unique_ptr<Fiber> fiber;
   };
   static void RunSlot(void* slot);
+  // Filled with NaN.
+  void* NewShared(size_t size_bytes);
+  void FreeShared(void* shared);
 
   std::vector<std::unique_ptr<Slot>> slots_;  // [threads of the largest block so far]
   Fiber host_;
+  char begin_ = 0;               // an address for ThreadSanitizer
+  size_t arena_used_bytes_ = 0;  // of the shared memory that blocks get under it
 };
 
 }  // namespace spillway::fakes::cuda

@@ -10,6 +10,9 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
+#ifdef SPILLWAY_SANITIZE_THREAD  // this file itself is not instrumented
+#include <sanitizer/tsan_interface.h>
+#endif
 
 // void SpillwaySwitchStack(void** save, void* load): keeps the registers that a call preserves (System V
 // ABI, x86-64) on this stack, and takes those of the other. The thunk starts a new stack: rbx is the
@@ -61,6 +64,18 @@ constexpr size_t kStackBytes = 64 << 10;
 
 }  // namespace
 
+void TsanRelease([[maybe_unused]] void* address) {
+#ifdef SPILLWAY_SANITIZE_THREAD
+  __tsan_release(address);
+#endif
+}
+
+void TsanAcquire([[maybe_unused]] void* address) {
+#ifdef SPILLWAY_SANITIZE_THREAD
+  __tsan_acquire(address);
+#endif
+}
+
 Fiber::Fiber() = default;
 
 Fiber::Fiber(void (*entry)(void*), void* argument) : entry_(entry), argument_(argument) {
@@ -84,12 +99,18 @@ Fiber::Fiber(void (*entry)(void*), void* argument) : entry_(entry), argument_(ar
   frame[6] = reinterpret_cast<uint64_t>(&SpillwayStartStack);
   frame[7] = 0;
   stack_pointer_ = frame;
+#ifdef SPILLWAY_SANITIZE_THREAD
+  tsan_fiber_ = __tsan_create_fiber(0);
+#endif
 }
 
 Fiber::~Fiber() {
   if (mapping_ == nullptr) return;
 #ifdef __SANITIZE_ADDRESS__
   __asan_unpoison_memory_region(stack_bottom_, stack_bytes_);
+#endif
+#ifdef SPILLWAY_SANITIZE_THREAD
+  __tsan_destroy_fiber(tsan_fiber_);
 #endif
   munmap(mapping_, kPageBytes + kStackBytes);
 }
@@ -115,6 +136,10 @@ void Fiber::SwitchTo(Fiber& next) {
   next.came_from_ = this;
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&fake_stack_, next.stack_bottom_, next.stack_bytes_);
+#endif
+#ifdef SPILLWAY_SANITIZE_THREAD
+  if (mapping_ == nullptr) tsan_fiber_ = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(next.tsan_fiber_, __tsan_switch_to_fiber_no_sync);
 #endif
   SpillwaySwitchStack(&stack_pointer_, next.stack_pointer_);
   Arrive();

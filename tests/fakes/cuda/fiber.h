@@ -1,6 +1,7 @@
 // A fiber: a stack of execution that gives way only where it says so. Switching costs a few nanoseconds:
 // ucontext makes two system calls a switch, and Debian's Boost.Context would be one more package for thirty
-// lines of assembly; the machine is x86-64 anyway. AddressSanitizer is told of every switch.
+// lines of assembly; the machine is x86-64 anyway. AddressSanitizer is told of every switch, and
+// ThreadSanitizer takes fibers for threads that nothing orders but TsanRelease and TsanAcquire.
 //
 // Thread-compatible: fibers that switch among each other belong to one thread at a time.
 #ifndef SPILLWAY_TESTS_FAKES_CUDA_FIBER_H_
@@ -9,6 +10,11 @@
 #include <cstddef>
 
 namespace spillway::fakes::cuda {
+
+// What a fiber did before a release is ordered before what another does after an acquire of the same address,
+// for ThreadSanitizer; without it these do nothing.
+void TsanRelease(void* address);
+void TsanAcquire(void* address);
 
 class Fiber {
  public:
@@ -35,6 +41,7 @@ class Fiber {
   const void* stack_bottom_ = nullptr;  // what AddressSanitizer wants to know
   size_t stack_bytes_ = 0;
   void* fake_stack_ = nullptr;
+  void* tsan_fiber_ = nullptr;
   Fiber* came_from_ = nullptr;  // who switched to this fiber last
 };
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
+#include <sstream>
 
 #include "tests/fakes/cuda/machine_state.h"
 
@@ -32,6 +33,53 @@ bool NeedsNoDriver(const char* call) {
 
 }  // namespace
 
+void ReadEnvironment(const char* text, MachineOptions& options) {
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    const size_t equals = word.find('=');
+    const std::string name = word.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "" : word.substr(equals + 1);
+    char* end = nullptr;
+    const int64_t number = std::strtoll(value.c_str(), &end, 10);
+    bool understood = !value.empty() && *end == '\0';
+    if (name == "seed") {
+      options.seed = static_cast<uint64_t>(number);
+    } else if (name == "driver_version") {
+      options.driver_version = static_cast<int>(number);
+    } else if (name == "devices") {
+      options.devices = static_cast<int>(number);
+    } else if (name == "major") {
+      options.major = static_cast<int>(number);
+    } else if (name == "minor") {
+      options.minor = static_cast<int>(number);
+    } else if (name == "memory_bytes") {
+      options.memory_bytes = number;
+    } else if (name == "memory_used_by_others_bytes") {
+      options.memory_used_by_others_bytes = number;
+    } else if (name == "pinnable_bytes") {
+      options.pinnable_bytes = number;
+    } else if (name == "fail") {
+      char call[64];
+      int nth = 0;
+      int error = 0;
+      understood = std::sscanf(value.c_str(), "%63[^:]:%d:%d", call, &nth, &error) == 3;
+      options.failures.push_back({call, nth, static_cast<cudaError_t>(error)});
+    } else {
+      understood = false;
+    }
+    if (!understood) {
+      std::fprintf(stderr, "FAKE_CUDA_MACHINE: '%s' is not understood\n", word.c_str());
+      std::abort();
+    }
+  }
+}
+
+Machine::Machine() {
+  MachineOptions first;
+  if (const char* text = std::getenv("FAKE_CUDA_MACHINE"); text != nullptr) ReadEnvironment(text, first);
+  Reset(first);
+}
+
 Machine& Machine::Get() {
   static Machine machine;
   return machine;
@@ -51,7 +99,7 @@ void Machine::Reset(const MachineOptions& new_options) {
   counts = {};
   random = Random(options.seed);
   shared_bytes_allowed.clear();
-  injections.clear();
+  injections = options.failures;
   host_ns = 0;
   std::fill(std::begin(engine_ns_), std::end(engine_ns_), 0);
   calls_left_ = 0;

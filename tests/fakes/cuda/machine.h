@@ -11,8 +11,18 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace spillway::fakes::cuda {
+
+// The `nth` call from now (1: the next) of the runtime function named `call` fails with `error`, and every
+// later call too if the error is one that CUDA makes sticky (an illegal address, a failed launch, an
+// uncorrectable memory error). `call` may be "kernel" or "copy": the nth to *run* fails, as a device would.
+struct Failure {
+  std::string call;
+  int nth;
+  cudaError_t error;
+};
 
 struct MachineOptions {
   uint64_t seed = 1;
@@ -24,11 +34,16 @@ struct MachineOptions {
   int64_t memory_bytes = int64_t{1} << 30;
   int64_t memory_used_by_others_bytes = 0;
   int64_t pinnable_bytes = int64_t{1} << 40;  // of host memory, in all
+  // A product's algorithm does the number of columns that it was asked for, and says no to others.
+  bool products_refuse_other_shapes = false;
+  std::vector<Failure> failures;
 };
 
 struct MachineCounts {
   int64_t kernels = 0;  // that ran
-  int64_t copies = 0;   // a batch's are counted each
+  int64_t products = 0;
+  int64_t heuristics = 0;  // algorithms that were asked for
+  int64_t copies = 0;      // a batch's are counted each
   int64_t batches = 0;
   int64_t pageable_copies = 0;  // whose host side was not registered
   int64_t allocations = 0;      // of device and pinned memory, registrations too
@@ -36,6 +51,11 @@ struct MachineCounts {
   int64_t device_bytes_most = 0;
   int64_t pinned_bytes = 0;  // registered or allocated now
 };
+
+// What the first machine of a process is, for programs that load the emulated module: the variable
+// FAKE_CUDA_MACHINE, "seed=3 driver_version=0 major=7 fail=kernel:100:719" (fields of MachineOptions, and
+// calls of FailCall). A mistake in it ends the process.
+void ReadEnvironment(const char* text, MachineOptions& options);
 
 // Forgets everything and starts a machine anew. What was allocated is freed, what was enqueued is dropped.
 void ResetMachine(const MachineOptions& options);
@@ -45,9 +65,7 @@ MachineCounts Counts();
 // What the kernel, copy or call that failed first did wrong; "" if none did. Reset with the machine.
 std::string FirstFault();
 
-// The `nth` call from now (1: the next) of the runtime function named `call` fails with `error`, and every
-// later call too if the error is one that CUDA makes sticky (an illegal address, a failed launch, an
-// uncorrectable memory error). `call` may be "kernel" or "copy": the nth to *run* fails, as a device would.
+// Adds a failure.
 void FailCall(const std::string& call, int nth, cudaError_t error);
 
 }  // namespace spillway::fakes::cuda

@@ -62,7 +62,7 @@ namespace spillway::fakes::cuda {
 
 class Machine {
  public:
-  Machine() { Reset(MachineOptions{}); }
+  Machine();
   ~Machine() { Reset(MachineOptions{}); }
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -129,12 +129,7 @@ class Machine {
   std::string first_fault;
   std::recursive_mutex mutex_;
 
-  struct Injection {
-    std::string call;
-    int nth;
-    cudaError_t error;
-  };
-  std::vector<Injection> injections;
+  std::vector<Failure> injections;
 
  private:
   struct Range {

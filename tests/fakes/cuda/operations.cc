@@ -131,6 +131,7 @@ class Kernel : public Operation {
         return false;
       }
       ++machine.counts.kernels;
+      machine.blocks.StartKernel();
     }
     // Some of the blocks, so that what other streams do comes between.
     uint64_t part = n_ - done_;

@@ -134,6 +134,16 @@ cudaError_t EnqueueCopy(Machine& machine, std::vector<CopyPiece> pieces, cudaMem
   return machine.sticky;
 }
 
+bool DestinationsOverlap(std::vector<CopyPiece> pieces) {
+  std::sort(pieces.begin(), pieces.end(),
+            [](const CopyPiece& a, const CopyPiece& b) { return a.destination < b.destination; });
+  for (size_t i = 1; i < pieces.size(); ++i) {
+    const auto* end = static_cast<const char*>(pieces[i - 1].destination) + pieces[i - 1].size_bytes;
+    if (end > pieces[i].destination) return true;
+  }
+  return false;
+}
+
 cudaError_t QueryRecord(Machine& machine, const fake::EventRecord& record) {
   machine.Progress();
   if (!record.done && machine.random.Below(2) == 0) machine.StepToward(*record.stream);
@@ -474,6 +484,10 @@ cudaError_t cudaMemcpyBatchAsync(void* const* destinations, const void* const* s
     for (size_t i = 0; i < count; ++i) {
       if (sizes_bytes[i] == 0) return machine.Refuse(cudaErrorInvalidValue, "a batch with an empty copy");
       pieces.push_back({destinations[i], sources[i], sizes_bytes[i]});
+    }
+    if (DestinationsOverlap(pieces)) {
+      return machine.Refuse(cudaErrorInvalidValue,
+                            "copies of one batch write to one place: they have no order");
     }
     ++machine.counts.batches;
     return EnqueueCopy(machine, std::move(pieces), kind, stream);

@@ -275,6 +275,12 @@ TEST(FakeRuntime, BatchesAreRefusedAsCudaDoes) {
   EXPECT_EQ(batch(stream), cudaErrorInvalidValue) << "longer than the memory";
   size = 4;
   EXPECT_EQ(batch(stream), cudaSuccess);
+  void* twice[] = {device, device};
+  const void* sources[] = {from, from};
+  size_t sizes[] = {4, 4};
+  EXPECT_EQ(cudaMemcpyBatchAsync(twice, sources, sizes, 2, &attributes, &first, 1, stream),
+            cudaErrorInvalidValue)
+      << "two copies to one place";
 }
 
 // ------------------------------------------------------------------------------- memory
@@ -434,6 +440,22 @@ TEST(FakeRuntime, AFailedKernelShowsAtALaterCallAndStays) {
   EXPECT_EQ(cudaGetLastError(), cudaErrorECCUncorrectable) << "sticky";
   EXPECT_EQ(cudaMalloc(&numbers, 4), cudaErrorECCUncorrectable);
   EXPECT_EQ(Counts().kernels, 1);
+}
+
+TEST(FakeRuntime, AMachineIsDescribedByAVariable) {
+  MachineOptions options;
+  ReadEnvironment("seed=9 driver_version=13010 major=8 minor=6 memory_bytes=5000 fail=cudaMalloc:2:2",
+                  options);
+  EXPECT_EQ(options.seed, 9);
+  EXPECT_EQ(options.driver_version, 13010);
+  EXPECT_EQ(options.major * 10 + options.minor, 86);
+  ResetMachine(options);
+  void* memory = nullptr;
+  EXPECT_EQ(cudaMalloc(&memory, 4000), cudaSuccess);
+  EXPECT_EQ(cudaMalloc(&memory, 4), cudaErrorMemoryAllocation) << "told to";
+  EXPECT_EQ(cudaMalloc(&memory, 2000), cudaErrorMemoryAllocation) << "full";
+  EXPECT_DEATH(ReadEnvironment("sed=9", options), "'sed=9' is not understood");
+  EXPECT_DEATH(ReadEnvironment("seed=9x", options), "not understood");
 }
 
 TEST(FakeRuntime, ErrorsHaveTheirNames) {

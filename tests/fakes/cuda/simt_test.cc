@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 #include <set>
 #include <vector>
 
+#include "engine/device/cuda/tensor_core.h"
 #include "tests/fakes/cuda/launch_for_test.h"
 
 namespace spillway::fakes::cuda {
@@ -34,6 +36,25 @@ int SeedsThatDiffer(const Run& run, const std::vector<T>& expected) {
     n += run() != expected ? 1 : 0;
   }
   return n;
+}
+
+// That `run`, of a kernel that lacks something, gives another result for `at_least` of the seeds.
+// ThreadSanitizer needs no wrong result: it reports the race whatever the order.
+template <typename Run, typename T>
+void ExpectSeen(const Run& run, [[maybe_unused]] const std::vector<T>& expected,
+                [[maybe_unused]] int at_least = static_cast<int>(kSeeds) - 2) {
+#ifdef __SANITIZE_THREAD__
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    const auto run_and_exit = [&] {
+      UseSeed(seed);
+      run();
+      std::exit(0);
+    };
+    EXPECT_EXIT(run_and_exit(), testing::ExitedWithCode(66), "data race");
+  }
+#else
+  EXPECT_GE(SeedsThatDiffer(run, expected), at_least);
+#endif
 }
 
 std::vector<int> Iota(int n) {
@@ -153,7 +174,7 @@ TEST(Simt, AMissingBarrierBetweenWriteAndReadIsSeen) {
   std::vector<int> expected = Iota(128);
   std::reverse(expected.begin(), expected.end());
   EXPECT_EQ(SeedsThatDiffer(Reversed<true>, expected), 0);
-  EXPECT_GE(SeedsThatDiffer(Reversed<false>, expected), static_cast<int>(kSeeds) - 2);
+  ExpectSeen(Reversed<false>, expected);
 }
 
 // Rotates by one place, over and over: each round reads what the neighbour wrote in the last.
@@ -181,7 +202,7 @@ TEST(Simt, AMissingBarrierBetweenReadAndNextWriteIsSeen) {
   std::vector<int> expected = Iota(128);
   std::rotate(expected.begin(), expected.begin() + 3, expected.end());
   EXPECT_EQ(SeedsThatDiffer(Rotated<true>, expected), 0);
-  EXPECT_GE(SeedsThatDiffer(Rotated<false>, expected), static_cast<int>(kSeeds) - 2);
+  ExpectSeen(Rotated<false>, expected);
 }
 
 // One thread alone writes what all read: the least that a barrier can be for.
@@ -202,7 +223,7 @@ std::vector<int> Broadcasted() {
 
 TEST(Simt, AMissingBarrierBehindOneWriterIsSeen) {
   EXPECT_EQ(SeedsThatDiffer(Broadcasted<true>, std::vector<int>(128, 7)), 0);
-  EXPECT_GE(SeedsThatDiffer(Broadcasted<false>, std::vector<int>(128, 7)), static_cast<int>(kSeeds) - 2);
+  ExpectSeen(Broadcasted<false>, std::vector<int>(128, 7));
 }
 
 template <bool kBarrier>
@@ -224,7 +245,7 @@ TEST(Simt, AMissingWarpBarrierIsSeen) {
   std::vector<int> expected = Iota(128);
   for (int i = 0; i < 128; ++i) expected[static_cast<size_t>(i)] = i ^ 31;
   EXPECT_EQ(SeedsThatDiffer(ReversedInWarps<true>, expected), 0);
-  EXPECT_GE(SeedsThatDiffer(ReversedInWarps<false>, expected), static_cast<int>(kSeeds) - 2);
+  ExpectSeen(ReversedInWarps<false>, expected);
 }
 
 // Two blocks' worth of work that only atomics keep right.
@@ -253,12 +274,29 @@ __global__ void AddBetween(int* sum) {
 }
 
 TEST(Simt, ThreadsGiveWayAtAtomics) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "a race on purpose";
+#endif
   UseSeed(1);
   int* sum = OnDevice(std::vector<int>(2));
   ASSERT_EQ(RunKernel(AddBetween, {dim3(1), dim3(128)}, sum), cudaSuccess);
   EXPECT_LT(FromDevice(sum, 2)[0], 128);
   EXPECT_EQ(FromDevice(sum, 2)[1], 128);
 }
+
+#ifdef __SANITIZE_THREAD__
+// Every block adds to the same numbers, without atomics.
+__global__ void AddAcrossBlocks(int* sums) { sums[(threadIdx.x + blockIdx.x) % blockDim.x] += 1; }
+
+TEST(Simt, BlocksThatWriteToOnePlaceAreARace) {
+  const auto run_and_exit = [] {
+    UseSeed(1);
+    RunKernel(AddAcrossBlocks, {dim3(2), dim3(64)}, OnDevice(std::vector<int>(64)));
+    std::exit(0);
+  };
+  EXPECT_EXIT(run_and_exit(), testing::ExitedWithCode(66), "data race");
+}
+#endif
 
 __global__ void SpinLock(int* lock, int* count) {
   while (atomicCAS(lock, 0, 1) != 0) {
@@ -278,36 +316,6 @@ TEST(Simt, ALoopThatWaitsForAnotherThreadEnds) {
 }
 
 // ------------------------------------------------------------------------------- warps
-
-__global__ void EveryShuffle(int* out, int width, int operand) {
-  const int lane = static_cast<int>(threadIdx.x);
-  out[lane] = __shfl_sync(kWholeWarp, lane, operand, width);
-  out[32 + lane] = __shfl_xor_sync(kWholeWarp, lane, operand, width);
-  out[64 + lane] = __shfl_up_sync(kWholeWarp, lane, static_cast<unsigned>(operand), width);
-  out[96 + lane] = __shfl_down_sync(kWholeWarp, lane, static_cast<unsigned>(operand), width);
-}
-
-// The formulas of PTX's shfl.sync: j is the source, and what lies beyond the segment's bound keeps its own.
-TEST(Simt, ShufflesTakeTheLaneThatPtxSays) {
-  for (int width : {2, 8, 16, 32}) {
-    for (int operand : {0, 1, 3, 7, 16, 31}) {
-      UseSeed(static_cast<uint64_t>(width + operand));
-      int* out = OnDevice(std::vector<int>(128));
-      ASSERT_EQ(RunKernel(EveryShuffle, {dim3(1), dim3(32)}, out, width, operand), cudaSuccess);
-      const std::vector<int> got = FromDevice(out, 128);
-      const int segment_mask = 32 - width;
-      for (int lane = 0; lane < 32; ++lane) {
-        const int min_lane = lane & segment_mask;
-        const int max_lane = min_lane | (31 & ~segment_mask);
-        const int index = min_lane | (operand & ~segment_mask);
-        EXPECT_EQ(got[lane], index);
-        EXPECT_EQ(got[32 + lane], (lane ^ operand) <= max_lane ? lane ^ operand : lane);
-        EXPECT_EQ(got[64 + lane], lane - operand >= min_lane ? lane - operand : lane);
-        EXPECT_EQ(got[96 + lane], lane + operand <= max_lane ? lane + operand : lane);
-      }
-    }
-  }
-}
 
 __global__ void HalvesOnTheirOwn(unsigned* out, double* wide) {
   const unsigned lane = threadIdx.x % 32;
@@ -337,25 +345,70 @@ TEST(Simt, PartsOfAWarpMayGoDifferentWays) {
   }
 }
 
-__global__ void Votes(int* out) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  out[threadIdx.x * 6] = __any_sync(kWholeWarp, lane == 5);
-  out[threadIdx.x * 6 + 1] = __all_sync(kWholeWarp, lane < 31);
-  out[threadIdx.x * 6 + 2] = static_cast<int>(__match_any_sync(kWholeWarp, lane % 4));
-  out[threadIdx.x * 6 + 3] = __syncthreads_or(threadIdx.x == 50);
-  out[threadIdx.x * 6 + 4] = __syncthreads_and(threadIdx.x != 50);
-  out[threadIdx.x * 6 + 5] = __syncthreads_count(threadIdx.x < 40);
+// ------------------------------------------------------------------------------- asynchronous copies
+
+constexpr int kTiles = 6;
+
+struct alignas(16) TwoTiles {
+  int at[2][128];
+};
+
+// Sums tiles of 128 numbers that come by asynchronous copies into two buffers in turn. Each thread copies
+// four numbers and reads its neighbours'.
+template <bool kWait, bool kBarrierBehindWait, bool kBarrierBehindUse>
+__global__ void SumTiles(const int* tiles, int* sums) {
+  auto& shared = SharedAs<TwoTiles>();
+  const auto load = [&](int tile) {
+    device::cuda::AsyncCopy16(&shared.at[tile % 2][threadIdx.x * 4], tiles + tile * 128 + threadIdx.x * 4);
+    device::cuda::AsyncCommit();
+  };
+  int sum = 0;
+  load(0);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (tile + 1 < kTiles) {
+      load(tile + 1);
+      device::cuda::AsyncWait<kWait ? 1 : 2>();
+    } else {
+      device::cuda::AsyncWait<0>();
+    }
+    if (kBarrierBehindWait) __syncwarp();
+    for (unsigned i = 0; i < 128; i += 32) sum += shared.at[tile % 2][(threadIdx.x + i) % 128];
+    if (kBarrierBehindUse) __syncwarp();
+  }
+  sums[threadIdx.x] = sum;
 }
 
-TEST(Simt, VotesCountEveryThread) {
-  UseSeed(3);
-  int* out = OnDevice(std::vector<int>(64 * 6));
-  ASSERT_EQ(RunKernel(Votes, {dim3(1), dim3(64)}, out), cudaSuccess);
-  const auto got = FromDevice(out, 64 * 6);
-  for (int i = 0; i < 64; ++i) {
-    const std::vector<int> mine(got.begin() + i * 6, got.begin() + i * 6 + 6);
-    EXPECT_EQ(mine, (std::vector<int>{1, 0, 0x11111111 << (i % 4), 1, 0, 40}));
+template <bool kWait, bool kBarrierBehindWait, bool kBarrierBehindUse>
+std::vector<int> SummedTiles() {
+  const int* tiles = OnDevice(Iota(kTiles * 128));
+  int* sums = OnDevice(std::vector<int>(32));
+  EXPECT_EQ(RunKernel(SumTiles<kWait, kBarrierBehindWait, kBarrierBehindUse>,
+                      {dim3(1), dim3(32), sizeof(TwoTiles)}, tiles, sums),
+            cudaSuccess);
+  return FromDevice(sums, 32);
+}
+
+TEST(Simt, WhatAsynchronousCopiesLackIsSeen) {
+  std::vector<int> expected;
+  for (int lane = 0; lane < 32; ++lane) {
+    int sum = 0;
+    for (int i = lane; i < kTiles * 128; i += 32) sum += i;
+    expected.push_back(sum);
   }
+  EXPECT_EQ(SeedsThatDiffer(SummedTiles<true, true, true>, expected), 0);
+  {
+    SCOPED_TRACE("the barrier behind the wait");
+    ExpectSeen(SummedTiles<true, false, true>, expected);
+  }
+  {
+    SCOPED_TRACE("the barrier before the buffer is filled again");
+    ExpectSeen(SummedTiles<true, true, false>, expected);
+  }
+#ifndef __SANITIZE_THREAD__
+  // No race: the bytes are just not there yet, for every seed.
+  EXPECT_EQ(SeedsThatDiffer(SummedTiles<false, true, true>, expected), static_cast<int>(kSeeds))
+      << "the wait";
+#endif
 }
 
 // ------------------------------------------------------------------------------- faults
@@ -370,11 +423,20 @@ enum class Mistake {
   kTwoShuffles,
   kNoWarpThere,
   kNoSharedMemory,
+  kMmaWithoutALane,
+  kCopyUnaligned,
+  kCopyFromShared,
+  kCopyNeverAwaited,
+  kMatrixUnaligned,
+  kMatrixOutside,
   kTrap,
 };
 
-__global__ void Wrong(Mistake mistake) {
+__global__ void Wrong(Mistake mistake, const char* global) {
   const unsigned lane = threadIdx.x % 32;
+  uint32_t a[4] = {};
+  uint32_t b[2] = {};
+  float d[4] = {};
   switch (mistake) {
     case Mistake::kOneThreadReturns:
       if (threadIdx.x == 33) return;
@@ -417,15 +479,36 @@ __global__ void Wrong(Mistake mistake) {
     case Mistake::kNoSharedMemory:
       SharedAs<Numbers>().at[0] = 1;
       break;
+    case Mistake::kMmaWithoutALane:
+      if (lane != 9) device::cuda::Mma16816<__half>(d, a, b);
+      break;
+    case Mistake::kCopyUnaligned:
+      device::cuda::AsyncCopy16(SharedAs<TwoTiles>().at[0], global + 8);
+      break;
+    case Mistake::kCopyFromShared:
+      device::cuda::AsyncCopy16(SharedAs<TwoTiles>().at[0], SharedAs<TwoTiles>().at[1]);
+      break;
+    case Mistake::kCopyNeverAwaited:
+      device::cuda::AsyncCopy16(SharedAs<TwoTiles>().at[0], global);
+      device::cuda::AsyncCommit();
+      break;
+    case Mistake::kMatrixUnaligned:
+      device::cuda::LoadMatrix4(a, &SharedAs<TwoTiles>().at[0][lane]);
+      break;
+    case Mistake::kMatrixOutside:
+      device::cuda::LoadMatrix2(b, global);
+      break;
     case Mistake::kTrap:
       if (threadIdx.x == 3) __trap();
       break;
   }
 }
 
-std::string FaultOf(Mistake mistake, uint64_t seed, unsigned threads = 64) {
+std::string FaultOf(Mistake mistake, uint64_t seed, unsigned threads = 64, size_t shared_bytes = 0) {
   UseSeed(seed);
-  EXPECT_EQ(RunKernel(Wrong, {dim3(1), dim3(threads)}, mistake), cudaErrorLaunchFailure);
+  const char* global = OnDevice(std::vector<char>(64));
+  EXPECT_EQ(RunKernel(Wrong, {dim3(1), dim3(threads), shared_bytes}, mistake, global),
+            cudaErrorLaunchFailure);
   EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaErrorLaunchFailure) << "sticky";
   return FirstFault();
 }
@@ -450,6 +533,19 @@ TEST(Simt, MistakesWithBarriersAndWarpsAreFaultsOfEverySeed) {
                 HasSubstr("or are none of the block's: 0xffff0000"));
     EXPECT_THAT(FaultOf(Mistake::kNoSharedMemory, seed), HasSubstr("launched with none"));
     EXPECT_THAT(FaultOf(Mistake::kTrap, seed), HasSubstr("thread 3: __trap()"));
+  }
+}
+
+TEST(Simt, MistakesWithMatricesAndCopiesAreFaultsOfEverySeed) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    const auto fault = [&](Mistake mistake) { return FaultOf(mistake, seed, 64, sizeof(TwoTiles)); };
+    EXPECT_THAT(fault(Mistake::kMmaWithoutALane),
+                testing::AnyOf(HasSubstr("waits at mma of f16"), HasSubstr("calls mma of f16")));
+    EXPECT_THAT(fault(Mistake::kCopyUnaligned), HasSubstr("its source is not aligned"));
+    EXPECT_THAT(fault(Mistake::kCopyFromShared), HasSubstr("or lies in shared memory"));
+    EXPECT_THAT(fault(Mistake::kCopyNeverAwaited), HasSubstr("never awaited"));
+    EXPECT_THAT(fault(Mistake::kMatrixUnaligned), HasSubstr("not 16 aligned bytes of shared memory"));
+    EXPECT_THAT(fault(Mistake::kMatrixOutside), HasSubstr("not 16 aligned bytes of shared memory"));
   }
 }
 

@@ -150,7 +150,8 @@ SPILLWAY_FAKE_REDUCE(__reduce_xor_sync, kXor, unsigned)
 #undef SPILLWAY_FAKE_REDUCE
 
 // ---------------------------------------------------------------------------------------------- atomics
-// Each is a point where the thread may give way, before it.
+// Each is a point where the thread may give way, before it. ThreadSanitizer takes them for ordering memory,
+// which a device's do only together with a fence.
 
 namespace spillway::fakes::cuda {
 
@@ -163,7 +164,7 @@ T Atomically(T* address, Update update) {
   __atomic_load(address, &old, __ATOMIC_RELAXED);
   do {
     now = update(old);
-  } while (!__atomic_compare_exchange(address, &old, &now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  } while (!__atomic_compare_exchange(address, &old, &now, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
   return old;
 }
 

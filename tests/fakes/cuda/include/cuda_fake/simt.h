@@ -39,6 +39,8 @@ void GiveWay();
 // The block's dynamic shared memory; a fault when the launch asked for less than `size_bytes`.
 void* SharedMemory(size_t size_bytes);
 
+bool IsShared(const void* pointer, size_t size_bytes);
+
 // Copies that the running thread has issued and not yet awaited (cp.async). At the issue the destination
 // becomes NaN; the bytes arrive when the group is awaited.
 void IssueCopy(void* shared, const void* global, size_t size_bytes, size_t valid_bytes);
