@@ -46,6 +46,7 @@ CarryTables::CarryTables(const ItemLimits& limits, const kv::Geometry& geometry,
   carried_chunks_.reserve(max_blocks);
   rounds_.reserve(max_blocks + 1);
   chunk_reads_.reserve(max_blocks + 1);
+  first_rows_.reserve(static_cast<size_t>(limits.max_segments));
   ahead_.reserve(static_cast<size_t>(round_chunks));
   ahead_blocks_.reserve(static_cast<size_t>(round_chunks) *
                         static_cast<size_t>(std::max(chunk_kv_blocks_, chunk_x_blocks_)));
@@ -337,9 +338,14 @@ void CarryTables::AddRun(const CarryChunk& chunk, int32_t slot, int64_t size_byt
 
 void CarryTables::ListReaders(absl::Span<const Segment> segments) {
   const int32_t block_tokens = geometry_.block_tokens;
+  SPILLWAY_CHECK(static_cast<int64_t>(segments.size()) <= limits_.max_segments);
   reads_.clear();
+  first_rows_.clear();
   chunk_reads_.assign(chunks_.size() + 1, 0);
+  int32_t n_rows = 0;
   for (size_t s = 0; s < segments.size(); ++s) {
+    first_rows_.push_back(n_rows);
+    n_rows += static_cast<int32_t>(segments[s].tokens.size());
     const int32_t n_full = segments[s].first_position / block_tokens;
     for (int32_t i = 0; i < n_full; ++i) {
       CarriedBlock* carried = Find(segments[s].blocks[static_cast<size_t>(i)]);
@@ -360,15 +366,10 @@ void CarryTables::ListReaders(absl::Span<const Segment> segments) {
   size_t at = 0;
   for (size_t c = 0; c < chunks_.size(); ++c) {
     chunks_[c].first_sequence = static_cast<int32_t>(sequences_.size());
-    int32_t row = 0;
-    int32_t counted = 0;  // segments whose rows are in `row`
     while (at < sorted_.size() && sorted_[at].chunk == static_cast<int32_t>(c)) {
       const int32_t s = sorted_[at].segment;
-      for (; counted < s; ++counted) {
-        row += static_cast<int32_t>(segments[static_cast<size_t>(counted)].tokens.size());
-      }
       device::AttentionSequence sequence{};
-      sequence.first_row = row;
+      sequence.first_row = first_rows_[static_cast<size_t>(s)];
       sequence.n_rows = static_cast<int32_t>(segments[static_cast<size_t>(s)].tokens.size());
       sequence.first_position = segments[static_cast<size_t>(s)].first_position;
       sequence.first_block = static_cast<int32_t>(blocks_.size());

@@ -197,6 +197,7 @@ class CarryTables {
   std::vector<Ahead> ahead_;
   std::vector<CarriedBlock> ahead_blocks_;
   std::vector<CarriedBlock> arranged_;
+  std::vector<int32_t> first_rows_;   // [segments]
   std::vector<Read> reads_;           // in the segments' order
   std::vector<Read> sorted_;          // by chunk
   std::vector<int32_t> chunk_reads_;  // of each chunk; then where its reads begin

@@ -148,6 +148,30 @@ TEST_F(CarryTablesTest, SharedBlocksAreCarriedOnceAndReadByAll) {
   EXPECT_NE(slot(0, 2), slot(1, 2));
 }
 
+TEST_F(CarryTablesTest, ReadersOfEveryChunkHaveTheirSegmentsRows) {
+  Make(kv::Form::kKv, /*chunk_blocks=*/2);
+  const std::vector<text::TokenId> tokens(3, 1);
+  const std::vector<kv::BlockId> a = {1, 2, 9}, b = {3, 10}, c = {1, 4, 11}, d = {2, 3, 4, 12};
+  std::vector<Segment> segments = {Reader(a, 32), Reader(b, 16), Reader(c, 33), Reader(d, 48)};
+  segments[0].tokens = tokens;
+  segments[2].tokens = absl::MakeConstSpan(tokens).first(2);
+  Build(segments);
+  ASSERT_EQ(tables_->chunks().size(), 2u);  // 1 2, then 3 4
+  const auto rows_of = [&](size_t index) {
+    const CarryChunk& chunk = tables_->chunks()[index];
+    std::vector<std::pair<int32_t, int32_t>> rows;
+    for (int32_t i = 0; i < chunk.n_sequences; ++i) {
+      const device::AttentionSequence& sequence =
+          tables_->sequences()[static_cast<size_t>(chunk.first_sequence + i)];
+      rows.emplace_back(sequence.first_row, sequence.n_rows);
+    }
+    return rows;
+  };
+  using Rows = std::pair<int32_t, int32_t>;
+  EXPECT_THAT(rows_of(0), ElementsAre(Rows(0, 3), Rows(4, 2), Rows(6, 1)));
+  EXPECT_THAT(rows_of(1), ElementsAre(Rows(3, 1), Rows(4, 2), Rows(6, 1)));
+}
+
 TEST_F(CarryTablesTest, BlocksOnTheDeviceAreNotCarried) {
   Make(kv::Form::kKv, 8);
   ASSERT_TRUE(cache_->Open(2, false));
