@@ -29,6 +29,8 @@ ExitCode RunStatus(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunProfile(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunTrace(absl::Span<const std::string> args, CommandContext& context);
+ExitCode RunDrain(absl::Span<const std::string> args, CommandContext& context);
+ExitCode RunToken(absl::Span<const std::string> args, CommandContext& context);
 ExitCode RunModels(absl::Span<const std::string> args, CommandContext& context);
 
 // --- What the commands share.

@@ -20,7 +20,7 @@ struct Command {
   ExitCode (*run)(absl::Span<const std::string> args, CommandContext& context);
 };
 
-constexpr std::array<Command, 9> kCommands = {{
+constexpr std::array<Command, 11> kCommands = {{
     {"complete", "continue a prompt", RunComplete},
     {"chat", "talk to the model: one question, or a conversation", RunChat},
     {"tokenize", "show how text becomes tokens", RunTokenize},
@@ -29,6 +29,8 @@ constexpr std::array<Command, 9> kCommands = {{
     {"plan", "how a batch would be served: split, times, memory, other ways", RunPlan},
     {"profile", "the measured rates of the machine, which plans are made from", RunProfile},
     {"trace", "what each lane does when, for Perfetto", RunTrace},
+    {"drain", "tell the daemon to finish what runs and to exit", RunDrain},
+    {"token", "make a token for the daemon's --tokens_file", RunToken},
     {"models", "what is served, its limits and its generation defaults", RunModels},
 }};
 

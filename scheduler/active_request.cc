@@ -1,6 +1,7 @@
 #include "scheduler/active_request.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -116,6 +117,18 @@ void ActiveRequest::OnChoiceFinished(FinishedEvent finished) {
   stream_->Push(std::move(finished));
 }
 
+void ActiveRequest::OnAttended(const exec::TokenClasses& step, int32_t cached_tokens) {
+  const auto total = static_cast<double>(step.total_tokens());
+  if (total <= 0) return;
+  // Which of a batch's tokens are of which class is known of the whole batch.
+  const double share = cached_tokens / total;
+  const auto of = [share](int64_t tokens) {
+    return static_cast<int64_t>(std::llround(static_cast<double>(tokens) * share));
+  };
+  attended_ += {of(step.resident_kv_tokens), of(step.resident_x_tokens), of(step.carried_kv_tokens),
+                of(step.carried_x_tokens), of(step.host_attended_tokens)};
+}
+
 RequestRecord ActiveRequest::End(absl::Status status, MonotonicNs now) {
   SPILLWAY_CHECK(!ended_);
   ended_ = true;
@@ -132,10 +145,14 @@ RequestRecord ActiveRequest::End(absl::Status status, MonotonicNs now) {
   record.label = request_.label;
   record.method = request_.method;
   record.peer = request_.peer;
+  record.tenant = request_.tenant;
+  record.trace_id = request_.trace_id;
+  record.parent_span_id = request_.parent_span_id;
   record.reason = ReasonOf(status);
   record.finishes = finishes_;
   record.choices = request_.n_choices;
   record.usage = usage_;
+  record.attended = attended_;
   for (const auto& sequence : sequences_) {
     record.longest_choice_tokens = std::max(record.longest_choice_tokens, sequence->n_generated());
   }

@@ -53,6 +53,8 @@ class ActiveRequest {
   // Returns true for the request's very first token.
   bool OnToken(Sequence& sequence, DeltaEvent delta, MonotonicNs now);
   void OnChoiceFinished(FinishedEvent finished);
+  // A step attended to so many cached tokens for one of its sequences; `step`: to what, for all of them.
+  void OnAttended(const exec::TokenClasses& step, int32_t cached_tokens);
   bool all_finished() const { return finishes_.size() == sequences_.size(); }
   // Ends the stream: with usage when well. REQUIRES: not ended.
   RequestRecord End(absl::Status status, MonotonicNs now);
@@ -93,6 +95,7 @@ class ActiveRequest {
   MonotonicNs first_token_ns_ = kNotYet;
   MonotonicNs last_token_ns_ = kNotYet;
   UsageEvent usage_;
+  exec::TokenClasses attended_;
   std::vector<FinishReason> finishes_;
 };
 

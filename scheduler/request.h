@@ -31,6 +31,9 @@ struct Request {
   std::string label;   // request_id: a label, not a key
   std::string method;  // which call it came with, and from where: for logs
   std::string peer;
+  std::string tenant;    // whose it is; empty where nobody was asked
+  std::string trace_id;  // of its W3C trace context; empty: none
+  std::string parent_span_id;
   std::vector<text::TokenId> prompt;  // at least one token
   int32_t n_choices = 1;
   int32_t max_tokens = 0;  // per choice, at least 1; prompt + max_tokens <= context

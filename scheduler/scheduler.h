@@ -46,10 +46,14 @@ struct RequestRecord {
   std::string label;
   std::string method;
   std::string peer;
+  std::string tenant;
+  std::string trace_id;
+  std::string parent_span_id;
   Reason reason = Reason::kNone;  // kNone: ended well
   std::vector<FinishReason> finishes;
   UsageEvent usage;
-  int32_t choices = 0;                // asked for, ended or not
+  exec::TokenClasses attended;  // by all its steps, per layer: of each step's, its share by cached tokens
+  int32_t choices = 0;          // asked for, ended or not
   int32_t longest_choice_tokens = 0;  // generated
   int32_t priority = 0;
 };

@@ -173,6 +173,10 @@ void StepLoop::OnStep(const Batch& batch, exec::StepStats stats) {
     const PlacementTargets& targets = parts_.planner->targets();
     if (targets.version > 0) parts_.blocks.SteerTo(targets.x_share);
   }
+  for (const Batch::Member& member : batch.members()) {
+    if (member.left) continue;
+    member.sequence->request.OnAttended(stats.tokens, member.sequence->cache.computed_tokens());
+  }
   parts_.observer.OnStep(stats);
 }
 

@@ -176,18 +176,19 @@ constexpr int64_t kTraceMsMax = 60'000;
 }  // namespace
 
 AdminService::AdminService(const ServingState& state, const Clock& clock, CallWaits& waits,
-                           Telemetry& telemetry)
-    : MessageService(std::string(v1::AdminService::service_full_name()), &telemetry),
+                           Telemetry& telemetry, const Authorizer& authorizer)
+    : MessageService(std::string(v1::AdminService::service_full_name()), waits,
+                     {&authorizer, Access::kAdmin, &telemetry}),
       state_(state),
       clock_(clock),
       start_ns_(clock.NowNs()) {
-  AddAnswer("GetStatus", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+  AddAnswer("GetStatus", [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     v1::GetStatusRequest request;
     if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok())
       return call.Answer(parsed);
     call.Answer(SerializeMessage(GetStatus()));
   });
-  AddAnswer("GetProfile", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+  AddAnswer("GetProfile", [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     v1::GetProfileRequest request;
     if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok())
       return call.Answer(parsed);
@@ -195,10 +196,17 @@ AdminService::AdminService(const ServingState& state, const Clock& clock, CallWa
     if (!profile.ok()) return call.Answer(profile.status());
     call.Answer(SerializeMessage(*profile));
   });
-  AddAnswer("ExplainPlan", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+  AddAnswer("ExplainPlan", [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     if (const absl::Status refused = ExplainPlan(call, bytes); !refused.ok()) call.Answer(refused);
   });
-  AddAnswer("RecordTrace", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+  AddAnswer("Drain", [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
+    v1::DrainRequest request;
+    if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok())
+      return call.Answer(parsed);
+    if (const absl::Status refused = Drain(); !refused.ok()) return call.Answer(refused);
+    call.Answer(SerializeMessage(v1::DrainResponse()));
+  });
+  AddAnswer("RecordTrace", [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
     if (const absl::Status refused = RecordTrace(call, bytes); !refused.ok()) call.Answer(refused);
   });
 }
@@ -212,6 +220,23 @@ void AdminService::SetProfile(const profiler::MachineProfile& profile) {
   v1::GetProfileResponse answer = ToWire(profile);
   MutexLock lock(mutex_);
   profile_ = std::move(answer);
+}
+
+void AdminService::SetDrain(std::function<void()> drain) {
+  MutexLock lock(mutex_);
+  drain_ = std::move(drain);
+}
+
+absl::Status AdminService::Drain() {
+  std::function<void()> drain;
+  {
+    MutexLock lock(mutex_);
+    drain = drain_;
+  }
+  // Before it serves there is nothing to drain: a signal ends it.
+  SPILLWAY_RETURN_IF_ERROR(state_.Loaded().status());
+  if (drain != nullptr) drain();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::GetProfileResponse> AdminService::GetProfile() {

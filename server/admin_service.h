@@ -4,6 +4,7 @@
 #define SPILLWAY_SERVER_ADMIN_SERVICE_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -40,12 +41,15 @@ struct StaticStatus {
 class AdminService final : public MessageService {
  public:
   // All must outlive the service.
-  AdminService(const ServingState& state, const Clock& clock, CallWaits& waits, Telemetry& telemetry);
+  AdminService(const ServingState& state, const Clock& clock, CallWaits& waits, Telemetry& telemetry,
+               const Authorizer& authorizer);
 
   // Once, when the model is loaded.
   void SetStatic(StaticStatus status);
   // At most once, before serving.
   void SetProfile(const profiler::MachineProfile& profile);
+  // Once, before serving: what Drain calls, which must not block.
+  void SetDrain(std::function<void()> drain);
   // Ends the recording that is under way; it is answered before this returns. No other begins.
   void StopTraces() { traces_.Stop(); }
 
@@ -54,6 +58,7 @@ class AdminService final : public MessageService {
   absl::StatusOr<v1::GetProfileResponse> GetProfile();
   // Answered on the plan solver's thread, whose queue is bounded; an error: not at all.
   absl::Status ExplainPlan(AnswerCall& call, const grpc::ByteBuffer& bytes);
+  absl::Status Drain();
   // Answered on the recorder's thread; an error: not at all.
   absl::Status RecordTrace(AnswerCall& call, const grpc::ByteBuffer& bytes);
 
@@ -63,6 +68,7 @@ class AdminService final : public MessageService {
   Mutex mutex_;
   StaticStatus static_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::GetProfileResponse> profile_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> drain_ ABSL_GUARDED_BY(mutex_);
   TraceRecorder traces_;
 };
 

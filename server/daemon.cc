@@ -51,7 +51,7 @@ class Daemon {
         clock_(clock),
         address_file_(address_file),
         security_(std::move(security)),
-        telemetry_(metrics_),
+        telemetry_(metrics_, security_->tokens()),
         text_pool_({.threads = static_cast<int>(settings.tokenizer_threads)}) {
     metrics_.SetSecuritySource([this] { return security_->Counts(); });
   }
@@ -120,6 +120,7 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
                          .network_memory_bytes = settings_.network_memory_bytes,
                          .receive_timeout = std::chrono::milliseconds(settings_.receive_timeout_ms),
                          .unread_timeout = std::chrono::milliseconds(settings_.slow_reader_timeout_ms),
+                         .tokens = security_->tokens(),
                          .tls = security_->tls()},
                         {state_, text_pool_, delivery_, telemetry_, clock_});
   if (!grpc.ok()) {
@@ -137,7 +138,8 @@ absl::Status Daemon::Bind(int64_t context_tokens) {
       {{"grpc", grpc_->address()},
        {"admin", grpc_->admin_address()},
        {"metrics", http_->address()},
-       {"tls", security_->tls() != nullptr}});
+       {"tls", security_->tls() != nullptr},
+       {"tokens", security_->tokens() != nullptr}});
   security_->WarnOfExposure(settings_);
   return address_file_.Write(grpc_->address(), grpc_->admin_address(), http_->address());
 }
@@ -196,6 +198,7 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
                             .max_queue = static_cast<int32_t>(settings_.max_queue),
                             .context_tokens = model.context_tokens,
                             .max_connections = ConnectionLimit(settings_.max_connections, MaxOpenFiles())});
+  grpc_->admin().SetDrain([&signals] { signals.Stop("AdminService.Drain"); });
   if (engine_->profile().has_value()) grpc_->admin().SetProfile(*engine_->profile());
   backend_ =
       std::make_unique<Backend>(model, engine_->scheduler(), engine_->plan_solver(), &engine_->timeline());

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/text/utf8.h"
 #include "google/protobuf/any.pb.h"
@@ -68,8 +69,12 @@ google::rpc::BadRequest BadRequestOf(const absl::Status& status, Reason reason) 
 
 }  // namespace
 
-int64_t RetryAfterMs(Reason reason, int64_t queue_ms) {
-  switch (reason) {
+int64_t RetryAfterMs(const absl::Status& status, int64_t queue_ms) {
+  for (const auto& [name, value] : MetadataOf(status)) {
+    int64_t said_ms = 0;
+    if (name == "retry_after_ms" && absl::SimpleAtoi(value, &said_ms)) return said_ms;
+  }
+  switch (ReasonOf(status)) {
     case Reason::kQueueFull:
     case Reason::kDeadlineUnreachable:
       return queue_ms;
@@ -104,7 +109,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status, int64_t queue_ms) {
     details.add_details()->PackFrom(BadRequestOf(status, reason));
   }
   if (info.retryable) {
-    const int64_t retry_ms = RetryAfterMs(reason, queue_ms);
+    const int64_t retry_ms = RetryAfterMs(status, queue_ms);
     google::rpc::RetryInfo retry;
     retry.mutable_retry_delay()->set_seconds(retry_ms / 1000);
     retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(retry_ms % 1000 * 1'000'000));
@@ -115,7 +120,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status, int64_t queue_ms) {
 
 grpc::Status FinishStatus(const absl::Status& status, int64_t queue_ms, grpc::ServerContextBase& context) {
   if (!status.ok() && InfoOf(ReasonOf(status)).retryable) {
-    const int64_t retry_ms = RetryAfterMs(ReasonOf(status), queue_ms);
+    const int64_t retry_ms = RetryAfterMs(status, queue_ms);
     context.AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(retry_ms));
     context.AddTrailingMetadata("retry-after", absl::StrCat((retry_ms + 999) / 1000));
   }

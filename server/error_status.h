@@ -12,9 +12,10 @@
 
 namespace spillway::server {
 
-// When a client should try again after a retryable refusal. `queue_ms`: the scheduler's estimate, for what
-// depends on the queue. REQUIRES: InfoOf(reason).retryable.
-int64_t RetryAfterMs(Reason reason, int64_t queue_ms);
+// When a client should try again after a retryable refusal: as its metadata say (retry_after_ms), else by its
+// reason. `queue_ms`: the scheduler's estimate, for what depends on the queue. REQUIRES: its reason is
+// retryable.
+int64_t RetryAfterMs(const absl::Status& status, int64_t queue_ms);
 
 // Details are kept below what fits in a client's metadata (8 KiB by default): long texts are cut, and a
 // violation beyond the limit is counted instead of listed.

@@ -1,6 +1,5 @@
 #include "server/generation_call.h"
 
-#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -8,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "server/call_deadline.h"
+#include "server/call_labels.h"
 #include "server/error_status.h"
 #include "server/message_bytes.h"
 
@@ -21,17 +21,7 @@ constexpr size_t kUnaryBytesMax = size_t{64} << 20;
 // A part of a millisecond to serialise.
 constexpr size_t kInlineAnswerBytes = size_t{256} << 10;
 
-// The name that a proxy gave the request (Envoy's and others' x-request-id), where it is fit for a log, else
-// one that is drawn: every request has a name in the log.
-std::string RequestIdOf(const grpc::CallbackServerContext& context) {
-  const auto& metadata = context.client_metadata();
-  if (const auto found = metadata.find("x-request-id"); found != metadata.end()) {
-    const absl::string_view id(found->second.data(), found->second.size());
-    const auto printable = [](char c) { return c >= ' ' && c <= '~'; };
-    if (!id.empty() && id.size() <= kMaxRequestIdBytes && std::all_of(id.begin(), id.end(), printable)) {
-      return std::string(id);
-    }
-  }
+std::string RandomRequestId() {
   static thread_local std::mt19937_64 random{std::random_device()()};
   return absl::StrFormat("%016x", random());
 }
@@ -39,8 +29,8 @@ std::string RequestIdOf(const grpc::CallbackServerContext& context) {
 }  // namespace
 
 GenerationCall::GenerationCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
-                               std::string method, ReadRequest read)
-    : MessageCall(waits, context),
+                               Caller caller, std::string method, ReadRequest read)
+    : MessageCall(waits, context, std::move(caller)),
       parts_(parts),
       method_(std::move(method)),
       read_(std::move(read)),
@@ -89,17 +79,44 @@ void GenerationCall::Intake(const grpc::ByteBuffer& bytes) {
     Refuse(request.status());
     return;
   }
+  Label(&*request);
+  std::string request_id = request->label;
+  const absl::Status submitted = PayAndSubmit(*std::move(request));
+  if (submitted.ok()) return;
+  const Refusal refusal = MakeRefusal(submitted, std::move(request_id));
+  if (refusal.reason == Reason::kTenantTokens) {
+    parts_.telemetry.OnRefused(refusal);
+  } else {
+    parts_.telemetry.LogRefused(refusal);  // the scheduler has counted its refusal
+  }
+  AnswerOnly(submitted);
+}
+
+void GenerationCall::Label(scheduler::Request* request) {
+  // Every request has a name in the log: its own, that of a proxy, or one that is drawn.
   if (request->label.empty()) request->label = RequestIdOf(context());
+  if (request->label.empty()) request->label = RandomRequestId();
   request->method = method_;
   request->peer = context().peer();
+  TraceContext trace = TraceContextOf(context());
+  request->trace_id = std::move(trace.trace_id);
+  request->parent_span_id = std::move(trace.parent_span_id);
   request->arrival_ns = arrival_ns_;
   request->deadline_ns = deadline_ns_;
-  std::string request_id = request->label;
-  const absl::Status submitted = Submit(*std::move(request));
-  if (submitted.ok()) return;
-  // The scheduler has counted its refusal.
-  parts_.telemetry.LogRefused(RefusalOf(submitted, std::move(request_id)));
-  AnswerOnly(submitted);
+  if (caller().tenant == nullptr) return;
+  // Nobody finds out what another tenant asked. A name has no zero in it, so no two pairs are alike.
+  request->tenant = caller().tenant->name();
+  request->cache_salt.insert(request->cache_salt.begin(), 0);
+  request->cache_salt.insert(request->cache_salt.begin(), request->tenant.begin(), request->tenant.end());
+}
+
+absl::Status GenerationCall::PayAndSubmit(scheduler::Request request) {
+  if (caller().tenant == nullptr) return Submit(std::move(request));
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  SPILLWAY_RETURN_IF_ERROR(caller().tenant->Spend(prompt_tokens, parts_.clock.NowNs()));
+  absl::Status submitted = Submit(std::move(request));
+  if (!submitted.ok()) caller().tenant->GiveBack(prompt_tokens);
+  return submitted;
 }
 
 absl::Status GenerationCall::Submit(scheduler::Request request) {
@@ -122,12 +139,14 @@ absl::Status GenerationCall::Submit(scheduler::Request request) {
 }
 
 void GenerationCall::Refuse(const absl::Status& status) {
-  parts_.telemetry.OnRefused(RefusalOf(status));
+  parts_.telemetry.OnRefused(MakeRefusal(status));
   AnswerOnly(status);
 }
 
-Refusal GenerationCall::RefusalOf(const absl::Status& status, std::string request_id) {
-  return {ReasonOf(status), std::string(status.message()), std::move(request_id), method_, context().peer()};
+Refusal GenerationCall::MakeRefusal(const absl::Status& status, std::string request_id) {
+  Refusal refusal = RefusalOf(status, method_, context(), caller().tenant_name());
+  if (!request_id.empty()) refusal.request_id = std::move(request_id);
+  return refusal;
 }
 
 void GenerationCall::AnswerOnly(const absl::Status& status) {

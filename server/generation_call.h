@@ -54,7 +54,7 @@ class GenerationCall : public MessageCall,
  protected:
   // What `parts` refers to, and `waits`, must outlive the call.
   GenerationCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
-                 std::string method, ReadRequest read);
+                 Caller caller, std::string method, ReadRequest read);
 
   void OnCancel() override;
   virtual bool streams() const = 0;
@@ -76,9 +76,13 @@ class GenerationCall : public MessageCall,
   void Release() override;
 
   void Intake(const grpc::ByteBuffer& bytes);
+  // What the call says of the request besides its message.
+  void Label(scheduler::Request* request);
+  // The tenant pays for the prompt, and has it back where the request is refused.
+  absl::Status PayAndSubmit(scheduler::Request request);
   absl::Status Submit(scheduler::Request request);
   void Refuse(const absl::Status& status);
-  Refusal RefusalOf(const absl::Status& status, std::string request_id = {});
+  Refusal MakeRefusal(const absl::Status& status, std::string request_id = {});
   // Before anything of the stream was sent.
   void AnswerOnly(const absl::Status& status);
 
@@ -95,9 +99,9 @@ class GenerationCall : public MessageCall,
 // Writes every event as it comes; never two writes in flight.
 class StreamCall final : public GenerationCall {
  public:
-  StreamCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
+  StreamCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context, Caller caller,
              std::string method, ReadRequest read)
-      : GenerationCall(parts, waits, context, std::move(method), std::move(read)) {}
+      : GenerationCall(parts, waits, context, std::move(caller), std::move(method), std::move(read)) {}
 
   void Pump() override;
 
@@ -133,9 +137,9 @@ class UnaryCall final : public GenerationCall {
     virtual grpc::ByteBuffer Serialize() const = 0;
   };
 
-  UnaryCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context,
+  UnaryCall(const CallParts& parts, CallWaits& waits, grpc::CallbackServerContext& context, Caller caller,
             std::string method, ReadRequest read, std::unique_ptr<Gatherer> gatherer)
-      : GenerationCall(parts, waits, context, std::move(method), std::move(read)),
+      : GenerationCall(parts, waits, context, std::move(caller), std::move(method), std::move(read)),
         gatherer_(std::move(gatherer)) {}
 
   void Pump() override;

@@ -50,11 +50,12 @@ void RouteGrpcLog() {
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
     : waits_{CallTimeouts(options.receive_timeout), CallTimeouts(options.unread_timeout)},
-      inference_(parts, waits_),
-      admin_(parts.state, parts.clock, waits_, parts.telemetry),
+      authorizer_(options.tokens),
+      inference_(parts, waits_, authorizer_),
+      admin_(parts.state, parts.clock, waits_, parts.telemetry, authorizer_),
       health_({std::string(v1::InferenceService::service_full_name())}, waits_),
-      reflection_(ServiceNames(options), waits_),
-      reflection_alpha_(ServiceNames(options), waits_) {}
+      reflection_(ServiceNames(options), waits_, authorizer_),
+      reflection_alpha_(ServiceNames(options), waits_, authorizer_) {}
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               const CallParts& parts) {

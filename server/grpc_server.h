@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/admin_service.h"
+#include "server/authorizer.h"
 #include "server/grpc_port.h"
 #include "server/health_service.h"
 #include "server/inference_service.h"
@@ -17,6 +18,7 @@
 #include "server/message_call.h"
 #include "server/reflection_service.h"
 #include "server/tls_files.h"
+#include "server/token_file.h"
 
 namespace spillway::server {
 
@@ -38,7 +40,8 @@ struct GrpcServerOptions {
   // A message that has not come whole after so long is given up, and an answer that is not read for so long.
   std::chrono::milliseconds receive_timeout{60'000};
   std::chrono::milliseconds unread_timeout{30'000};
-  const TlsFiles* tls = nullptr;  // of every connection; null: plain text. Outlives the server
+  const TokenFile* tokens = nullptr;  // null: everybody may call. Outlives the server
+  const TlsFiles* tls = nullptr;      // of every connection; null: plain text. Outlives the server
   // Sleeping threads of gRPC's callback API answer up to 100 ms late; off only to measure that.
   bool keep_awake = true;
 };
@@ -73,6 +76,7 @@ class GrpcServer {
 
   // Used by calls until the ports have shut down.
   CallWaits waits_;
+  const Authorizer authorizer_;
   InferenceService inference_;
   AdminService admin_;
   HealthService health_;

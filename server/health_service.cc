@@ -28,7 +28,7 @@ constexpr int64_t kRetryWatchMs = 1000;
 class HealthService::Watcher final : public MessageCall {
  public:
   Watcher(HealthService& service, CallWaits& waits, grpc::CallbackServerContext& context)
-      : MessageCall(waits, context), service_(service) {}
+      : MessageCall(waits, context, Caller()), service_(service) {}
 
   // `known`: whether the service that it watches is one of ours, which updates concern.
   void First(HealthCheckResponse::ServingStatus status, bool known) {
@@ -136,9 +136,10 @@ class HealthService::Watcher final : public MessageCall {
 };
 
 HealthService::HealthService(std::vector<std::string> names, CallWaits& waits)
-    : MessageService(std::string(grpc::health::v1::Health::service_full_name())), names_(std::move(names)) {
-  AddAnswer("Check", waits, [this](AnswerCall& call, const grpc::ByteBuffer& bytes) { Check(call, bytes); });
-  AddMethod("Watch", [this, &waits](grpc::CallbackServerContext& context) {
+    : MessageService(std::string(grpc::health::v1::Health::service_full_name()), waits),
+      names_(std::move(names)) {
+  AddAnswer("Check", [this](AnswerCall& call, const grpc::ByteBuffer& bytes) { Check(call, bytes); });
+  AddMethod("Watch", [this, &waits](grpc::CallbackServerContext& context, Caller /*anybody*/) {
     auto* const watcher = new Watcher(*this, waits, context);
     watcher->Begin();
     return watcher;

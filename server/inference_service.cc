@@ -57,43 +57,46 @@ absl::StatusOr<v1::GetModelResponse> GetModel(const Backend& backend, const v1::
 
 }  // namespace
 
-InferenceService::InferenceService(const CallParts& parts, CallWaits& waits)
-    : MessageService(std::string(v1::InferenceService::service_full_name()), &parts.telemetry),
+InferenceService::InferenceService(const CallParts& parts, CallWaits& waits, const Authorizer& authorizer)
+    : MessageService(std::string(v1::InferenceService::service_full_name()), waits,
+                     {&authorizer, Access::kUser, &parts.telemetry}),
       parts_(parts) {
   const auto start = [](auto call) {
     call->Start();  // from here on the call owns itself
     return call.get();
   };
-  AddMethod("Complete", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(std::make_shared<UnaryCall>(parts_, waits, context, "Complete", &ReadAs<v1::CompleteRequest>,
+  AddMethod("Complete", [this, &waits, start](grpc::CallbackServerContext& context, Caller caller) {
+    return start(std::make_shared<UnaryCall>(parts_, waits, context, std::move(caller), "Complete",
+                                             &ReadAs<v1::CompleteRequest>,
                                              std::make_unique<GathererOf<v1::CompleteResponse>>()));
   });
-  AddMethod("StreamComplete", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(
-        std::make_shared<StreamCall>(parts_, waits, context, "StreamComplete", &ReadAs<v1::CompleteRequest>));
+  AddMethod("StreamComplete", [this, &waits, start](grpc::CallbackServerContext& context, Caller caller) {
+    return start(std::make_shared<StreamCall>(parts_, waits, context, std::move(caller), "StreamComplete",
+                                              &ReadAs<v1::CompleteRequest>));
   });
-  AddMethod("Chat", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(std::make_shared<UnaryCall>(parts_, waits, context, "Chat", &ReadAs<v1::ChatRequest>,
+  AddMethod("Chat", [this, &waits, start](grpc::CallbackServerContext& context, Caller caller) {
+    return start(std::make_shared<UnaryCall>(parts_, waits, context, std::move(caller), "Chat",
+                                             &ReadAs<v1::ChatRequest>,
                                              std::make_unique<GathererOf<v1::ChatResponse>>()));
   });
-  AddMethod("StreamChat", [this, &waits, start](grpc::CallbackServerContext& context) {
-    return start(
-        std::make_shared<StreamCall>(parts_, waits, context, "StreamChat", &ReadAs<v1::ChatRequest>));
+  AddMethod("StreamChat", [this, &waits, start](grpc::CallbackServerContext& context, Caller caller) {
+    return start(std::make_shared<StreamCall>(parts_, waits, context, std::move(caller), "StreamChat",
+                                              &ReadAs<v1::ChatRequest>));
   });
-  AddRead("Tokenize", waits,
+  AddRead("Tokenize",
           Answering<v1::TokenizeRequest>([](const Backend& backend, const v1::TokenizeRequest& in) {
             return backend.reader.Tokenize(in);
           }));
-  AddRead("Detokenize", waits,
+  AddRead("Detokenize",
           Answering<v1::DetokenizeRequest>([](const Backend& backend, const v1::DetokenizeRequest& in) {
             return backend.reader.Detokenize(in);
           }));
-  AddRead("ListModels", waits, Answering<v1::ListModelsRequest>(&ListModels));
-  AddRead("GetModel", waits, Answering<v1::GetModelRequest>(&GetModel));
+  AddRead("ListModels", Answering<v1::ListModelsRequest>(&ListModels));
+  AddRead("GetModel", Answering<v1::GetModelRequest>(&GetModel));
 }
 
-void InferenceService::AddRead(const std::string& method, CallWaits& waits, Read read) {
-  AddAnswer(method, waits, [this, read = std::move(read)](AnswerCall& call, const grpc::ByteBuffer& request) {
+void InferenceService::AddRead(const std::string& method, Read read) {
+  AddAnswer(method, [this, read = std::move(read)](AnswerCall& call, const grpc::ByteBuffer& request) {
     const absl::StatusOr<const Backend*> backend = parts_.state.Loaded();
     if (!backend.ok()) return call.Answer(backend.status());
     // The request lives until the call is answered.

@@ -14,8 +14,8 @@ namespace spillway::server {
 
 class InferenceService final : public MessageService {
  public:
-  // What `parts` refers to, and `waits`, must outlive the service.
-  InferenceService(const CallParts& parts, CallWaits& waits);
+  // What `parts` refers to, and the others, must outlive the service.
+  InferenceService(const CallParts& parts, CallWaits& waits, const Authorizer& authorizer);
 
  private:
   // From a call's bytes to its answer's.
@@ -23,7 +23,7 @@ class InferenceService final : public MessageService {
 
   // A method that is answered on the thread that brought its message, or from the text pool where that is
   // long.
-  void AddRead(const std::string& method, CallWaits& waits, Read read);
+  void AddRead(const std::string& method, Read read);
 
   const CallParts parts_;
 };

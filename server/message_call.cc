@@ -4,7 +4,9 @@
 #include "base/reason.h"
 #include "grpcpp/impl/codegen/rpc_service_method.h"
 #include "grpcpp/impl/codegen/server_callback_handlers.h"
+#include "server/call_labels.h"
 #include "server/error_status.h"
+#include "server/refused_call.h"
 #include "server/telemetry.h"
 
 namespace spillway::server {
@@ -65,7 +67,7 @@ void AnswerCall::Answer(absl::StatusOr<ByteBuffer> answer) {
   if (!answer.ok()) {
     const absl::Status& why = answer.status();
     if (telemetry_ != nullptr) {
-      telemetry_->OnRefused({ReasonOf(why), std::string(why.message()), "", method_, context().peer()});
+      telemetry_->OnRefused(RefusalOf(why, method_, context(), caller().tenant_name()));
     }
     return Refuse(FinishStatus(why, 0, context()));
   }
@@ -86,18 +88,28 @@ void MessageService::AddMethod(const std::string& method, Start start) {
   const auto index = static_cast<int>(paths_.size()) - 1;
   // As gRPC's own StreamedUnaryHandler has it: to the server both kinds are streams of one message.
   grpc::Service::AddMethod(new RpcServiceMethod(path.c_str(), RpcMethod::BIDI_STREAMING, nullptr));
-  MarkMethodCallback(index, new grpc::internal::CallbackBidiHandler<ByteBuffer, ByteBuffer>(
-                                [start = std::move(start)](grpc::CallbackServerContext* context) {
-                                  return start(*context);
-                                }));
+  const auto handle =
+      [this, method, start = std::move(start)](
+          grpc::CallbackServerContext* context) -> grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* {
+    if (guard_.authorizer == nullptr) return start(*context, Caller());
+    absl::StatusOr<Caller> caller = guard_.authorizer->Admit(*context, guard_.access);
+    if (caller.ok()) return start(*context, *std::move(caller));
+    if (guard_.telemetry != nullptr) {
+      guard_.telemetry->OnRefused(RefusalOf(caller.status(), method, *context, ""));
+    }
+    return new RefusedCall<ByteBuffer, ByteBuffer>(waits_.unread, *context,
+                                                   FinishStatus(caller.status(), 0, *context));
+  };
+  MarkMethodCallback(index, new grpc::internal::CallbackBidiHandler<ByteBuffer, ByteBuffer>(handle));
 }
 
-void MessageService::AddAnswer(const std::string& method, CallWaits& waits, AnswerCall::Work work) {
-  AddMethod(method, [this, &waits, method, work = std::move(work)](grpc::CallbackServerContext& context) {
-    auto* const call = new AnswerCall(waits, context, work, telemetry_, method);
-    call->Begin();
-    return call;
-  });
+void MessageService::AddAnswer(const std::string& method, AnswerCall::Work work) {
+  AddMethod(
+      method, [this, method, work = std::move(work)](grpc::CallbackServerContext& context, Caller caller) {
+        auto* const call = new AnswerCall(waits_, context, std::move(caller), work, guard_.telemetry, method);
+        call->Begin();
+        return call;
+      });
 }
 
 }  // namespace spillway::server

@@ -18,6 +18,7 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/authorizer.h"
 #include "server/call_timeouts.h"
 #include "server/text_pool.h"
 
@@ -41,7 +42,8 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   void Begin();
 
  protected:
-  MessageCall(CallWaits& waits, grpc::CallbackServerContext& context) : waits_(waits), context_(context) {}
+  MessageCall(CallWaits& waits, grpc::CallbackServerContext& context, Caller caller)
+      : waits_(waits), context_(context), caller_(std::move(caller)) {}
 
   // The message is here; it lives until ForgetMessage, or as long as the call. Never blocks.
   virtual void OnMessage(const grpc::ByteBuffer& bytes) = 0;
@@ -60,6 +62,7 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   void AwaitReader();
 
   grpc::CallbackServerContext& context() { return context_; }
+  const Caller& caller() const { return caller_; }
   // 0 before the message is here.
   size_t message_bytes() const { return request_.Length(); }
 
@@ -69,6 +72,7 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
 
   CallWaits& waits_;
   grpc::CallbackServerContext& context_;
+  const Caller caller_;
   grpc::ByteBuffer request_;
   Mutex mutex_;
   CallTimeouts::Ticket receiving_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -82,9 +86,9 @@ class AnswerCall final : public MessageCall {
   using Work = std::function<void(AnswerCall& call, const grpc::ByteBuffer& request)>;
 
   // `telemetry`, where there is one, outlives the call and hears of a refusal, by `method`.
-  AnswerCall(CallWaits& waits, grpc::CallbackServerContext& context, Work work,
-             Telemetry* telemetry = nullptr, std::string method = {})
-      : MessageCall(waits, context),
+  AnswerCall(CallWaits& waits, grpc::CallbackServerContext& context, Caller caller, Work work,
+             Telemetry* telemetry, std::string method)
+      : MessageCall(waits, context, std::move(caller)),
         work_(std::move(work)),
         telemetry_(telemetry),
         method_(std::move(method)) {}
@@ -108,24 +112,33 @@ class AnswerCall final : public MessageCall {
   grpc::ByteBuffer response_;
 };
 
+// Who may make a service's calls, and who hears of those that are refused. What it refers to outlives the
+// service.
+struct Guard {
+  const Authorizer* authorizer = nullptr;  // null: everybody may
+  Access access = Access::kOpen;
+  Telemetry* telemetry = nullptr;
+};
+
 // A service of such calls.
 class MessageService : public grpc::Service {
  protected:
   // Makes the call, begins it and returns it.
-  using Start = std::function<MessageCall*(grpc::CallbackServerContext&)>;
+  using Start = std::function<MessageCall*(grpc::CallbackServerContext&, Caller)>;
 
-  // `name` is the service's full name. `telemetry`, where there is one, hears of calls to AddAnswer's methods
-  // that are refused.
-  explicit MessageService(std::string name, Telemetry* telemetry = nullptr)
-      : name_(std::move(name)), telemetry_(telemetry) {}
+  // `name` is the service's full name; `waits` outlives the service.
+  MessageService(std::string name, CallWaits& waits, const Guard& guard = {})
+      : name_(std::move(name)), waits_(waits), guard_(guard) {}
 
+  // A call by somebody who may not make it ends before its message is read.
   void AddMethod(const std::string& method, Start start);
   // One that is answered once.
-  void AddAnswer(const std::string& method, CallWaits& waits, AnswerCall::Work work);
+  void AddAnswer(const std::string& method, AnswerCall::Work work);
 
  private:
   const std::string name_;
-  Telemetry* const telemetry_;
+  CallWaits& waits_;
+  const Guard guard_;
   std::deque<std::string> paths_;  // gRPC keeps pointers into them
 };
 

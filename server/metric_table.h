@@ -68,6 +68,8 @@ enum class MetricId : uint8_t {
   kConnectionsRefused,
   kUnfinishedMessages,
   kUnreadAnswers,
+  kTenantRequests,
+  kTenantTokens,
   kCertificateExpiry,
   kReloads,
   kReloadStale,

@@ -29,6 +29,8 @@ using prometheus::Gauge;
 using prometheus::Histogram;
 
 constexpr int kFinishReasons = 3;
+// A tokens file has as many tenants at most; names that come later share one label.
+constexpr size_t kTenantLabels = 256;
 
 absl::string_view FinishName(scheduler::FinishReason reason) {
   switch (reason) {
@@ -287,6 +289,7 @@ struct Metrics::Impl {
     expiry("server", now.certificate_expiry_unix_s);
     expiry("client_ca", now.client_ca_expiry_unix_s);
     CollectReloads("tls", now.tls);
+    CollectReloads("tokens", now.tokens);
   }
 
   void CollectReloads(const char* files, const ReloadCounts& now) {
@@ -295,6 +298,26 @@ struct Metrics::Impl {
     Follow(CounterOf(MetricId::kReloads, {{"files", files}, {"result", "refused"}}),
            static_cast<double>(now.refused));
     GaugeOf(MetricId::kReloadStale, {{"files", files}}).Set(now.stale ? 1 : 0);
+  }
+
+  // One tenant's counters; those of the first kTenantLabels, and all others together. They appear at once, so
+  // that a rate has a beginning.
+  struct TenantCounters {
+    Counter *ok, *cancelled, *failed, *rejected, *prompt_tokens, *generated_tokens;
+  };
+  TenantCounters TenantOf(const std::string& tenant) {
+    MutexLock lock(tenants_mutex);
+    if (const auto found = tenants.find(tenant); found != tenants.end()) return found->second;
+    const std::string label = tenants.size() < kTenantLabels ? tenant : "other";
+    const auto requests = [&](const char* outcome) {
+      return &CounterOf(MetricId::kTenantRequests, {{"tenant", label}, {"outcome", outcome}});
+    };
+    const auto tokens = [&](const char* kind) {
+      return &CounterOf(MetricId::kTenantTokens, {{"tenant", label}, {"kind", kind}});
+    };
+    const TenantCounters added = {requests("ok"),       requests("cancelled"), requests("failed"),
+                                  requests("rejected"), tokens("prompt"),      tokens("generated")};
+    return tenants[label] = added;
   }
 
   void CollectProcess() {
@@ -328,6 +351,9 @@ struct Metrics::Impl {
   std::array<Counter*, exec::kLanes> lane_bytes{}, lane_busy{}, lane_stall{};
   std::array<Counter*, 5> cached_tokens{};  // by class
   std::array<Histogram*, 2> prediction{};   // without feedback, with
+
+  Mutex tenants_mutex;
+  std::map<std::string, TenantCounters> tenants ABSL_GUARDED_BY(tenants_mutex);
 
   Mutex mutex;  // one scrape at a time
   std::function<scheduler::SchedulerSnapshot()> snapshot ABSL_GUARDED_BY(mutex);
@@ -416,6 +442,16 @@ void Metrics::OnFinished(const scheduler::RequestRecord& record) {
   }
   Impl::ObserveIn(*impl_->request_time[static_cast<size_t>(OutcomeOf(record.reason))],
                   record.usage.timings.total_ms / 1e3);
+  if (!record.tenant.empty()) {
+    const Impl::TenantCounters tenant = impl_->TenantOf(record.tenant);
+    const Outcome outcome = OutcomeOf(record.reason);
+    (outcome == Outcome::kOk          ? tenant.ok
+     : outcome == Outcome::kCancelled ? tenant.cancelled
+                                      : tenant.failed)
+        ->Increment();
+    tenant.prompt_tokens->Increment(record.usage.prompt_tokens);
+    tenant.generated_tokens->Increment(record.usage.generated_tokens);
+  }
   impl_->Observe(MetricId::kRequestPromptTokens, record.usage.prompt_tokens);
   impl_->Observe(MetricId::kRequestGeneratedTokens, record.usage.generated_tokens);
   if (record.reason == Reason::kNone && record.longest_choice_tokens > 1) {
@@ -423,6 +459,8 @@ void Metrics::OnFinished(const scheduler::RequestRecord& record) {
                    record.usage.timings.decode_ms / 1e3 / (record.longest_choice_tokens - 1));
   }
 }
+
+void Metrics::OnTenantRejected(const std::string& tenant) { impl_->TenantOf(tenant).rejected->Increment(); }
 
 void Metrics::OnRejected(Reason reason) {
   SPILLWAY_CHECK(reason != Reason::kNone);

@@ -60,6 +60,8 @@ class Metrics : public scheduler::Observer {
   void OnPreempted() override;
   void OnFinished(const scheduler::RequestRecord& record) override;
   void OnRejected(Reason reason) override;
+  // Of a call whose tenant is known, besides OnRejected.
+  void OnTenantRejected(const std::string& tenant);
 
   // The text format, version 0.0.4.
   std::string Scrape();

@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/descriptor.pb.h"
+#include "server/error_status.h"
+#include "server/refused_call.h"
 
 namespace spillway::server {
 namespace {
@@ -103,8 +105,9 @@ template <typename Request, typename Response>
 class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
  public:
   // `services` and `waits` outlive the call.
-  Reactor(const std::vector<std::string>& services, CallWaits& waits, grpc::CallbackServerContext& context)
-      : services_(services), waits_(waits), context_(context) {
+  Reactor(const std::vector<std::string>& services, CallWaits& waits, grpc::CallbackServerContext& context,
+          Caller caller)
+      : services_(services), waits_(waits), context_(context), caller_(std::move(caller)) {
     ReadNext();
   }
 
@@ -147,25 +150,39 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
   const std::vector<std::string>& services_;
   CallWaits& waits_;
   grpc::CallbackServerContext& context_;
+  const Caller caller_;
   CallTimeouts::Ticket ticket_ = 0;  // of the read or write in flight
   Request request_;
   Response response_;
 };
+
+// A call of either version.
+template <typename Request, typename Response>
+grpc::ServerBidiReactor<Request, Response>* Start(const std::vector<std::string>& services, CallWaits& waits,
+                                                  const Authorizer& authorizer,
+                                                  grpc::CallbackServerContext& context) {
+  absl::StatusOr<Caller> caller = authorizer.Admit(context, Access::kUser);
+  if (!caller.ok()) {
+    return new RefusedCall<Request, Response>(waits.unread, context,
+                                              FinishStatus(caller.status(), 0, context));
+  }
+  return new Reactor<Request, Response>(services, waits, context, *std::move(caller));
+}
 
 }  // namespace
 
 grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,
                         grpc::reflection::v1::ServerReflectionResponse>*
 ReflectionService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
-  return new Reactor<grpc::reflection::v1::ServerReflectionRequest,
-                     grpc::reflection::v1::ServerReflectionResponse>(services_, waits_, *context);
+  return Start<grpc::reflection::v1::ServerReflectionRequest, grpc::reflection::v1::ServerReflectionResponse>(
+      services_, waits_, authorizer_, *context);
 }
 
 grpc::ServerBidiReactor<grpc::reflection::v1alpha::ServerReflectionRequest,
                         grpc::reflection::v1alpha::ServerReflectionResponse>*
 ReflectionAlphaService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
-  return new Reactor<grpc::reflection::v1alpha::ServerReflectionRequest,
-                     grpc::reflection::v1alpha::ServerReflectionResponse>(services_, waits_, *context);
+  return Start<grpc::reflection::v1alpha::ServerReflectionRequest,
+               grpc::reflection::v1alpha::ServerReflectionResponse>(services_, waits_, authorizer_, *context);
 }
 
 }  // namespace spillway::server

@@ -25,6 +25,8 @@ struct Refusal {
   std::string request_id;  // empty where it was not known yet
   std::string method;
   std::string peer;
+  std::string tenant = {};    // empty where it is not known
+  std::string trace_id = {};  // empty: none
 };
 
 class RequestLog {

@@ -22,7 +22,11 @@ absl::StatusOr<std::unique_ptr<Security>> Security::Load(const Settings& setting
     SPILLWAY_ASSIGN_OR_RETURN(
         out->tls_, TlsFiles::Load({settings.tls_certificate, settings.tls_key, settings.tls_client_ca}));
   }
-  if (out->tls_ != nullptr) out->thread_ = std::thread([security = out.get()] { security->Work(); });
+  if (!settings.tokens_file.empty()) {
+    SPILLWAY_ASSIGN_OR_RETURN(out->tokens_, TokenFile::Load(settings.tokens_file));
+  }
+  if (out->tls_ != nullptr || out->tokens_ != nullptr)
+    out->thread_ = std::thread([security = out.get()] { security->Work(); });
   return out;
 }
 
@@ -44,11 +48,13 @@ void Security::Work() {
       if (stopping_) return;
     }
     if (tls_ != nullptr) tls_->Reload();
+    if (tokens_ != nullptr) tokens_->Reload();
   }
 }
 
 SecurityCounts Security::Counts() const {
   SecurityCounts out;
+  if (tokens_ != nullptr) out.tokens = tokens_->counts();
   if (tls_ == nullptr) return out;
   out.tls = tls_->counts();
   const std::shared_ptr<const TlsMaterial> now = tls_->current();
@@ -66,11 +72,15 @@ void Security::WarnOfExposure(const Settings& settings) const {
           "proxy with TLS in front",
           {{"address", address}});
     }
-    if (tls_ == nullptr || !tls_->wants_client_certificates()) {
+    if (tokens_ != nullptr && tls_ == nullptr) {
+      Log(LogLevel::kWarning, "TOKENS COME IN PLAIN TEXT: who sees the network may take them",
+          {{"address", address}});
+    }
+    if (tokens_ == nullptr && (tls_ == nullptr || !tls_->wants_client_certificates())) {
       Log(LogLevel::kWarning,
-          "ANYBODY WHO REACHES THE DAEMON MAY USE IT: give --tls_client_ca, or put a proxy that "
-          "authenticates "
-          "in front",
+          "ANYBODY WHO REACHES THE DAEMON MAY USE IT: give --tokens_file or --tls_client_ca, or put a proxy "
+          "that "
+          "authenticates in front",
           {{"address", address}});
     }
   }

@@ -13,6 +13,7 @@
 #include "server/security_counts.h"
 #include "server/settings.h"
 #include "server/tls_files.h"
+#include "server/token_file.h"
 
 namespace spillway::server {
 
@@ -27,6 +28,8 @@ class Security {
 
   // Null: connections are in plain text.
   const TlsFiles* tls() const { return tls_.get(); }
+  // Null: nobody is asked for a token.
+  TokenFile* tokens() const { return tokens_.get(); }
   SecurityCounts Counts() const;
   // Says in the log what anybody who reaches the ports may do, where that may be more than was meant.
   void WarnOfExposure(const Settings& settings) const;
@@ -36,6 +39,7 @@ class Security {
   void Work();
 
   std::unique_ptr<TlsFiles> tls_;
+  std::unique_ptr<TokenFile> tokens_;
   Mutex mutex_;
   CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -15,9 +15,10 @@ struct ReloadCounts {
 };
 
 struct SecurityCounts {
-  ReloadCounts tls;
-  std::optional<int64_t> certificate_expiry_unix_s;  // none: plain text
-  std::optional<int64_t> client_ca_expiry_unix_s;
+  ReloadCounts tls = {};
+  ReloadCounts tokens = {};
+  std::optional<int64_t> certificate_expiry_unix_s = std::nullopt;  // none: plain text
+  std::optional<int64_t> client_ca_expiry_unix_s = std::nullopt;
 };
 
 }  // namespace spillway::server

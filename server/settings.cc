@@ -217,6 +217,12 @@ std::vector<Flag> MakeFlags() {
       TextFlag(kSecurity, "tls_client_ca", &S::tls_client_ca,
                "PEM file of authorities: a client must present a certificate that one of them signed (mutual "
                "TLS). Looked at like the certificate. Empty: clients need none."),
+      TextFlag(
+          kSecurity, "tokens_file", &S::tokens_file,
+          "JSON file of tokens (`spillway token` makes them): calls must show one, but for health checks, "
+          "and "
+          "AdminService wants one of role admin. Each names a tenant, whose requests at once and tokens per "
+          "minute may be limited. Looked at every second, like the certificate. Empty: nobody is asked."),
 
       IntFlag(
           kOperation, "stall_timeout_ms", 100, kMsMax, "120000", &S::stall_timeout_ms,

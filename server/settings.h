@@ -65,6 +65,7 @@ struct Settings {
   std::string tls_certificate;
   std::string tls_key;
   std::string tls_client_ca;
+  std::string tokens_file;
 
   int64_t stall_timeout_ms = 0;
   int64_t lame_duck_ms = 0;

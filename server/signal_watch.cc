@@ -47,8 +47,16 @@ void SignalWatch::Arm() {
 
 bool SignalWatch::WaitFor(std::chrono::milliseconds timeout) {
   MutexLock lock(mutex_);
-  if (!signalled_) changed_.WaitFor(mutex_, timeout);
-  return signalled_;
+  if (!signalled_ && !told_) changed_.WaitFor(mutex_, timeout);
+  return signalled_ || told_;
+}
+
+void SignalWatch::Stop(absl::string_view why) {
+  MutexLock lock(mutex_);
+  if (told_) return;
+  Log(LogLevel::kInfo, "stopping", {{"why", why}});
+  told_ = true;
+  changed_.NotifyAll();
 }
 
 void SignalWatch::Work() {

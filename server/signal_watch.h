@@ -7,6 +7,7 @@
 #include <functional>
 #include <thread>
 
+#include "absl/strings/string_view.h"
 #include "base/mutex.h"
 
 namespace spillway::server {
@@ -24,7 +25,9 @@ class SignalWatch {
   // From here on the first signal is waited for. Until then, while there is nothing to drain, it ends the
   // process with exit code 0.
   void Arm();
-  // True when the first signal has come.
+  // As if a signal had come, but for the next one: that is the first. `why`: for the log.
+  void Stop(absl::string_view why);
+  // True when the first signal has come, or Stop.
   bool WaitFor(std::chrono::milliseconds timeout);
 
  private:
@@ -35,6 +38,7 @@ class SignalWatch {
   CondVar changed_;
   bool armed_ ABSL_GUARDED_BY(mutex_) = false;
   bool signalled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool told_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

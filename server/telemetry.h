@@ -8,16 +8,18 @@
 #include <atomic>
 #include <utility>
 
+#include "base/clock.h"
 #include "scheduler/scheduler.h"
 #include "server/metrics.h"
 #include "server/request_log.h"
+#include "server/token_file.h"
 
 namespace spillway::server {
 
 class Telemetry final : public scheduler::Observer {
  public:
-  // `metrics` must outlive this.
-  explicit Telemetry(Metrics& metrics) : metrics_(metrics) {}
+  // Both must outlive this. `tokens`, where there are some: their tenants pay for what is generated.
+  explicit Telemetry(Metrics& metrics, TokenFile* tokens = nullptr) : metrics_(metrics), tokens_(tokens) {}
 
   void Listen() { listening_.store(true, std::memory_order_release); }
 
@@ -42,6 +44,9 @@ class Telemetry final : public scheduler::Observer {
   void OnFinished(const scheduler::RequestRecord& record) override {
     if (!listening()) return;
     metrics_.OnFinished(record);
+    if (tokens_ != nullptr) {
+      tokens_->Pay(record.tenant, record.usage.generated_tokens, Clock::Real().NowNs());
+    }
     log_.Add(record);
   }
   void OnRejected(Reason reason) override {
@@ -51,15 +56,19 @@ class Telemetry final : public scheduler::Observer {
   // A call that a service turned away, at any time; any thread.
   void OnRefused(Refusal refusal) {
     metrics_.OnRejected(refusal.reason);
-    log_.Add(std::move(refusal));
+    LogRefused(std::move(refusal));
   }
   // One that the scheduler turned away, and has counted.
-  void LogRefused(Refusal refusal) { log_.Add(std::move(refusal)); }
+  void LogRefused(Refusal refusal) {
+    if (!refusal.tenant.empty()) metrics_.OnTenantRejected(refusal.tenant);
+    log_.Add(std::move(refusal));
+  }
 
  private:
   bool listening() const { return listening_.load(std::memory_order_acquire); }
 
   Metrics& metrics_;
+  TokenFile* const tokens_;
   RequestLog log_;
   std::atomic<bool> listening_{false};
 };

@@ -15,6 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "profiler/machine_profile.h"
 #include "tests/client/fake_daemon.h"
+#include "tests/client/spillway_fixture.h"
 #include "tests/scheduler/profiles.h"
 
 namespace spillway::client {
@@ -26,39 +27,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::StartsWith;
-
-struct Result {
-  int exit_code = -1;
-  std::string out;
-  std::string err;
-};
-
-class SpillwayTest : public ::testing::Test {
- protected:
-  struct Setting {
-    std::string input = {};
-    bool in_is_terminal = false;
-    bool out_is_terminal = false;
-    bool err_is_terminal = false;
-  };
-
-  Result Run(std::vector<std::string> args, const Setting& setting) {
-    std::istringstream in(setting.input);
-    std::ostringstream out;
-    std::ostringstream err;
-    Console console{in, out, err, setting.in_is_terminal, setting.out_is_terminal, setting.err_is_terminal};
-    args.insert(args.begin(), "--server=" + daemon_.address());
-    Result result;
-    result.exit_code = RunSpillway(args, console, active_);
-    result.out = out.str();
-    result.err = err.str();
-    return result;
-  }
-  Result Run(const std::vector<std::string>& args) { return Run(args, {}); }
-
-  FakeDaemon daemon_;
-  ActiveCall active_;
-};
 
 TEST_F(SpillwayTest, CompletePrintsOnlyTheText) {
   daemon_.Answer(
@@ -569,45 +537,6 @@ TEST_F(SpillwayTest, TheServerComesFromTheFlagThenTheEnvironment) {
   ASSERT_EQ(setenv("SPILLWAY_SERVER", "", 1), 0);
   EXPECT_EQ(DefaultConnectionOptions().server, kDefaultServer);
   unsetenv("SPILLWAY_SERVER");
-}
-
-TEST_F(SpillwayTest, TlsAndTokensComeFromTheEnvironmentToo) {
-  ASSERT_EQ(setenv("SPILLWAY_TLS", "false", 1), 0);
-  EXPECT_FALSE(DefaultConnectionOptions().tls);
-  for (const char* on : {"1", "true", "TRUE", "yes", "nonsense"}) {
-    ASSERT_EQ(setenv("SPILLWAY_TLS", on, 1), 0);
-    EXPECT_TRUE(DefaultConnectionOptions().tls) << "better no connection than a plain one";
-  }
-  EXPECT_EQ(Run({"models"}).exit_code, kExitFailed) << "the daemon speaks plain text";
-  EXPECT_EQ(Run({"--notls", "models"}).exit_code, kExitOk);
-  unsetenv("SPILLWAY_TLS");
-  ASSERT_EQ(setenv("SPILLWAY_TLS_CA", "/no/such/file", 1), 0);
-  EXPECT_THAT(Run({"models"}).err, HasSubstr("--tls_ca=/no/such/file: cannot be read"));
-  unsetenv("SPILLWAY_TLS_CA");
-}
-
-TEST_F(SpillwayTest, ATokenGoesWithEveryCallAndNeverInPlainTextToAnotherMachine) {
-  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_token";
-  std::ofstream(path) << "spw_abc\n";
-  EXPECT_EQ(Run({"--token_file=" + path, "models"}).exit_code, kExitOk);
-  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_abc");
-  EXPECT_EQ(Run({"--token_file=" + path, "complete", "x"}).exit_code, kExitOk);
-  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_abc");
-  ASSERT_EQ(setenv("SPILLWAY_TOKEN", "spw_env", 1), 0);
-  EXPECT_EQ(Run({"status"}).exit_code, kExitOk);
-  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_env");
-  const Result elsewhere = Run({"models", "--server=192.0.2.1:1"});
-  EXPECT_EQ(elsewhere.exit_code, kExitFailed);
-  EXPECT_THAT(elsewhere.err, HasSubstr("the token would go to 192.0.2.1:1 in plain text"));
-  EXPECT_THAT(elsewhere.err, Not(HasSubstr("spw_env")));
-  unsetenv("SPILLWAY_TOKEN");
-  EXPECT_EQ(Run({"models"}).exit_code, kExitOk);
-  EXPECT_EQ(daemon_.authorizations().back(), "");
-  std::ofstream(path) << "two words";
-  EXPECT_THAT(Run({"--token_file=" + path, "models"}).err, HasSubstr("printable"));
-  std::ofstream(path) << "\n";
-  EXPECT_THAT(Run({"--token_file=" + path, "models"}).err, HasSubstr("is empty"));
-  std::remove(path.c_str());
 }
 
 TEST_F(SpillwayTest, PlanAsksTheDaemonAndPrintsTheSplit) {

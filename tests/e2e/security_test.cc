@@ -178,6 +178,52 @@ TEST_F(SecurityTest, CertificatesAreReplacedUnderLoadWithoutALostRequest) {
   EXPECT_EQ(daemon.Wait().code, 0);
 }
 
+TEST_F(SecurityTest, TokensAreMadeTakenAndTakenBackWhileADaemonServes) {
+  const std::string file = Path("tokens.json");
+  names_.push_back("tokens.json");
+  const auto make = [&](const std::string& name, const std::string& flags) {
+    const std::string command = absl::StrCat(SPILLWAY_BIN_DIR, "/spillway token --tokens_file=", file, " ",
+                                             flags, " > ", Path(name), " 2> /dev/null");
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    names_.push_back(name);
+    return "--token_file=" + Path(name);
+  };
+  const std::string user = make("user.token", "--tenant=acme --max_concurrent_requests=8");
+  const std::string admin = make("admin.token", "--tenant=operations --role=admin");
+  SpawnedDaemon daemon(ModelFlags({"--tokens_file=" + file, "--log_format=json"}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  const ExitResult nobody = Client(daemon, "complete x");
+  EXPECT_EQ(nobody.code, 1);
+  EXPECT_THAT(nobody.output, AllOf(HasSubstr("UNAUTHENTICATED"), HasSubstr("remedy: Send `authorization")));
+  EXPECT_EQ(Client(daemon, user + " complete --max_tokens=4 --ignore_eos x").code, 0);
+  EXPECT_THAT(Client(daemon, user + " status").output, HasSubstr("PERMISSION_DENIED"));
+  EXPECT_EQ(Client(daemon, admin + " status").code, 0);
+  EXPECT_TRUE(Eventually([&] { return daemon.output().find("\"tenant\":\"acme\"") != std::string::npos; }));
+  EXPECT_THAT(daemon.output(), Not(HasSubstr("spw_"))) << "no token in the log";
+  const std::string other = make("other.token", "--tenant=other");
+  EXPECT_TRUE(Eventually([&] { return Client(daemon, other + " models").code == 0; })) << daemon.output();
+  std::ofstream(file) << "{\"schema_version\": 1, \"tokens\": [";
+  EXPECT_TRUE(Eventually([&] {
+    return Get(daemon.metrics_address(), "/metrics").body.find("spillway_reload_stale{files=\"tokens\"} 1") !=
+           std::string::npos;
+  }));
+  EXPECT_EQ(Client(daemon, user + " models").code, 0) << "a bad file changes nothing";
+  // An operator ends it; streams that run finish.
+  const ExitResult refused = Client(daemon, user + " drain");
+  EXPECT_THAT(refused.output, HasSubstr("PERMISSION_DENIED"));
+  EXPECT_EQ(Client(daemon, admin + " drain").code, 0);
+  const ExitResult end = daemon.Wait();
+  EXPECT_EQ(end.code, 0) << end.output;
+  EXPECT_THAT(end.output, HasSubstr("AdminService.Drain"));
+}
+
+TEST_F(SecurityTest, BadTokensFilesAreRefusedAtStart) {
+  Write("tokens.json", "{\"schema_version\": 1, \"tokens\": [{\"sha256\": \"12\"}]}");
+  const ExitResult result = RunDaemon(ModelFlags({"--tokens_file=" + Path("tokens.json")}));
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.output, AllOf(HasSubstr("--tokens_file="), HasSubstr("tokens[0]: sha256 must be")));
+}
+
 TEST_F(SecurityTest, BeyondThisMachineADaemonSaysWhatIsOpen) {
   {
     SpawnedDaemon daemon(ModelFlags({"--listen=0.0.0.0:0"}));

@@ -49,6 +49,26 @@ TEST(SchedulerPlan, EveryStepOfAnExecutorThatSplitsIsPlanned) {
   EXPECT_GT(planner->targets.version, 0U);
 }
 
+TEST(SchedulerPlan, ARecordSaysWhatTheRequestsStepsAttendedTo) {
+  HarnessOptions options = Splitting();
+  options.profile.reset();
+  Harness harness(options);
+  const auto alone = harness.MustSubmit(MakeRequest(Prompt(64, 1), 5));
+  harness.RunAll({alone.get()});
+  const auto a = harness.MustSubmit(MakeRequest(Prompt(64, 2), 5));
+  const auto b = harness.MustSubmit(MakeRequest(Prompt(64, 3), 5));
+  harness.RunAll({a.get(), b.get()});
+  ASSERT_EQ(harness.observer.records.size(), 3U);
+  // The prompt in pieces of 16 rows, then four decode steps after the first token; and not what the other one
+  // attended to in the same steps.
+  const int64_t expected = 16 + 32 + 48 + 64 + 65 + 66 + 67;
+  for (const RequestRecord& record : harness.observer.records) {
+    EXPECT_EQ(record.attended.total_tokens(), expected);
+    EXPECT_GT(record.attended.carried_kv_tokens, 0);
+    EXPECT_EQ(record.attended.carried_x_tokens, 0);
+  }
+}
+
 TEST(SchedulerPlan, WithoutAPlannerWhatIsNotResidentIsCarriedAsKv) {
   HarnessOptions options = Splitting();
   options.profile.reset();

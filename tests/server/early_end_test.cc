@@ -191,17 +191,17 @@ TEST(EarlyEnd, ATextWhoseCallerLeftIsNotTokenised) {
 // A service of one method that counts how often it has read a request.
 class CountingService final : public MessageService {
  public:
-  CountingService(TextPool& pool, CallWaits& waits) : MessageService("test.Counting") {
-    AddMethod("Read", [this, &pool, &waits](grpc::CallbackServerContext& context) {
-      auto* const call = new AnswerCall(waits, context,
-                                        [this, &pool, &context](AnswerCall& answer, const grpc::ByteBuffer&) {
-                                          answer.AnswerWith(pool, [this] {
-                                            ++reads;
-                                            return SerializeMessage(v1::TokenizeResponse());
-                                          });
-                                          last = &context;
-                                          ++calls;
-                                        });
+  CountingService(TextPool& pool, CallWaits& waits) : MessageService("test.Counting", waits) {
+    AddMethod("Read", [this, &pool, &waits](grpc::CallbackServerContext& context, Caller /*anybody*/) {
+      const auto work = [this, &pool, &context](AnswerCall& answer, const grpc::ByteBuffer&) {
+        answer.AnswerWith(pool, [this] {
+          ++reads;
+          return SerializeMessage(v1::TokenizeResponse());
+        });
+        last = &context;
+        ++calls;
+      };
+      auto* const call = new AnswerCall(waits, context, Caller(), work, /*telemetry=*/nullptr, "Read");
       call->Begin();
       return call;
     });

@@ -101,7 +101,7 @@ TestServer::TestServer(const TestServerOptions& options)
       blocks(options.n_blocks),
       fake(ExecutorOptions(), blocks, executor_clock),
       executor(fake),
-      telemetry(metrics),
+      telemetry(metrics, options.tokens),
       scheduler(MakeScheduler(options)),
       plan_solver(options.profile.has_value() ? std::make_unique<scheduler::PlanSolver>(*options.profile)
                                               : nullptr),
@@ -117,6 +117,7 @@ TestServer::TestServer(const TestServerOptions& options)
                                     .max_connections = options.max_connections,
                                     .receive_timeout = options.receive_timeout,
                                     .unread_timeout = options.unread_timeout,
+                                    .tokens = options.tokens,
                                     .tls = options.tls},
                                    {state, text_pool, delivery, telemetry, Clock::Real()});
   SPILLWAY_CHECK_MSG(started.ok(), started.status().ToString().c_str());

@@ -56,6 +56,7 @@ struct TestServerOptions {
   std::optional<profiler::MachineProfile> profile;  // to explain plans with
   int64_t max_connections = 1024;
   const TlsFiles* tls = nullptr;  // outlives the server
+  TokenFile* tokens = nullptr;    // likewise
   std::chrono::milliseconds receive_timeout{60'000};
   std::chrono::milliseconds unread_timeout{30'000};
 

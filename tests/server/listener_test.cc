@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/network_address.h"
 #include "tests/server/harness.h"
 #include "tests/server/raw_client.h"
 
@@ -124,6 +125,16 @@ TEST(Listener, WhatCannotBeBoundSaysWhy) {
   // A documentation address: of no machine.
   EXPECT_THAT(std::string(Listener::Bind("192.0.2.1:0", 10).status().message()),
               HasSubstr("cannot assign requested address"));
+}
+
+TEST(NetworkAddress, LoopbackIsWhatThisMachineAloneCanReach) {
+  for (const char* address : {"127.0.0.1:8090", "127.8.9.1:0", "[::1]:8090", "localhost:8090"}) {
+    EXPECT_TRUE(IsLoopback(address)) << address;
+  }
+  for (const char* address :
+       {"0.0.0.0:8090", "192.0.2.1:8090", "[::]:8090", "[::ffff:10.0.0.1]:1", "no.such.host.invalid:1"}) {
+    EXPECT_FALSE(IsLoopback(address)) << address;
+  }
 }
 
 TEST(Listener, TheLimitLeavesDescriptorsForOthers) {

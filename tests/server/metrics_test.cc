@@ -84,6 +84,7 @@ class MetricsTest : public testing::Test {
                             .certificate_expiry_unix_s = 1'800'000'000,
                             .client_ca_expiry_unix_s = 1'900'000'000};
     });
+    metrics_.OnTenantRejected("acme");
     metrics_.SetSources([] { return scheduler::SchedulerSnapshot(); }, [] { return true; });
   }
 

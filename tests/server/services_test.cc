@@ -168,6 +168,22 @@ TEST(Admin, CanHaveAPortOfItsOwn) {
             grpc::StatusCode::UNIMPLEMENTED);
 }
 
+TEST(Admin, DrainIsToldOnAndAnsweredAtOnce) {
+  TestServer server;
+  std::atomic<int> told{0};
+  server.server->admin().SetDrain([&told] { ++told; });
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::DrainResponse response;
+  EXPECT_TRUE(stub->Drain(NewContext().get(), {}, &response).ok());
+  EXPECT_TRUE(stub->Drain(NewContext().get(), {}, &response).ok()) << "again does no harm";
+  EXPECT_EQ(told, 2);
+  TestServerOptions loading;
+  loading.serving = false;
+  TestServer early(loading);
+  EXPECT_EQ(v1::AdminService::NewStub(early.Connect())->Drain(NewContext().get(), {}, &response).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+}
+
 TEST(Connections, OldOnesAreAskedToGoWhenTheirCallsAreDone) {
   TestServerOptions options;
   options.max_connection_age_ms = 200;

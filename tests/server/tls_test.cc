@@ -1,6 +1,8 @@
 // The gRPC ports with TLS: who is let in, who is not, and what replacing the files does to whom.
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -91,9 +93,15 @@ TEST_F(TlsTest, PlainTextGetsNoAnswerAndDisturbsNobody) {
   Serve(/*mutual=*/false);
   const auto good = Connect(authority_.certificate());
   EXPECT_EQ(Call(server_->Connect()), StatusCode::UNAVAILABLE);
-  RawClient raw(server_->server->address());
-  raw.Send("/spillway.v1.InferenceService/Complete", TextRequest("x", 2).SerializeAsString());
-  EXPECT_FALSE(raw.ReadAnswer());
+  const Listener::Descriptor raw = ConnectTo(server_->server->address());
+  constexpr absl::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+  EXPECT_EQ(send(raw.get(), kPreface.data(), kPreface.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(kPreface.size()));
+  char byte = 0;
+  ssize_t got = 0;
+  while ((got = recv(raw.get(), &byte, 1, 0)) > 0) {
+  }
+  EXPECT_FALSE(got < 0 && errno == EAGAIN) << "it is closed, not left open";
   EXPECT_EQ(Call(good), StatusCode::OK);
   EXPECT_EQ(Call(server_->Connect()), StatusCode::UNAVAILABLE);
 }

@@ -1,0 +1,121 @@
+// What commands do about TLS and tokens, and the command that makes a token.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+
+#include "absl/strings/escaping.h"
+#include "base/sha256.h"
+#include "client/connection.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/client/spillway_fixture.h"
+
+namespace spillway::client {
+namespace {
+
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST_F(SpillwayTest, TlsAndTokensComeFromTheEnvironmentToo) {
+  ASSERT_EQ(setenv("SPILLWAY_TLS", "false", 1), 0);
+  EXPECT_FALSE(DefaultConnectionOptions().tls);
+  for (const char* on : {"1", "true", "TRUE", "yes", "nonsense"}) {
+    ASSERT_EQ(setenv("SPILLWAY_TLS", on, 1), 0);
+    EXPECT_TRUE(DefaultConnectionOptions().tls) << "better no connection than a plain one";
+  }
+  EXPECT_EQ(Run({"models"}).exit_code, kExitFailed) << "the daemon speaks plain text";
+  EXPECT_EQ(Run({"--notls", "models"}).exit_code, kExitOk);
+  unsetenv("SPILLWAY_TLS");
+  ASSERT_EQ(setenv("SPILLWAY_TLS_CA", "/no/such/file", 1), 0);
+  EXPECT_THAT(Run({"models"}).err, HasSubstr("--tls_ca=/no/such/file: cannot be read"));
+  unsetenv("SPILLWAY_TLS_CA");
+}
+
+TEST_F(SpillwayTest, ATokenGoesWithEveryCallAndNeverInPlainTextToAnotherMachine) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_token";
+  std::ofstream(path) << "spw_abc\n";
+  EXPECT_EQ(Run({"--token_file=" + path, "models"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_abc");
+  EXPECT_EQ(Run({"--token_file=" + path, "complete", "x"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_abc");
+  ASSERT_EQ(setenv("SPILLWAY_TOKEN", "spw_env", 1), 0);
+  EXPECT_EQ(Run({"status"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "Bearer spw_env");
+  const Result elsewhere = Run({"models", "--server=192.0.2.1:1"});
+  EXPECT_EQ(elsewhere.exit_code, kExitFailed);
+  EXPECT_THAT(elsewhere.err, HasSubstr("the token would go to 192.0.2.1:1 in plain text"));
+  EXPECT_THAT(elsewhere.err, Not(HasSubstr("spw_env")));
+  unsetenv("SPILLWAY_TOKEN");
+  EXPECT_EQ(Run({"models"}).exit_code, kExitOk);
+  EXPECT_EQ(daemon_.authorizations().back(), "");
+  std::ofstream(path) << "two words";
+  EXPECT_THAT(Run({"--token_file=" + path, "models"}).err, HasSubstr("printable"));
+  std::ofstream(path) << "\n";
+  EXPECT_THAT(Run({"--token_file=" + path, "models"}).err, HasSubstr("is empty"));
+  std::remove(path.c_str());
+}
+
+// What is kept of a token, as the daemon looks for it.
+std::string HexDigest(std::string token) {
+  if (!token.empty() && token.back() == '\n') token.pop_back();
+  const Sha256Digest digest = Sha256(token);
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+}
+
+TEST_F(SpillwayTest, TokenAddsTheDigestToAFileThatItsOwnerAloneReads) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_tokens.json";
+  const Result first = Run({"token", "--tenant=acme", "--tokens_per_minute=600", "--tokens_file=" + path});
+  ASSERT_EQ(first.exit_code, kExitOk) << first.err;
+  EXPECT_THAT(first.out, ContainsRegex("^spw_[A-Za-z0-9_-]{43}\n$"));
+  const Result second =
+      Run({"token", "--tenant=ops", "--role=admin", "--max_concurrent_requests=2", "--tokens_file", path});
+  ASSERT_EQ(second.exit_code, kExitOk) << second.err;
+  EXPECT_NE(first.out, second.out);
+  std::ifstream file(path);
+  const auto json = nlohmann::json::parse(file);
+  EXPECT_EQ(json["schema_version"], 1);
+  EXPECT_EQ(json["tokens"][0], (nlohmann::json{{"sha256", HexDigest(first.out)}, {"tenant", "acme"}}));
+  EXPECT_EQ(json["tokens"][1],
+            (nlohmann::json{{"sha256", HexDigest(second.out)}, {"tenant", "ops"}, {"role", "admin"}}));
+  EXPECT_EQ(json["tenants"], (nlohmann::json{{"acme", {{"tokens_per_minute", 600}}},
+                                             {"ops", {{"max_concurrent_requests", 2}}}}));
+  EXPECT_EQ(json.dump().find("spw_"), std::string::npos) << "the token itself is nowhere";
+  struct stat about {};
+  ASSERT_EQ(stat(path.c_str(), &about), 0);
+  EXPECT_EQ(about.st_mode & 0777, 0600U);
+  EXPECT_NE(access((path + ".new").c_str(), F_OK), 0);
+  std::remove(path.c_str());
+}
+
+TEST_F(SpillwayTest, TokenRefusesWhatTheDaemonWould) {
+  EXPECT_EQ(Run({"token"}).exit_code, kExitUsage);
+  EXPECT_EQ(Run({"token", "--tenant=a b"}).exit_code, kExitUsage);
+  EXPECT_EQ(Run({"token", "--tenant=" + std::string(65, 'a')}).exit_code, kExitUsage);
+  EXPECT_EQ(Run({"token", "--tenant=a", "--role=root"}).exit_code, kExitUsage);
+  EXPECT_EQ(Run({"token", "--tenant=a", "--tokens_per_minute=-1"}).exit_code, kExitUsage);
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_other.json";
+  std::ofstream(path) << "{\"model\": \"m\"}";
+  const Result other = Run({"token", "--tenant=a", "--tokens_file=" + path});
+  EXPECT_EQ(other.exit_code, kExitFailed);
+  EXPECT_EQ(other.out, "");
+  EXPECT_THAT(other.err, HasSubstr("is not a tokens file"));
+  std::remove(path.c_str());
+  EXPECT_THAT(Run({"token", "--tenant=a", "--tokens_file=/no/such/folder/tokens.json"}).err,
+              HasSubstr("cannot be written"));
+}
+
+TEST_F(SpillwayTest, TokenWithoutAFileSaysWhatToAdd) {
+  const Result result = Run({"token", "--tenant=acme"});
+  EXPECT_EQ(result.exit_code, kExitOk);
+  EXPECT_THAT(result.err, HasSubstr(HexDigest(result.out)));
+}
+
+}  // namespace
+}  // namespace spillway::client
