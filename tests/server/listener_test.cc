@@ -24,7 +24,8 @@ using Descriptor = Listener::Descriptor;
 // The other side has closed.
 bool IsClosed(const Descriptor& connection) {
   char byte = 0;
-  return recv(connection.get(), &byte, 1, 0) <= 0 && errno != EAGAIN;
+  const ssize_t got = recv(connection.get(), &byte, 1, 0);
+  return got == 0 || (got < 0 && errno != EAGAIN);  // an end sets no errno
 }
 
 bool Eventually(const std::function<bool()>& condition) {
