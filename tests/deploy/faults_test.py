@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""What goes wrong around a daemon while it serves: full disks, clocks, files, signals. It lives, or ends as documented.
+(Devices that fail or hang: tests/e2e/failure_test.cc. Descriptors and hostile clients: tests/e2e/hostile_client_test.py.)
+
+Usage: faults_test.py --bin=FOLDER --model=FILE.gguf --clock=jumping_clock.so [unittest's own arguments]
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import daemons
+
+OPTIONS = argparse.Namespace(bin="", model="", clock="")
+# A link, so that there is a profile.
+LINK = ("--emulated_link_mb_per_s=100", "--device_memory=64MiB")
+PROMPT = "the quick brown fox"
+
+
+class FaultsTest(unittest.TestCase):
+
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.running = []
+        self.addCleanup(lambda: [daemon.stop(tolerant=True) for daemon in self.running])
+
+    def start(self, *flags, model=None, program="spillwayd", **options):
+        daemon = daemons.Spillwayd(f"{OPTIONS.bin}/{program}", self.folder, f"--model={model or OPTIONS.model}", "--host_pool=32MiB",
+                                   "--lame_duck_ms=0", *flags, **options)
+        self.running.append(daemon)
+        return daemon.wait_until_ready()
+
+    def complete(self, daemon, max_tokens=24, **options):
+        """`spillway complete`, started."""
+        return subprocess.Popen([f"{OPTIONS.bin}/spillway", f"--server={daemon.grpc}", "complete", f"--max_tokens={max_tokens}",
+                                 "--ignore_eos", "--temperature=0", PROMPT], env=daemons.environment(), stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+    def answer(self, daemon, max_tokens=24):
+        process = self.complete(daemon, max_tokens)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, err + daemon.log()[-2000:])
+        return out
+
+    @unittest.skipUnless(os.geteuid() == 0, "mounts need root")
+    def test_a_full_disk_costs_the_profile_and_nothing_else(self):
+        disk = self.folder / "disk"
+        disk.mkdir()
+        # A file system of its own, with no room, that ends with the daemon.
+        program = self.folder / "on_a_full_disk"
+        program.write_text(f"""#!/bin/bash
+            [[ $MOUNTED ]] || MOUNTED=1 exec unshare --mount "$0" "$@"
+            unset MOUNTED
+            mount -t tmpfs -o size=16k tmpfs {disk} && {{ head -c 1000000 /dev/zero >{disk}/filler || true; }}
+            exec {OPTIONS.bin}/spillwayd "$@"
+            """)
+        program.chmod(0o755)
+        daemon = daemons.Spillwayd(program, self.folder, f"--model={OPTIONS.model}", "--host_pool=32MiB", "--lame_duck_ms=0", *LINK,
+                                   f"--profile={disk}/p.json")
+        self.running.append(daemon)
+        daemon.wait_until_ready()
+        self.assertIn("the profile is not saved", daemon.log())
+        self.assertIn("No space left", daemon.log())
+        self.answer(daemon)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_a_clock_that_is_set_disturbs_nothing(self):
+        jump = self.folder / "jump"
+        jump.write_text("0")
+        daemon = self.start(variables={"LD_PRELOAD": OPTIONS.clock, "JUMP_FILE": str(jump)})
+        before = self.answer(daemon, 400)
+        year = r"(\d{4})-"
+        for seconds in (400 * 86400, -400 * 86400, 0):
+            stream = self.complete(daemon, 400)
+            time.sleep(0.02)
+            jump.write_text(str(seconds))
+            out, err = stream.communicate(timeout=60)
+            self.assertEqual((stream.returncode, out), (0, before), err)
+            self.assertEqual(self.answer(daemon, 400), before)
+            self.assertEqual(daemons.get(daemon.metrics, "/livez")[0], 200)
+        years = {re.match(year, line)[1] for line in daemon.log().splitlines() if re.match(year, line)}
+        self.assertGreater(len(years), 1, "the clock did not jump for the daemon")
+        # Nothing took a year: the times that are measured are not the wall's.
+        self.assertLess(daemon.metric('spillway_request_seconds_sum{outcome="ok"}'), 600)
+        self.assertGreaterEqual(daemon.metric('spillway_request_seconds_sum{outcome="ok"}'), 0)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_the_models_file_may_be_replaced_or_cut_short_while_it_is_served(self):
+        model = self.folder / "model.gguf"
+        shutil.copy(OPTIONS.model, model)
+        daemon = self.start(model=model)
+        before = self.answer(daemon)
+        other = self.folder / "other.gguf"
+        other.write_bytes(b"not a model")
+        os.replace(other, model)
+        self.assertEqual(self.answer(daemon), before)
+        self.assertEqual(daemon.stop(), 0)
+        shutil.copy(OPTIONS.model, model)
+        daemon = self.start(model=model)
+        os.truncate(model, 100)
+        self.assertEqual(self.answer(daemon), before)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_sigterm_under_load_loses_no_accepted_request(self):
+        fault = self.folder / "fault"
+        fault.write_text("slow")  # so that nothing has ended when the signal comes
+        daemon = self.start("--max_sequences=4", program="faulty-spillwayd", variables={"FAULT_FILE": str(fault)})
+        streams = [self.complete(daemon, 60) for _ in range(8)]
+        daemon.wait_for(lambda: daemon.metric("spillway_requests_running") + daemon.metric("spillway_requests_waiting") == 8, "load")
+        self.assertEqual(daemon.stop(), 0)
+        for stream in streams:
+            _, err = stream.communicate(timeout=60)
+            self.assertEqual(stream.returncode, 0, err)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--clock", required=True)
+    OPTIONS, rest = parser.parse_known_args()
+    unittest.main(argv=sys.argv[:1] + rest)
