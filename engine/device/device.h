@@ -54,6 +54,9 @@ struct PackedMatrix {
   int64_t k = 0;  // input features
   int64_t size_bytes = 0;
   Encoding encoding = Encoding::kF32;  // of `data`; the device's own layout of it
+  // Output features of `data` that come before the first one of these: of a slice, where the layout is read
+  // from its beginning.
+  int64_t first = 0;
 };
 
 class Device {

@@ -9,10 +9,9 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "engine/device/tensor_encoding.h"
 
 namespace spillway::device {
-
-enum class Encoding : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K };
 
 struct EncodingInfo {
   absl::string_view name;  // as GGUF tools print it: "Q4_K"

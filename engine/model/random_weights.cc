@@ -8,7 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
-#include "engine/model/narrowing.h"
+#include "engine/device/narrowing.h"
 
 namespace spillway::model {
 namespace {
@@ -123,7 +123,7 @@ device::TensorView RandomTensors::Rows(const device::TensorView& tensor, int64_t
     return rows;
   }
   std::array<uint16_t, kSums> narrow{};
-  NarrowFromF32(device::DType::kBF16, table.data(), kSums, reinterpret_cast<uint8_t*>(narrow.data()));
+  device::NarrowFromF32(device::DType::kBF16, table.data(), kSums, reinterpret_cast<uint8_t*>(narrow.data()));
   Draw(entry.key, first * columns, count * columns, narrow.data(), reinterpret_cast<uint16_t*>(room->data()));
   return rows;
 }

@@ -15,7 +15,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "engine/model/narrowing.h"
+#include "engine/device/narrowing.h"
 
 namespace spillway::model {
 namespace {
@@ -108,8 +108,8 @@ void WeightLoader::PlaceF32(std::vector<float> values, device::DevicePtr* ptr) {
   const int64_t offset = Reserve(size_bytes, Use::kSmall);
   SetLater(ptr, offset);
   jobs_.push_back({!host_layers_.empty(), offset, size_bytes, [values = std::move(values)](uint8_t* out) {
-                     NarrowFromF32(device::DType::kF32, values.data(), static_cast<int64_t>(values.size()),
-                                   out);
+                     device::NarrowFromF32(device::DType::kF32, values.data(),
+                                           static_cast<int64_t>(values.size()), out);
                      return absl::OkStatus();
                    }});
 }
@@ -134,7 +134,7 @@ absl::Status WeightLoader::PlaceRows(const std::string& name, int64_t first, Use
            std::vector<float> row(static_cast<size_t>(columns));
            for (int64_t i = 0; i < count; ++i) {
              device::DecodeToF32(read.encoding, read.data + i * encoded_bytes, columns, row.data());
-             NarrowFromF32(dtype, row.data(), columns, out + i * row_bytes);
+             device::NarrowFromF32(dtype, row.data(), columns, out + i * row_bytes);
            }
            return absl::OkStatus();
          }});

@@ -2,6 +2,8 @@
 #ifndef SPILLWAY_ENGINE_DEVICE_CPU_KERNEL_ELEMENTWISE_H_
 #define SPILLWAY_ENGINE_DEVICE_CPU_KERNEL_ELEMENTWISE_H_
 
+#include "engine/device/arithmetic/rotation.h"
+
 namespace spillway::device {
 namespace {
 
@@ -84,39 +86,15 @@ void AddNormRow(const NormRow& row) {
   }
 }
 
-// Cosine and sine of position * inverse_frequency[i] for each pair i. The angle is rounded to f32, as the
-// models' own code does; from there on it is exact to f32: reduction by multiples of pi/2 in double, then the
-// polynomials of Moshier's Cephes (sin, cos). Written so that the compiler vectorises it.
+// Cosine and sine of position * inverse_frequency[i] for each pair i. The compiler vectorises the first loop.
 void FillRopeTable(RopeStyle style, int64_t rope_dims, const float* inverse_frequency, int32_t position,
                    float* cosine, float* sine) {
   const int64_t pairs = rope_dims / 2;
   const float p = static_cast<float>(position);
-  const double round =
-      6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer, found in the low bits
   const auto evaluate = [&](int64_t i, float* c, float* s) {
-    const double angle = static_cast<double>(p * inverse_frequency[i]);
-    const double shifted = angle * 0.63661977236758134308 + round;
-    const double n = shifted - round;
-    const int64_t quadrant = __builtin_bit_cast(int64_t, shifted);
-    const double x = (angle - n * 1.57079632673412561417e+00) - n * 6.07710050650619224932e-11;
-    const double z = x * x;
-    const double sin_x =
-        x + x * z *
-                (-1.66666666666666307295e-1 +
-                 z * (8.33333333332211858878e-3 +
-                      z * (-1.98412698295895385996e-4 +
-                           z * (2.75573136213857245213e-6 + z * -2.50507477628578072866e-8))));
-    const double cos_x = 1.0 - 0.5 * z +
-                         z * z *
-                             (4.16666666666665929218e-2 +
-                              z * (-1.38888888888730564116e-3 +
-                                   z * (2.48015872888517045348e-5 +
-                                        z * (-2.75573141792967388112e-7 + z * 2.08757008419747316778e-9))));
-    const bool swapped = (quadrant & 1) != 0;
-    const double s_abs = swapped ? cos_x : sin_x;
-    const double c_abs = swapped ? sin_x : cos_x;
-    *s = static_cast<float>((quadrant & 2) != 0 ? -s_abs : s_abs);
-    *c = static_cast<float>(((quadrant + 1) & 2) != 0 ? -c_abs : c_abs);
+    const Rotation rotation = RotationAt(p, inverse_frequency[i]);
+    *c = rotation.cosine;
+    *s = rotation.sine;
   };
   if (style == RopeStyle::kHalf) {
     for (int64_t i = 0; i < pairs; ++i) evaluate(i, cosine + i, sine + i);

@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "base/check.h"
+#include "engine/device/arithmetic/philox.h"
 #include "engine/device/cpu/address.h"
-#include "engine/device/cpu/philox.h"
 
 namespace spillway::device {
 namespace {

@@ -8,8 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 #include "engine/device/cpu/kernels.h"
 #include "engine/device/cpu/parallel.h"
+#include "engine/device/matrix_parts.h"
 
 namespace spillway::device {
 namespace {
@@ -45,47 +47,22 @@ void PackPanel(const float* rows, int64_t columns, int64_t k, int64_t padded_k, 
   }
 }
 
-bool IsPlain(Encoding encoding) {
-  return encoding == Encoding::kF32 || encoding == Encoding::kF16 || encoding == Encoding::kBF16;
-}
-
-absl::Status CheckPart(const TensorView& part, int64_t k, WeightMode mode) {
-  if (part.shape.size() != 2 || part.shape[0] <= 0 || part.shape[1] <= 0) {
-    return absl::InvalidArgumentError(absl::StrCat(part.name, " is not a matrix"));
-  }
-  if (part.shape[1] != k) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(part.name, " has rows of ", part.shape[1], " where those it is stacked with have ", k));
-  }
-  const EncodingInfo& info = InfoOf(part.encoding);
-  if (k % info.block_elements != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        part.name, ": rows of ", k, " elements are not whole blocks of ", std::string(info.name)));
-  }
-  if (mode == WeightMode::kPacked && !IsPlain(part.encoding)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(part.name, ": the CPU device does not multiply ", std::string(info.name),
-                     " weights as they are packed; load them expanded (--weights=expanded)"));
-  }
-  constexpr int64_t kMaxElements = int64_t{1} << 48;
-  if (part.shape[0] > kMaxElements / k) {
-    return absl::InvalidArgumentError(absl::StrCat(part.name, " is too large a matrix"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 int64_t PanelStride(DType type, int64_t k) { return PaddedK(type, k) * kPanelColumns; }
 
 absl::StatusOr<PackedMatrix> PlanPanels(absl::Span<const TensorView> parts, WeightMode mode, DType type) {
-  SPILLWAY_CHECK(!parts.empty());
-  PackedMatrix plan;
-  plan.k = parts[0].shape.size() == 2 ? parts[0].shape[1] : 0;
+  SPILLWAY_ASSIGN_OR_RETURN(const StackedShape shape, ShapeOfParts(parts));
   for (const TensorView& part : parts) {
-    if (absl::Status bad = CheckPart(part, plan.k, mode); !bad.ok()) return bad;
-    plan.n += part.shape[0];
+    if (mode == WeightMode::kPacked && !IsPlain(part.encoding)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          part.name, ": the CPU device does not multiply ", std::string(InfoOf(part.encoding).name),
+          " weights as they are packed; load them expanded (--weights=expanded)"));
+    }
   }
+  PackedMatrix plan;
+  plan.n = shape.n;
+  plan.k = shape.k;
   plan.encoding = type == DType::kF32 ? Encoding::kF32 : Encoding::kBF16;
   const int64_t panels = (plan.n + kPanelColumns - 1) / kPanelColumns;
   plan.size_bytes = panels * PanelStride(type, plan.k) * SizeOf(type);

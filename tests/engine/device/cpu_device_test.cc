@@ -8,8 +8,8 @@
 #include <new>
 
 #include "absl/strings/str_cat.h"
+#include "engine/device/arithmetic/philox.h"
 #include "engine/device/cpu/allocation_scope.h"
-#include "engine/device/cpu/philox.h"
 #include "tests/engine/device/device_suite.h"
 
 namespace {
@@ -59,6 +59,7 @@ void operator delete[](void* p, size_t, std::align_val_t) noexcept { Release(p);
 namespace spillway::device {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 DeviceCase CpuCase(const std::string& name, const CpuDeviceOptions& options) {
@@ -348,12 +349,15 @@ TEST(CpuDevice, RefusesWhatTheProcessorLacks) {
 
 TEST(Philox, GivesThePublishedVectors) {
   // Known answers of the authors' Random123 library, philox4x32 with 10 rounds.
-  using Words = std::array<uint32_t, 4>;
-  EXPECT_EQ(Philox4x32({0, 0, 0, 0}, {0, 0}), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
-  EXPECT_EQ(Philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
-            (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
-  EXPECT_EQ(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
-            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+  const auto words = [](PhiloxCounter counter, uint32_t key0, uint32_t key1) {
+    const PhiloxCounter random = Philox4x32(counter, key0, key1);
+    return std::vector<uint32_t>(random.word, random.word + 4);
+  };
+  EXPECT_THAT(words({{0, 0, 0, 0}}, 0, 0), ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  EXPECT_THAT(words({{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}}, 0xffffffff, 0xffffffff),
+              ElementsAre(0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
+  EXPECT_THAT(words({{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}}, 0xa4093822, 0x299f31d0),
+              ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
 }  // namespace

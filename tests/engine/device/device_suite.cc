@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "tests/fakes/encode.h"
 
 namespace spillway::device {
 namespace {
@@ -33,14 +34,13 @@ double UnitOf(DType type) {
 double RoundTo(DType type, double value) { return Decode(type, Encode(type, {value}))[0]; }
 
 std::vector<uint8_t> Encode(DType type, const std::vector<double>& values) {
-  SPILLWAY_CHECK_MSG(type != DType::kF16, "no device of these tests computes in f16 yet");
   std::vector<uint8_t> bytes(values.size() * static_cast<size_t>(SizeOf(type)));
   for (size_t i = 0; i < values.size(); ++i) {
     const float value = static_cast<float>(values[i]);
     if (type == DType::kF32) {
       std::memcpy(&bytes[i * 4], &value, 4);
     } else {
-      const uint16_t bits = ToBf16(value);
+      const uint16_t bits = type == DType::kF16 ? fakes::FloatToHalf(value) : ToBf16(value);
       std::memcpy(&bytes[i * 2], &bits, 2);
     }
   }
@@ -48,8 +48,12 @@ std::vector<uint8_t> Encode(DType type, const std::vector<double>& values) {
 }
 
 std::vector<double> Decode(DType type, const std::vector<uint8_t>& bytes) {
-  SPILLWAY_CHECK_MSG(type != DType::kF16, "no device of these tests computes in f16 yet");
   std::vector<double> values(bytes.size() / static_cast<size_t>(SizeOf(type)));
+  if (type == DType::kF16) {
+    std::vector<float> widened(values.size());
+    DecodeToF32(Encoding::kF16, bytes.data(), static_cast<int64_t>(widened.size()), widened.data());
+    return std::vector<double>(widened.begin(), widened.end());
+  }
   for (size_t i = 0; i < values.size(); ++i) {
     if (type == DType::kF32) {
       float value;

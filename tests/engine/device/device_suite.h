@@ -21,6 +21,8 @@ struct DeviceCase {
   std::string name;  // of the instantiation: "avx2_f32"
   // With the given memory budget; 0: none of its own.
   std::function<absl::StatusOr<std::unique_ptr<Device>>(int64_t memory_bytes)> create;
+  // Of an emulated device: where many runs make a test sharper, one in so many is made.
+  int one_in = 1;
 };
 
 // What a result may be off by: absolute plus relative to the reference's value.

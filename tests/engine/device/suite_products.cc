@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/engine/device/device_suite.h"
 #include "tests/engine/device/reference.h"
+#include "tests/fakes/encode.h"
 
 namespace spillway::device {
 namespace {
@@ -169,6 +170,103 @@ TEST_P(DeviceSuite, SlicesMultiplyAsTheWholeDoes) {
     ExpectClose(DownloadF32(args.out, kRows * n), want, {1e-4, 1e-5}, absl::StrCat("slice at ", first));
   }
   EXPECT_THAT(std::string(device_->SliceMatrix(whole, 7, 20).status().message()), HasSubstr("not at 7"));
+}
+
+// A matrix whose parts are packed as given, of values that each encoding holds exactly.
+struct PackedParts {
+  std::vector<std::vector<uint8_t>> bytes;
+  std::vector<TensorView> views;
+  std::vector<double> values;  // what the bytes mean
+};
+
+PackedParts MakePackedParts(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64_t>>& parts,
+                            int64_t k) {
+  PackedParts made;
+  std::normal_distribution<float> normal(0, 0.3F);
+  for (const auto& [encoding, rows] : parts) {
+    std::vector<float> values(static_cast<size_t>(rows * k));
+    for (float& value : values) value = normal(suite.random_);
+    made.bytes.push_back(fakes::Encode(encoding, values));
+    DecodeToF32(encoding, made.bytes.back().data(), rows * k, values.data());
+    made.values.insert(made.values.end(), values.begin(), values.end());
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    made.views.push_back({absl::StrCat("part ", i),
+                          parts[i].first,
+                          {parts[i].second, k},
+                          made.bytes[i].data(),
+                          static_cast<int64_t>(made.bytes[i].size())});
+  }
+  return made;
+}
+
+// Multiplies rows by the packed parts, whole and by a slice, with and without an epilogue.
+void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64_t>>& encodings, int64_t k) {
+  const PackedParts parts = MakePackedParts(suite, encodings, k);
+  auto plan = suite.device_->PlanMatrix(parts.views, WeightMode::kPacked);
+  if (!plan.ok()) {
+    EXPECT_THAT(std::string(plan.status().message()), HasSubstr("--weights=expanded"));
+    return;  // a device that only multiplies expanded weights
+  }
+  int64_t file_bytes = 0;
+  for (const TensorView& view : parts.views) file_bytes += view.size_bytes;
+  EXPECT_LE(plan->size_bytes, file_bytes + 2048);
+  std::vector<uint8_t> packed(static_cast<size_t>(plan->size_bytes));
+  ASSERT_TRUE(suite.device_->PackMatrix(parts.views, *plan, packed.data()).ok());
+  plan->data = suite.UploadArray(packed);
+  // A product in T may round weights, of deviation 0.3, to T first: errors of up to a unit, uniform, in each
+  // of k products with inputs of deviation 1. Four deviations of their sum and more.
+  const double unit = UnitOf(suite.type());
+  const Tolerance tolerance{1e-4 + 5 * 0.3 * 0.58 * unit * std::sqrt(static_cast<double>(k)),
+                            1e-5 + 2 * unit};
+  for (const int64_t rows : {1, 3, 8, 9, 40}) {
+    const std::vector<double> in = suite.Random(rows * k);
+    const std::vector<double> bias = suite.Random(plan->n);
+    GemmArgs args;
+    args.rows = static_cast<int32_t>(rows);
+    args.in = suite.UploadT(in);
+    args.out = suite.Allocate(rows * plan->n * 4);
+    suite.device_->Gemm(suite.stream_, *plan, args);
+    const std::string what = absl::StrCat(rows, " rows by packed [", plan->n, ", ", k, "]");
+    ExpectClose(suite.DownloadF32(args.out, rows * plan->n),
+                reference::Product(in, parts.values, {}, rows, plan->n, k, Activation::kNone), tolerance,
+                what);
+
+    args.bias = suite.UploadF32(bias);
+    args.activation = Activation::kSilu;
+    args.out_dtype = suite.type();
+    suite.device_->Gemm(suite.stream_, *plan, args);
+    ExpectClose(suite.DownloadT(args.out, rows * plan->n),
+                reference::Product(in, parts.values, bias, rows, plan->n, k, Activation::kSilu), tolerance,
+                what + " with an epilogue");
+
+    if (plan->n <= 16) continue;
+    const PackedMatrix slice = suite.device_->SliceMatrix(*plan, 8, plan->n - 8).value();
+    args = {};
+    args.rows = static_cast<int32_t>(rows);
+    args.in = suite.UploadT(in);
+    args.out = suite.UploadF32(std::vector<double>(static_cast<size_t>(rows * slice.n), 1.0));
+    args.accumulate = true;
+    suite.device_->Gemm(suite.stream_, slice, args);
+    const std::vector<double> sliced(parts.values.begin() + 8 * k, parts.values.end());
+    std::vector<double> want = reference::Product(in, sliced, {}, rows, slice.n, k, Activation::kNone);
+    for (double& value : want) value += 1;
+    ExpectClose(suite.DownloadF32(args.out, rows * slice.n), want, tolerance, what + ", a slice, added");
+  }
+}
+
+TEST_P(DeviceSuite, PackedWeightsMultiplyAsWhatTheyEncode) {
+  for (const Encoding encoding : {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0,
+                                  Encoding::kQ5_1, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K}) {
+    CheckPacked(*this, {{encoding, 21}}, 256);
+    CheckPacked(*this, {{encoding, 3}}, 1024);
+  }
+}
+
+TEST_P(DeviceSuite, PackedPartsOfDifferentEncodingsAreOneMatrix) {
+  CheckPacked(*this, {{Encoding::kQ4_K, 24}, {Encoding::kQ4_K, 8}, {Encoding::kQ6_K, 9}}, 512);
+  CheckPacked(*this, {{Encoding::kF32, 5}, {Encoding::kQ8_0, 13}, {Encoding::kBF16, 2}, {Encoding::kF16, 4}},
+              96);
 }
 
 TEST_P(DeviceSuite, MatricesThatCannotBeMultipliedAreRefusedByName) {

@@ -1,9 +1,9 @@
-#include "engine/model/narrowing.h"
+#include "engine/device/narrowing.h"
 
 #include <bit>
 #include <cstring>
 
-namespace spillway::model {
+namespace spillway::device {
 namespace {
 
 uint16_t ToBf16(float value) {
@@ -38,16 +38,16 @@ void NarrowAll(const float* values, int64_t elements, uint8_t* out) {
 
 }  // namespace
 
-void NarrowFromF32(device::DType dtype, const float* values, int64_t elements, uint8_t* out) {
+void NarrowFromF32(DType dtype, const float* values, int64_t elements, uint8_t* out) {
   switch (dtype) {
-    case device::DType::kF32:
+    case DType::kF32:
       if (elements > 0) std::memcpy(out, values, static_cast<size_t>(elements) * sizeof(float));
       return;
-    case device::DType::kF16:
+    case DType::kF16:
       return NarrowAll<ToF16>(values, elements, out);
-    case device::DType::kBF16:
+    case DType::kBF16:
       return NarrowAll<ToBf16>(values, elements, out);
   }
 }
 
-}  // namespace spillway::model
+}  // namespace spillway::device

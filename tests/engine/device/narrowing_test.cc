@@ -1,4 +1,4 @@
-#include "engine/model/narrowing.h"
+#include "engine/device/narrowing.h"
 
 #include <bit>
 #include <cmath>
@@ -9,11 +9,8 @@
 #include "engine/device/tensor.h"
 #include "gtest/gtest.h"
 
-namespace spillway::model {
+namespace spillway::device {
 namespace {
-
-using device::DType;
-using device::Encoding;
 
 uint16_t Narrow(DType dtype, float value) {
   uint16_t bits = 0;
@@ -23,7 +20,7 @@ uint16_t Narrow(DType dtype, float value) {
 
 float Widen(Encoding encoding, uint16_t bits) {
   float value = 0;
-  device::DecodeToF32(encoding, reinterpret_cast<const uint8_t*>(&bits), 1, &value);
+  DecodeToF32(encoding, reinterpret_cast<const uint8_t*>(&bits), 1, &value);
   return value;
 }
 
@@ -33,7 +30,7 @@ INSTANTIATE_TEST_SUITE_P(DTypes, NarrowingTest,
                          ::testing::Values(std::pair{DType::kF16, Encoding::kF16},
                                            std::pair{DType::kBF16, Encoding::kBF16}),
                          [](const ::testing::TestParamInfo<std::pair<DType, Encoding>>& test) {
-                           return device::NameOf(test.param.first);
+                           return NameOf(test.param.first);
                          });
 
 TEST_P(NarrowingTest, EveryRepresentableValueIsKept) {
@@ -81,4 +78,4 @@ TEST(NarrowingToF32Test, CopiesBits) {
 }
 
 }  // namespace
-}  // namespace spillway::model
+}  // namespace spillway::device

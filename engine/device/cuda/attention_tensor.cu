@@ -1,0 +1,400 @@
+// Partial attention on the tensor cores: bf16 and f16, heads of the sizes that models have. A warp multiplies
+// 16 queries by keys and values that pass through shared memory, two tiles in flight, and keeps scores and
+// sums in registers, as FlashAttention-2 does (Dao 2023).
+//
+// Wide tasks: each warp has 16 queries of its own and takes every key. Narrow ones: the warps share 16
+// queries, each takes 16 keys of a tile, and their sums are merged at the end; so a decode step's few heads
+// cost no more than its keys' way through memory.
+#include <cstring>
+
+#include "engine/device/cuda/attention_kernels.h"
+#include "engine/device/cuda/attention_result.h"
+#include "engine/device/cuda/attention_task.h"
+#include "engine/device/cuda/block_reduce.h"
+#include "engine/device/cuda/launch.h"
+#include "engine/device/cuda/tensor_core.h"
+
+namespace spillway::device::cuda {
+namespace {
+
+constexpr int kRows = 16;  // queries of a warp; keys of a step of the second product
+constexpr float kLog2E = 1.44269504F;
+constexpr int kStages = 2;
+
+// Sizes for heads of kD elements. The largest shape takes 99 KB of shared memory, what the smallest devices
+// have.
+template <int kD>
+struct Shape {
+  static constexpr int kWarps = kD <= 128 ? 4 : 2;
+  static constexpr int kThreads = kWarps * kWarpThreads;
+  static constexpr int kKeys = kWarps * kRows;     // of a tile
+  static constexpr int kQueries = kWarps * kRows;  // of a wide task
+  static constexpr int kStride = kD + 8;           // elements between rows: no two of eight meet a bank twice
+  static constexpr int kPieces = kD / 8;           // of 16 bytes, of a row
+};
+
+template <typename T, int kD, bool kWide>
+struct alignas(16) TensorShared {
+  using S = Shape<kD>;
+  const T* k_rows[kStages][S::kKeys];
+  const T* v_rows[kStages][S::kKeys];
+  float max[S::kWarps * kRows];
+  float sum[S::kWarps * kRows];
+  T q[kWide ? S::kQueries : kRows][S::kStride];
+  union {
+    struct {
+      T k[S::kKeys][S::kStride];
+      T v[S::kKeys][S::kStride];
+    } tile[kStages];
+    float acc[S::kWarps * kRows][kD];  // when all keys are done
+  };
+};
+
+__device__ inline uint32_t PackTwo(float low, float high, __nv_bfloat16) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &two, sizeof(bits));
+  return bits;
+}
+__device__ inline uint32_t PackTwo(float low, float high, __half) {
+  const __half2 two = __floats2half2_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &two, sizeof(bits));
+  return bits;
+}
+
+template <typename T, int kD, bool kWide>
+class TensorTile {
+ public:
+  using S = Shape<kD>;
+
+  __device__ TensorTile(const PartialAttentionArgs& args, const AttentionTask& task, int kv_head)
+      : args_(args),
+        task_(task),
+        kv_head_(kv_head),
+        group_(args.n_heads / args.n_kv_heads),
+        shared_(SharedAs<TensorShared<T, kD, kWide>>()),
+        thread_(static_cast<int>(threadIdx.x)),
+        warp_(thread_ / kWarpThreads),
+        lane_(thread_ % kWarpThreads) {}
+
+  // Attends to keys [begin, end) and hands each query's result to deliver(query, max, sum, load), called by a
+  // whole warp.
+  template <typename Deliver>
+  __device__ void Run(int begin, int end, const Deliver& deliver) {
+    FindRows(begin, end, 0);
+    CopyQueries();
+    __syncthreads();
+    CopyRows(end - begin, 0);
+    FindRows(begin + S::kKeys, end, 1);
+    __syncthreads();
+    int stage = 0;
+    for (int first = begin; first < end; first += S::kKeys) {
+      const int next = 1 - stage;
+      // The queries come with the first tile.
+      CopyRows(end - first - S::kKeys, next);
+      FindRows(first + 2 * S::kKeys, end, stage);
+      AsyncWait<1>();
+      __syncthreads();
+      if (first == begin) LoadQueries();
+      Attend(first, end, stage);
+      __syncthreads();
+      stage = next;
+    }
+    AsyncWait<0>();
+    __syncthreads();
+    Store();
+    __syncthreads();
+    for (int query = warp_; query < task_.n_queries; query += S::kWarps) DeliverOne(query, deliver);
+  }
+
+ private:
+  static constexpr int kKeysOfWarp = kWide ? S::kKeys : kRows;
+  static constexpr int kColumns = kKeysOfWarp / 8;  // of scores, in eights
+
+  // Where the rows of the tile that begins at key `first` lie.
+  __device__ void FindRows(int first, int end, int stage) {
+    const int key = first + thread_;
+    if (thread_ >= S::kKeys || key >= end) return;
+    const int offset = key - task_.sequence.key_begin;
+    const AttentionBlock block =
+        At<const AttentionBlock>(args_.blocks)[task_.sequence.first_block + offset / args_.block_tokens];
+    const int64_t row = (int64_t{kv_head_} * args_.block_tokens + offset % args_.block_tokens) * kD;
+    const auto plane = [&](int32_t slot) {
+      return reinterpret_cast<const T*>(args_.arena.base.address +
+                                        static_cast<uint64_t>(slot) *
+                                            static_cast<uint64_t>(args_.arena.slot_bytes));
+    };
+    shared_.k_rows[stage][thread_] = plane(block.k_slot) + row;
+    shared_.v_rows[stage][thread_] = plane(block.v_slot) + row;
+  }
+
+  // One group of asynchronous copies. What lies behind the last key counts as 0.
+  __device__ void CopyRows(int n_keys, int stage) {
+    auto& tile = shared_.tile[stage];
+    for (int i = thread_; n_keys > 0 && i < S::kKeys * S::kPieces; i += S::kThreads) {
+      const int row = i / S::kPieces;
+      const int from = i % S::kPieces * 8;
+      const bool there = row < n_keys;
+      // A row that is not there is named by the queries, which are; nothing of it is read.
+      const T* k = there ? shared_.k_rows[stage][row] + from : At<const T>(args_.q);
+      const T* v = there ? shared_.v_rows[stage][row] + from : At<const T>(args_.q);
+      AsyncCopy16(&tile.k[row][from], k, there ? 16 : 0);
+      AsyncCopy16(&tile.v[row][from], v, there ? 16 : 0);
+    }
+    AsyncCommit();
+  }
+
+  // Part of the first tile's group.
+  __device__ void CopyQueries() {
+    constexpr int kQueries = kWide ? S::kQueries : kRows;
+    const T* q = At<const T>(args_.q);
+    for (int i = thread_; i < kQueries * S::kPieces; i += S::kThreads) {
+      const int query = i / S::kPieces;
+      const int from = i % S::kPieces * 8;
+      const bool there = query < task_.n_queries;
+      const int index = task_.first_query + (there ? query : 0);
+      const int64_t row = task_.sequence.first_row + index / group_;
+      const int64_t head = int64_t{kv_head_} * group_ + index % group_;
+      AsyncCopy16(&shared_.q[query][from], q + row * args_.q_stride + head * kD + from, there ? 16 : 0);
+    }
+  }
+
+  __device__ void LoadQueries() {
+    const int row = (kWide ? warp_ * kRows : 0) + lane_ % 8 + lane_ / 8 % 2 * 8;
+#pragma unroll
+    for (int i = 0; i < kD / 16; ++i) LoadMatrix4(q_[i], &shared_.q[row][16 * i + lane_ / 16 * 8]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int query = (kWide ? warp_ * kRows : 0) + lane_ / 4 + 8 * i;
+      position_[i] = task_.sequence.first_position + (task_.first_query + query) / group_;
+    }
+  }
+
+  // The registers of a lane: scores[j] are those of rows lane / 4 (0, 1) and lane / 4 + 8 (2, 3) and of keys
+  // 8 * j + lane % 4 * 2 and the one after it; sums alike, with columns of V for keys.
+  __device__ void Attend(int first, int end, int stage) {
+    const auto& tile = shared_.tile[stage];
+    const int own = kWide ? 0 : warp_ * kRows;  // the first of this warp's keys in the tile
+    float scores[kColumns][4] = {};
+#pragma unroll
+    for (int j = 0; j < kColumns; j += 2) {
+      const int row = own + 8 * j + lane_ % 8 + lane_ / 16 * 8;
+#pragma unroll
+      for (int i = 0; i < kD / 16; ++i) {
+        uint32_t k[4];
+        LoadMatrix4(k, &tile.k[row][16 * i + lane_ / 8 % 2 * 8]);
+        const uint32_t low[2] = {k[0], k[1]};
+        const uint32_t high[2] = {k[2], k[3]};
+        Mma16816<T>(scores[j], q_[i], low);
+        Mma16816<T>(scores[j + 1], q_[i], high);
+      }
+    }
+    float top[2] = {max_[0], max_[1]};
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const int key = first + own + 8 * j + lane_ % 4 * 2 + c % 2;
+        const bool seen = key < end && key <= position_[c / 2];
+        scores[j][c] = seen ? scores[j][c] * args_.scale : -INFINITY;
+        top[c / 2] = fmaxf(top[c / 2], scores[j][c]);
+      }
+    }
+    float factor[2];
+    float from[2];  // what scores are taken relative to; 0 where no key was seen, so that -inf stays
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      top[i] = WarpReduce<4>(top[i], Maximum());
+      from[i] = top[i] == -INFINITY ? 0.0F : top[i];
+      factor[i] = exp2f((max_[i] - from[i]) * kLog2E);
+      max_[i] = top[i];
+      sum_[i] *= factor[i];
+    }
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        scores[j][c] = exp2f((scores[j][c] - from[c / 2]) * kLog2E);
+        sum_[c / 2] += scores[j][c];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kD / 8; ++i) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) acc_[i][c] *= factor[c / 2];
+    }
+#pragma unroll
+    for (int j = 0; j < kColumns; j += 2) {
+      const uint32_t weights[4] = {
+          PackTwo(scores[j][0], scores[j][1], T{}), PackTwo(scores[j][2], scores[j][3], T{}),
+          PackTwo(scores[j + 1][0], scores[j + 1][1], T{}), PackTwo(scores[j + 1][2], scores[j + 1][3], T{})};
+      const int row = own + 8 * j + lane_ % 16;
+#pragma unroll
+      for (int i = 0; i < kD / 16; ++i) {
+        uint32_t v[4];
+        LoadMatrix4Transposed(v, &tile.v[row][16 * i + lane_ / 16 * 8]);
+        const uint32_t low[2] = {v[0], v[1]};
+        const uint32_t high[2] = {v[2], v[3]};
+        Mma16816<T>(acc_[2 * i], weights, low);
+        Mma16816<T>(acc_[2 * i + 1], weights, high);
+      }
+    }
+  }
+
+  // Sums to shared memory, where tiles have lain.
+  __device__ void Store() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float sum = WarpReduce<4>(sum_[i], Sum());
+      const int row = warp_ * kRows + lane_ / 4 + 8 * i;
+      if (lane_ % 4 == 0) {
+        shared_.max[row] = max_[i];
+        shared_.sum[row] = sum;
+      }
+#pragma unroll
+      for (int j = 0; j < kD / 8; ++j) {
+        shared_.acc[row][8 * j + lane_ % 4 * 2] = acc_[j][2 * i];
+        shared_.acc[row][8 * j + lane_ % 4 * 2 + 1] = acc_[j][2 * i + 1];
+      }
+    }
+  }
+
+  template <typename Deliver>
+  __device__ void DeliverOne(int query, const Deliver& deliver) {
+    if constexpr (kWide) {
+      deliver(query, shared_.max[query], shared_.sum[query], [&](int from, float(&x)[kVectorElements]) {
+        LoadEight(&shared_.acc[query][from], kVectorElements, true, x);
+      });
+    } else {
+      float top = -INFINITY;
+      for (int warp = 0; warp < S::kWarps; ++warp) top = fmaxf(top, shared_.max[warp * kRows + query]);
+      float sum = 0;
+      for (int warp = 0; warp < S::kWarps; ++warp) {
+        sum += shared_.sum[warp * kRows + query] * WeightOf(shared_.max[warp * kRows + query], top);
+      }
+      deliver(query, top, sum, [&](int from, float(&x)[kVectorElements]) {
+#pragma unroll
+        for (int j = 0; j < kVectorElements; ++j) x[j] = 0;
+        for (int warp = 0; warp < S::kWarps; ++warp) {
+          const int row = warp * kRows + query;
+          const float weight = WeightOf(shared_.max[row], top);
+          float part[kVectorElements];
+          LoadEight(&shared_.acc[row][from], kVectorElements, true, part);
+#pragma unroll
+          for (int j = 0; j < kVectorElements; ++j) x[j] = fmaf(part[j], weight, x[j]);
+        }
+      });
+    }
+  }
+
+  const PartialAttentionArgs& args_;
+  const AttentionTask& task_;
+  const int kv_head_;
+  const int group_;
+  TensorShared<T, kD, kWide>& shared_;
+  const int thread_;
+  const int warp_;
+  const int lane_;
+  // Of rows lane / 4 and lane / 4 + 8.
+  uint32_t q_[kD / 16][4];
+  int position_[2] = {};
+  float max_[2] = {-INFINITY, -INFINITY};
+  float sum_[2] = {};
+  float acc_[kD / 8][4] = {};
+};
+
+// grid: [narrow tasks, KV heads, splits]
+template <typename T, int kD>
+__global__ void NarrowTensorKernel(PartialAttentionArgs args, SplitResults results) {
+  const int index = static_cast<int>(blockIdx.x);
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int split = static_cast<int>(blockIdx.z);
+  const AttentionTask task = NarrowTask(args, index);
+  if (task.n_queries <= 0 || split >= LiveSplits(task, results.splits)) return;
+  const KeyRange keys = KeysOfSplit(task, results.splits, split);
+  TensorTile<T, kD, false> tile(args, task, kv_head);
+  tile.Run(keys.begin, keys.end, [&](int query, float max, float sum, const auto& load) {
+    DeliverSplit(args, task, results, {index, kv_head, split, query}, max, sum, true, load);
+  });
+}
+
+// grid: [wide tasks at most, KV heads]
+template <typename T, int kD>
+__global__ void WideTensorKernel(PartialAttentionArgs args) {
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const AttentionTask task = WideTask(args, static_cast<int>(blockIdx.x), Shape<kD>::kQueries);
+  if (task.n_queries <= 0) return;
+  TensorTile<T, kD, true> tile(args, task, kv_head);
+  tile.Run(task.key_begin, task.key_end, [&](int query, float max, float sum, const auto& load) {
+    DeliverQuery(args, task, kv_head, query, max, sum, true, load);
+  });
+}
+
+template <typename T, int kD>
+cudaError_t LaunchNarrowAs(const PartialAttentionArgs& args, const SplitResults& results,
+                           cudaStream_t stream) {
+  LaunchShape shape;
+  shape.grid = NarrowGrid(args, results.splits);
+  shape.block = dim3(Shape<kD>::kThreads);
+  shape.shared_bytes = sizeof(TensorShared<T, kD, false>);
+  return Launch(NarrowTensorKernel<T, kD>, shape, stream, args, results);
+}
+
+template <typename T, int kD>
+cudaError_t LaunchWideAs(const PartialAttentionArgs& args, cudaStream_t stream) {
+  LaunchShape shape;
+  shape.grid = WideGrid(args, Shape<kD>::kQueries);
+  shape.block = dim3(Shape<kD>::kThreads);
+  shape.shared_bytes = sizeof(TensorShared<T, kD, true>);
+  return Launch(WideTensorKernel<T, kD>, shape, stream, args);
+}
+
+template <int kD>
+struct HeadTag {
+  static constexpr int kElements = kD;
+};
+
+// Calls launch(ElementTag<T>(), HeadTag<kD>()). REQUIRES: HasTensorAttention.
+template <typename Callable>
+cudaError_t WithHead(DType type, int32_t d_head, const Callable& launch) {
+  const auto with_head = [&](auto tag) {
+    switch (d_head) {
+      case 64:
+        return launch(tag, HeadTag<64>());
+      case 80:
+        return launch(tag, HeadTag<80>());
+      case 96:
+        return launch(tag, HeadTag<96>());
+      case 128:
+        return launch(tag, HeadTag<128>());
+      case 256:
+        return launch(tag, HeadTag<256>());
+      default:
+        return cudaErrorInvalidValue;
+    }
+  };
+  return type == DType::kBF16 ? with_head(ElementTag<__nv_bfloat16>()) : with_head(ElementTag<__half>());
+}
+
+}  // namespace
+
+bool HasTensorAttention(DType type, int32_t d_head) {
+  return type != DType::kF32 &&
+         (d_head == 64 || d_head == 80 || d_head == 96 || d_head == 128 || d_head == 256);
+}
+
+cudaError_t LaunchNarrowTensor(DType type, const PartialAttentionArgs& args, const SplitResults& results,
+                               cudaStream_t stream) {
+  return WithHead(type, args.d_head, [&](auto element, auto head) {
+    return LaunchNarrowAs<typename decltype(element)::Type, decltype(head)::kElements>(args, results, stream);
+  });
+}
+
+cudaError_t LaunchWideTensor(DType type, const PartialAttentionArgs& args, cudaStream_t stream) {
+  return WithHead(type, args.d_head, [&](auto element, auto head) {
+    return LaunchWideAs<typename decltype(element)::Type, decltype(head)::kElements>(args, stream);
+  });
+}
+
+}  // namespace spillway::device::cuda

@@ -1,0 +1,392 @@
+#include "engine/device/cuda/cuda_device.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "engine/device/cuda/address.h"
+#include "engine/device/cuda/batch_copies.h"
+#include "engine/device/cuda/cuda_error.h"
+#include "engine/device/cuda/device_memory.h"
+#include "engine/device/cuda/gpu.h"
+#include "engine/device/cuda/host_ranges.h"
+#include "engine/device/cuda/kernels.h"
+#include "engine/device/cuda/matrix_layout.h"
+#include "engine/device/cuda/pinned_slots.h"
+#include "engine/device/cuda/products.h"
+#include "engine/device/cuda/sample_batches.h"
+#include "engine/device/matrix_parts.h"
+
+namespace spillway::device::cuda {
+namespace {
+
+// Copies up to kSmallCopyBytes go through the slots, piece by piece.
+constexpr int32_t kCopySlots = 64;
+constexpr int64_t kCopySlotBytes = 32 * kKiB;
+constexpr int64_t kSmallCopyBytes = 8 * kCopySlotBytes;
+
+class CudaDevice final : public Device {
+ public:
+  // Takes what the device needs for itself.
+  static absl::StatusOr<std::unique_ptr<CudaDevice>> Create(DeviceInfo info, int32_t processors,
+                                                            const CudaDeviceOptions& options);
+  ~CudaDevice() override;
+
+  const DeviceInfo& info() const override { return info_; }
+  absl::Status status() const override { return error_.status(); }
+
+  absl::StatusOr<DevicePtr> Allocate(int64_t size_bytes, absl::string_view what) override {
+    SPILLWAY_RETURN_IF_ERROR(status());
+    return memory_.Allocate(size_bytes, what);
+  }
+  void Free(DevicePtr ptr) override { memory_.Free(ptr); }
+  int64_t allocated_bytes() const override { return memory_.allocated_bytes(); }
+  absl::Status RegisterHost(void* data, int64_t size_bytes) override {
+    SPILLWAY_RETURN_IF_ERROR(status());
+    return host_ranges_.Register(data, size_bytes);
+  }
+  void UnregisterHost(void* data) override { host_ranges_.Unregister(data); }
+  DevicePtr HostAddress(const void*) const override {
+    SPILLWAY_CHECK_MSG(false, "a GPU does not read the host's memory in place");
+    return {};
+  }
+
+  StreamId CreateStream(absl::string_view name) override;
+  EventId CreateEvent() override;
+  void Record(EventId event, StreamId stream) override;
+  void Wait(StreamId stream, EventId event) override;
+  bool IsComplete(EventId event) override;
+  absl::Status Synchronize(EventId event) override;
+  int64_t ElapsedNs(EventId begin, EventId end) override;
+
+  void CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) override;
+  void CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) override {
+    Copy(stream, destination, At<const void>(source), size_bytes, cudaMemcpyDeviceToHost);
+  }
+  void CopyWithin(StreamId stream, DevicePtr destination, DevicePtr source, int64_t size_bytes) override {
+    Copy(stream, At<void>(destination), At<const void>(source), size_bytes, cudaMemcpyDeviceToDevice);
+  }
+  void CopyInBatch(StreamId stream, absl::Span<const CopyRun> runs) override {
+    CopyBatch(stream, runs, BatchCopies::Direction::kIn);
+  }
+  void CopyOutBatch(StreamId stream, absl::Span<const CopyRun> runs) override {
+    CopyBatch(stream, runs, BatchCopies::Direction::kOut);
+  }
+  void Fill(StreamId stream, DevicePtr destination, uint8_t value, int64_t size_bytes) override;
+
+  absl::StatusOr<PackedMatrix> PlanMatrix(absl::Span<const TensorView> parts,
+                                          WeightMode mode) const override {
+    return PlanRows(parts, mode, info_.compute_dtype);
+  }
+  absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
+                          void* packed) const override {
+    PackRows(parts, plan, info_.compute_dtype, packed);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<PackedMatrix> SliceMatrix(const PackedMatrix& matrix, int64_t first,
+                                           int64_t n) const override {
+    return SliceRows(matrix, first, n);
+  }
+
+  void Embed(StreamId stream, const EmbedArgs& args) override;
+  void AddNorm(StreamId stream, const AddNormArgs& args) override;
+  void Gemm(StreamId stream, const PackedMatrix& weight, const GemmArgs& args) override;
+  void RopeAppend(StreamId stream, const RopeAppendArgs& args) override;
+  void PartialAttention(StreamId stream, const PartialAttentionArgs& args) override;
+  void MergeAttention(StreamId stream, const MergeAttentionArgs& args) override;
+  void GatedActivation(StreamId stream, const GatedActivationArgs& args) override;
+  void Sample(StreamId stream, const SampleArgs& args) override;
+
+  absl::Status WarmUp(absl::Span<const PackedMatrix> weights, absl::Span<const int32_t> rows) override;
+
+ private:
+  struct Event {
+    cudaEvent_t handle;
+    bool recorded;
+  };
+
+  CudaDevice(DeviceInfo info, int32_t processors, int64_t scratch_bytes)
+      : info_(std::move(info)),
+        processors_(processors),
+        scratch_bytes_(scratch_bytes),
+        memory_(info_.memory_bytes),
+        batch_copies_(host_ranges_) {}
+
+  cudaStream_t StreamOf(StreamId stream) const {
+    const size_t index = static_cast<size_t>(stream);
+    SPILLWAY_CHECK_MSG(index < streams_.size(), "no such stream");
+    return streams_[index];
+  }
+  Event& EventOf(EventId event) {
+    const size_t index = static_cast<size_t>(event);
+    SPILLWAY_CHECK_MSG(index < events_.size(), "no such event");
+    return events_[index];
+  }
+  void Copy(StreamId stream, void* destination, const void* source, int64_t size_bytes, cudaMemcpyKind kind);
+  void CopySmall(cudaStream_t stream, DevicePtr destination, const uint8_t* source, int64_t size_bytes);
+  void CopyBatch(StreamId stream, absl::Span<const CopyRun> runs, BatchCopies::Direction direction);
+  // Operations that use scratch or cuBLASLt's workspace follow one another, whatever their streams.
+  bool TakeScratch(cudaStream_t stream);
+  void DeliverSamples() { error_.Check(samples_->Deliver()); }
+
+  const DeviceInfo info_;
+  const int32_t processors_;
+  const int64_t scratch_bytes_;
+  StickyError error_;
+  DeviceMemory memory_;
+  HostRanges host_ranges_;
+  std::vector<cudaStream_t> streams_;
+  std::vector<Event> events_;
+  BatchCopies batch_copies_;
+  void* scratch_ = nullptr;
+  cudaStream_t scratch_stream_ = nullptr;  // that used scratch last
+  cudaEvent_t scratch_used_ = nullptr;
+  std::unique_ptr<PinnedSlots> copy_slots_;
+  std::unique_ptr<Products> products_;
+  std::unique_ptr<SampleBatches> samples_;
+};
+
+absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(DeviceInfo info, int32_t processors,
+                                                               const CudaDeviceOptions& options) {
+  std::unique_ptr<CudaDevice> device(new CudaDevice(std::move(info), processors, options.scratch_bytes));
+  SPILLWAY_RETURN_IF_ERROR(CudaStatus(
+      cudaMalloc(&device->scratch_, static_cast<size_t>(options.scratch_bytes)), "allocating scratch"));
+  SPILLWAY_RETURN_IF_ERROR(CudaStatus(
+      cudaEventCreateWithFlags(&device->scratch_used_, cudaEventDisableTiming), "creating an event"));
+  SPILLWAY_ASSIGN_OR_RETURN(device->copy_slots_, PinnedSlots::Create(kCopySlots, kCopySlotBytes));
+  SPILLWAY_ASSIGN_OR_RETURN(device->products_,
+                            Products::Create(device->info_.compute_dtype, options.workspace_bytes,
+                                             device->scratch_, options.scratch_bytes));
+  SPILLWAY_ASSIGN_OR_RETURN(device->samples_, SampleBatches::Create(device->scratch_, options.scratch_bytes));
+  return device;
+}
+
+CudaDevice::~CudaDevice() {
+  // What is still enqueued uses what goes now; a device in error has nothing that runs.
+  for (cudaStream_t stream : streams_) (void)cudaStreamSynchronize(stream);
+  for (const Event& event : events_) (void)cudaEventDestroy(event.handle);
+  if (scratch_used_ != nullptr) (void)cudaEventDestroy(scratch_used_);
+  for (cudaStream_t stream : streams_) (void)cudaStreamDestroy(stream);
+  products_.reset();
+  samples_.reset();
+  if (scratch_ != nullptr) (void)cudaFree(scratch_);
+}
+
+StreamId CudaDevice::CreateStream(absl::string_view name) {
+  cudaStream_t stream = nullptr;
+  if (!error_.failed()) {
+    error_.Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
+                 absl::StrCat("creating the stream ", name));
+  }
+  streams_.push_back(stream);
+  return static_cast<StreamId>(streams_.size() - 1);
+}
+
+EventId CudaDevice::CreateEvent() {
+  cudaEvent_t event = nullptr;
+  if (!error_.failed()) error_.Check(cudaEventCreate(&event), "creating an event");
+  events_.push_back({event, false});
+  return static_cast<EventId>(events_.size() - 1);
+}
+
+void CudaDevice::Record(EventId event, StreamId stream) {
+  Event& recorded = EventOf(event);
+  const cudaStream_t on = StreamOf(stream);
+  recorded.recorded = true;
+  if (error_.failed()) return;
+  error_.Check(cudaEventRecord(recorded.handle, on), "recording an event");
+}
+
+void CudaDevice::Wait(StreamId stream, EventId event) {
+  SPILLWAY_CHECK_MSG(EventOf(event).recorded, "a wait on an event that was never recorded");
+  const cudaStream_t waiting = StreamOf(stream);
+  if (error_.failed()) return;
+  error_.Check(cudaStreamWaitEvent(waiting, EventOf(event).handle, 0), "waiting for an event");
+}
+
+bool CudaDevice::IsComplete(EventId event) {
+  const Event& asked = EventOf(event);
+  if (!asked.recorded) return false;
+  // Nothing comes any more from a device in error: who polls goes on, and Synchronize tells why.
+  if (error_.failed()) return true;
+  const cudaError_t state = cudaEventQuery(asked.handle);
+  if (state == cudaErrorNotReady) return false;
+  if (error_.Check(state, "running what was enqueued")) DeliverSamples();
+  return true;
+}
+
+absl::Status CudaDevice::Synchronize(EventId event) {
+  const Event& awaited = EventOf(event);
+  SPILLWAY_CHECK_MSG(awaited.recorded, "a wait on an event that was never recorded");
+  if (!error_.failed() && error_.Check(cudaEventSynchronize(awaited.handle), "running what was enqueued")) {
+    DeliverSamples();
+  }
+  return error_.status();
+}
+
+int64_t CudaDevice::ElapsedNs(EventId begin, EventId end) {
+  SPILLWAY_CHECK(IsComplete(begin) && IsComplete(end));
+  if (error_.failed()) return 0;
+  float ms = 0;
+  error_.Check(cudaEventElapsedTime(&ms, EventOf(begin).handle, EventOf(end).handle), "reading event times");
+  return std::llround(static_cast<double>(ms) * 1e6);
+}
+
+void CudaDevice::Copy(StreamId stream, void* destination, const void* source, int64_t size_bytes,
+                      cudaMemcpyKind kind) {
+  SPILLWAY_CHECK(size_bytes >= 0);
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed() || size_bytes == 0) return;
+  error_.Check(cudaMemcpyAsync(destination, source, static_cast<size_t>(size_bytes), kind, on), "copying");
+}
+
+void CudaDevice::CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) {
+  if (size_bytes > kSmallCopyBytes) {
+    Copy(stream, At<void>(destination), source, size_bytes, cudaMemcpyHostToDevice);
+    return;
+  }
+  SPILLWAY_CHECK(size_bytes >= 0);
+  CopySmall(StreamOf(stream), destination, static_cast<const uint8_t*>(source), size_bytes);
+}
+
+void CudaDevice::CopySmall(cudaStream_t stream, DevicePtr destination, const uint8_t* source,
+                           int64_t size_bytes) {
+  for (int64_t done = 0; done < size_bytes && !error_.failed();) {
+    absl::StatusOr<PinnedSlots::Slot> slot = copy_slots_->Take();
+    if (!error_.Check(slot.status())) return;
+    const int64_t bytes = std::min(size_bytes - done, kCopySlotBytes);
+    std::memcpy(slot->host, source + done, static_cast<size_t>(bytes));
+    if (!error_.Check(LaunchCopy(At<void>(destination + done), slot->device, bytes, stream), "copying in")) {
+      return;
+    }
+    error_.Check(copy_slots_->Release(slot->index, stream));
+    done += bytes;
+  }
+}
+
+void CudaDevice::CopyBatch(StreamId stream, absl::Span<const CopyRun> runs,
+                           BatchCopies::Direction direction) {
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed()) return;
+  error_.Check(batch_copies_.Enqueue(runs, direction, on), "copying a batch");
+}
+
+void CudaDevice::Fill(StreamId stream, DevicePtr destination, uint8_t value, int64_t size_bytes) {
+  SPILLWAY_CHECK(size_bytes >= 0);
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed() || size_bytes == 0) return;
+  error_.Check(cudaMemsetAsync(At<void>(destination), value, static_cast<size_t>(size_bytes), on), "filling");
+}
+
+bool CudaDevice::TakeScratch(cudaStream_t stream) {
+  if (error_.failed()) return false;
+  if (scratch_stream_ != nullptr && scratch_stream_ != stream) {
+    if (!error_.Check(cudaEventRecord(scratch_used_, scratch_stream_), "recording an event") ||
+        !error_.Check(cudaStreamWaitEvent(stream, scratch_used_, 0), "waiting for scratch")) {
+      return false;
+    }
+  }
+  scratch_stream_ = stream;
+  return true;
+}
+
+void CudaDevice::Embed(StreamId stream, const EmbedArgs& args) {
+  SPILLWAY_CHECK_MSG(!args.positions || args.append, "learned positions need the rows' positions");
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed()) return;
+  error_.Check(LaunchEmbed(info_.compute_dtype, args, on), "embedding");
+}
+
+void CudaDevice::AddNorm(StreamId stream, const AddNormArgs& args) {
+  SPILLWAY_CHECK_MSG(!args.addend || !args.row_index, "rows are added in place or chosen, not both");
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed()) return;
+  error_.Check(LaunchAddNorm(info_.compute_dtype, args, on), "normalising");
+}
+
+void CudaDevice::Gemm(StreamId stream, const PackedMatrix& weight, const GemmArgs& args) {
+  SPILLWAY_CHECK_MSG(weight.encoding == EncodingOf(info_.compute_dtype) || !IsPlain(weight.encoding),
+                     "the matrix was not packed by this device");
+  SPILLWAY_CHECK(args.out_dtype == DType::kF32 || args.out_dtype == info_.compute_dtype);
+  SPILLWAY_CHECK(!args.accumulate || (args.out_dtype == DType::kF32 && args.activation == Activation::kNone));
+  const cudaStream_t on = StreamOf(stream);
+  if (TakeScratch(on)) error_.Check(products_->Multiply(weight, args, on));
+}
+
+void CudaDevice::RopeAppend(StreamId stream, const RopeAppendArgs& args) {
+  SPILLWAY_CHECK(args.d_head > 0 && args.d_head <= kHeadElementsMax);
+  SPILLWAY_CHECK(args.rope_dims >= 0 && args.rope_dims <= args.d_head && args.rope_dims % 2 == 0);
+  SPILLWAY_CHECK(args.append || (args.block_positions && !args.x));
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed()) return;
+  error_.Check(LaunchRopeAppend(info_.compute_dtype, args, on), "rotating and appending");
+}
+
+void CudaDevice::PartialAttention(StreamId stream, const PartialAttentionArgs& args) {
+  SPILLWAY_CHECK(args.n_kv_heads > 0 && args.n_heads % args.n_kv_heads == 0 && args.block_tokens > 0);
+  SPILLWAY_CHECK_MSG(args.d_head > 0 && args.d_head <= kHeadElementsMax,
+                     "heads of this size are not supported");
+  const cudaStream_t on = StreamOf(stream);
+  if (args.n_sequences == 0 || !TakeScratch(on)) return;
+  const AttentionScratch scratch{static_cast<float*>(scratch_), scratch_bytes_, processors_};
+  error_.Check(LaunchPartialAttention(info_.compute_dtype, args, scratch, on), "attending");
+}
+
+void CudaDevice::MergeAttention(StreamId stream, const MergeAttentionArgs& args) {
+  SPILLWAY_CHECK(args.n_parts >= 1 && args.d_head > 0 && args.d_head <= kHeadElementsMax);
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed()) return;
+  error_.Check(LaunchMergeAttention(info_.compute_dtype, args, on), "merging attention");
+}
+
+void CudaDevice::GatedActivation(StreamId stream, const GatedActivationArgs& args) {
+  const cudaStream_t on = StreamOf(stream);
+  if (error_.failed()) return;
+  error_.Check(LaunchGatedActivation(info_.compute_dtype, args, on), "activating");
+}
+
+void CudaDevice::Sample(StreamId stream, const SampleArgs& args) {
+  const cudaStream_t on = StreamOf(stream);
+  if (TakeScratch(on)) error_.Check(samples_->Enqueue(args, on));
+}
+
+absl::Status CudaDevice::WarmUp(absl::Span<const PackedMatrix> weights, absl::Span<const int32_t> rows) {
+  SPILLWAY_RETURN_IF_ERROR(status());
+  for (const PackedMatrix& weight : weights) {
+    for (const int32_t height : rows) {
+      if (!error_.Check(products_->Prepare(weight, height))) return status();
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options) {
+  if (options.memory_bytes < 0 || options.scratch_bytes <= 0 || options.workspace_bytes <= 0) {
+    return absl::InvalidArgumentError("the CUDA device's memory, scratch and workspace cannot be negative");
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(const Gpu gpu, FindGpu());
+  DeviceInfo info;
+  info.kind = "cuda";
+  info.name = gpu.name;
+  info.isa = gpu.isa;
+  info.driver = gpu.driver;
+  info.link = gpu.link;
+  info.compute_dtype = options.dtype.value_or(DType::kBF16);
+  SPILLWAY_ASSIGN_OR_RETURN(
+      info.memory_bytes, UsableBytes(options.memory_bytes, options.scratch_bytes + options.workspace_bytes));
+  SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
+                            CudaDevice::Create(std::move(info), gpu.processors, options));
+  return device;
+}
+
+}  // namespace spillway::device::cuda

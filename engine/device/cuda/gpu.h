@@ -1,0 +1,30 @@
+// The GPU that this process computes on: the first that it sees (CUDA_VISIBLE_DEVICES chooses).
+#ifndef SPILLWAY_ENGINE_DEVICE_CUDA_GPU_H_
+#define SPILLWAY_ENGINE_DEVICE_CUDA_GPU_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace spillway::device::cuda {
+
+struct Gpu {
+  std::string name;        // "NVIDIA H100 80GB HBM3"
+  std::string isa;         // "sm_90"
+  std::string driver;      // "CUDA 13.0, driver 580.65.06"
+  std::string link;        // "PCIe 5.0 x16"; empty where the machine does not say
+  int32_t processors = 1;  // multiprocessors
+};
+
+// Makes it current. FailedPrecondition where none can be used, naming why: no driver, one that is too old, no
+// GPU, one that is too old or that this build has no kernels for.
+absl::StatusOr<Gpu> FindGpu();
+
+// Memory of the GPU that may be allocated beside `own_bytes` of the device's own: `wanted_bytes`, or with 0
+// what is free, less a reserve. ResourceExhausted where there is not so much.
+absl::StatusOr<int64_t> UsableBytes(int64_t wanted_bytes, int64_t own_bytes);
+
+}  // namespace spillway::device::cuda
+
+#endif  // SPILLWAY_ENGINE_DEVICE_CUDA_GPU_H_

@@ -1,0 +1,115 @@
+// Packed weights: expanded into scratch for products of many rows, or decoded inside the product for a decode
+// step's few, which reads them once and nothing else twice.
+#include <algorithm>
+
+#include "engine/device/cuda/activation.h"
+#include "engine/device/cuda/block_reduce.h"
+#include "engine/device/cuda/kernels.h"
+#include "engine/device/cuda/launch.h"
+#include "engine/device/cuda/packed_matrix.h"
+#include "engine/device/cuda/vector_access.h"
+
+namespace spillway::device::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarpThreads;
+constexpr int kFeatures = 4;  // of a warp at a time: they share each reading of the inputs
+constexpr int kRun = packed::kRunElements;
+
+// A thread expands one run.
+template <typename T>
+__global__ void ExpandKernel(PackedRows rows, T* out) {
+  const int64_t runs = rows.k / kRun;
+  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= rows.n * runs) return;
+  float values[2][kVectorElements];
+  DecodeRun(rows.data, rows.first + index / runs, index % runs, values[0]);
+  T* to = out + index * kRun;
+  StoreEight(to, kVectorElements, true, values[0]);
+  StoreEight(to + kVectorElements, kVectorElements, true, values[1]);
+}
+
+// A warp multiplies kFeatures rows of the matrix by kRows rows of the input; lanes take runs of k in turn.
+template <typename T, int kRows>
+__global__ void PackedProductKernel(PackedProductArgs args) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kFeatures;
+  const T* in = static_cast<const T*>(args.in);
+  float sums[kFeatures][kRows] = {};
+  for (int64_t run = lane; run < args.weight.k / kRun; run += kWarpThreads) {
+    float weights[kFeatures][kRun];
+#pragma unroll
+    for (int f = 0; f < kFeatures; ++f) {
+      // Beyond the last feature the last one again, for nobody.
+      const int64_t feature = first + f < args.weight.n ? first + f : args.weight.n - 1;
+      DecodeRun(args.weight.data, args.weight.first + feature, run, weights[f]);
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= args.rows) break;
+      const T* at = in + r * args.weight.k + run * kRun;
+      float x[2][kVectorElements];
+      LoadEight(at, kVectorElements, args.aligned, x[0]);
+      LoadEight(at + kVectorElements, kVectorElements, args.aligned, x[1]);
+#pragma unroll
+      for (int f = 0; f < kFeatures; ++f) {
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) {
+          sums[f][r] = fmaf(weights[f][i], x[i / kVectorElements][i % kVectorElements], sums[f][r]);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int f = 0; f < kFeatures; ++f) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float value = WarpReduce(sums[f][r], Sum());
+      if (lane != (f * kRows + r) % kWarpThreads || r >= args.rows || first + f >= args.weight.n) continue;
+      if (args.bias != nullptr) value += args.bias[first + f];
+      value = Activate(args.activation, value);
+      const int64_t at = r * args.weight.n + first + f;
+      if (args.out_is_f32) {
+        float* out = static_cast<float*>(args.out) + at;
+        *out = args.accumulate ? *out + value : value;
+      } else {
+        static_cast<T*>(args.out)[at] = FromFloat<T>(value);
+      }
+    }
+  }
+}
+
+template <typename T, int kRows>
+cudaError_t LaunchRows(const PackedProductArgs& args, cudaStream_t stream) {
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, kWarps * kFeatures)));
+  shape.block = dim3(kThreads);
+  return Launch(PackedProductKernel<T, kRows>, shape, stream, args);
+}
+
+}  // namespace
+
+cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, cudaStream_t stream) {
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(CeilDivide(rows.n * (rows.k / kRun), kThreads)));
+  shape.block = dim3(kThreads);
+  return WithElement(type, [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    return Launch(ExpandKernel<T>, shape, stream, rows, static_cast<T*>(out));
+  });
+}
+
+cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream) {
+  PackedProductArgs in = args;
+  in.aligned = AllAligned(reinterpret_cast<uint64_t>(args.in));
+  return WithElement(type, [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    if (in.rows == 1) return LaunchRows<T, 1>(in, stream);
+    if (in.rows <= 4) return LaunchRows<T, 4>(in, stream);
+    return LaunchRows<T, kPackedProductRowsMax>(in, stream);
+  });
+}
+
+}  // namespace spillway::device::cuda

@@ -1,0 +1,158 @@
+#include "engine/device/cuda/products.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "engine/device/cuda/address.h"
+#include "engine/device/cuda/cuda_error.h"
+#include "engine/device/cuda/kernels.h"
+#include "engine/device/matrix_parts.h"
+
+namespace spillway::device::cuda {
+namespace {
+
+constexpr int64_t kVectorBytes = 16;
+
+// Activations that cuBLASLt applies to the f32 sums themselves, as documented; GELU's form is not.
+bool IsFusable(Activation activation) {
+  return activation == Activation::kNone || activation == Activation::kRelu;
+}
+
+MatmulArgs ProductOf(const PackedMatrix& weight, const GemmArgs& args) {
+  MatmulArgs product;
+  product.rows = args.rows;
+  product.n = weight.n;
+  product.k = weight.k;
+  product.in = At<const void>(args.in);
+  product.weight = At<const void>(weight.data);
+  product.out = At<void>(args.out);
+  product.out_stride = weight.n;
+  product.out_type = args.out_dtype;
+  product.bias = At<const float>(args.bias);
+  product.relu = args.activation == Activation::kRelu;
+  product.accumulate = args.accumulate;
+  return product;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Products>> Products::Create(DType type, int64_t workspace_bytes, void* scratch,
+                                                           int64_t scratch_bytes) {
+  std::unique_ptr<Products> products(new Products(type, scratch, scratch_bytes));
+  SPILLWAY_ASSIGN_OR_RETURN(products->matmul_, Matmul::Create(type, workspace_bytes));
+  return products;
+}
+
+absl::Status Products::Multiply(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return absl::OkStatus();
+  if (!IsPlain(weight.encoding)) return MultiplyPacked(weight, args, stream);
+  return Run(ProductOf(weight, args), args.activation,
+             absl::MakeSpan(scratch_, static_cast<size_t>(scratch_bytes_)), stream);
+}
+
+absl::Status Products::MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream) {
+  PackedRows rows{At<const uint8_t>(weight.data), weight.first, weight.n, weight.k};
+  if (args.rows <= kPackedProductRowsMax) {
+    PackedProductArgs product;
+    product.weight = rows;
+    product.rows = args.rows;
+    product.in = At<const void>(args.in);
+    product.out = At<void>(args.out);
+    product.bias = At<const float>(args.bias);
+    product.activation = args.activation;
+    product.out_is_f32 = args.out_dtype == DType::kF32;
+    product.accumulate = args.accumulate;
+    return CudaStatus(LaunchPackedProduct(type_, product, stream), "multiplying by packed weights");
+  }
+  // One half of scratch for expanded weights, the other for sums.
+  const int64_t half_bytes = scratch_bytes_ / 2 / kVectorBytes * kVectorBytes;
+  const int64_t row_bytes = weight.k * SizeOf(type_);
+  const int64_t features_at_once = half_bytes / row_bytes;
+  SPILLWAY_CHECK_MSG(features_at_once > 0, "the scratch holds no row of these weights");
+  const absl::Span<uint8_t> sums(scratch_ + half_bytes, static_cast<size_t>(half_bytes));
+  for (int64_t first = 0; first < weight.n; first += features_at_once) {
+    rows.first = weight.first + first;
+    rows.n = std::min(features_at_once, weight.n - first);
+    SPILLWAY_RETURN_IF_ERROR(CudaStatus(LaunchExpand(type_, rows, scratch_, stream), "expanding weights"));
+    MatmulArgs part = ProductOf(weight, args);
+    part.n = rows.n;
+    part.weight = scratch_;
+    part.out = At<uint8_t>(args.out) + first * SizeOf(args.out_dtype);
+    if (part.bias != nullptr) part.bias += first;
+    SPILLWAY_RETURN_IF_ERROR(Run(part, args.activation, sums, stream));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Products::Run(const MatmulArgs& product, Activation activation, absl::Span<uint8_t> sums,
+                           cudaStream_t stream) {
+  if (IsFusable(activation)) {
+    SPILLWAY_ASSIGN_OR_RETURN(const bool done, matmul_->Enqueue(product, stream));
+    if (done) return absl::OkStatus();
+  }
+  return RunThenFinish(product, activation, sums, stream);
+}
+
+// The product as f32 sums, in place where the output is f32; then bias and activation.
+absl::Status Products::RunThenFinish(const MatmulArgs& product, Activation activation,
+                                     absl::Span<uint8_t> sums, cudaStream_t stream) {
+  const bool in_place = product.out_type == DType::kF32;
+  SPILLWAY_CHECK_MSG(!product.accumulate, "cuBLASLt has no product that adds to its output");
+  const int64_t rows_of_sums = static_cast<int64_t>(sums.size()) / (product.n * int64_t{4});
+  const int64_t rows_at_once = in_place ? product.rows : std::min(product.rows, rows_of_sums);
+  SPILLWAY_CHECK_MSG(rows_at_once > 0, "the scratch holds no row of this product");
+  for (int64_t first = 0; first < product.rows; first += rows_at_once) {
+    uint8_t* const out =
+        static_cast<uint8_t*>(product.out) + first * product.out_stride * SizeOf(product.out_type);
+    MatmulArgs part = product;
+    part.rows = std::min(rows_at_once, product.rows - first);
+    part.in = static_cast<const uint8_t*>(product.in) + first * product.k * SizeOf(type_);
+    part.out = in_place ? out : sums.data();
+    part.out_stride = in_place ? product.out_stride : product.n;
+    part.out_type = DType::kF32;
+    part.bias = nullptr;
+    part.relu = false;
+    SPILLWAY_ASSIGN_OR_RETURN(const bool done, matmul_->Enqueue(part, stream));
+    if (!done) {
+      return absl::UnimplementedError(absl::StrCat("cuBLASLt has no product of [", part.rows, ", ", part.k,
+                                                   "] and [", part.n, ", ", part.k, "]T in ", NameOf(type_)));
+    }
+    EpilogueArgs epilogue;
+    epilogue.rows = part.rows;
+    epilogue.n = part.n;
+    epilogue.sums = static_cast<const float*>(part.out);
+    epilogue.sums_stride = part.out_stride;
+    epilogue.bias = product.bias;
+    epilogue.activation = activation;
+    epilogue.out = out;
+    epilogue.out_stride = product.out_stride;
+    SPILLWAY_RETURN_IF_ERROR(
+        CudaStatus(LaunchEpilogue(product.out_type, epilogue, stream), "finishing a product"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Products::Prepare(const PackedMatrix& weight, int32_t rows) {
+  // Packed weights need nothing for few rows, and for many the library's choice for what scratch holds.
+  if (!IsPlain(weight.encoding)) return absl::OkStatus();
+  GemmArgs args;
+  args.rows = rows;
+  for (const bool accumulate : {false, true}) {
+    for (const DType out_type : {DType::kF32, type_}) {
+      if (accumulate && out_type != DType::kF32) continue;
+      args.out_dtype = out_type;
+      args.accumulate = accumulate;
+      MatmulArgs product = ProductOf(weight, args);
+      SPILLWAY_RETURN_IF_ERROR(matmul_->Prepare(product));
+      // Only whether there is a bias matters here, and where weights lie is aligned well enough.
+      product.bias = At<const float>(weight.data);
+      SPILLWAY_RETURN_IF_ERROR(matmul_->Prepare(product));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace spillway::device::cuda

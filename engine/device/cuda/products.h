@@ -1,0 +1,51 @@
+// Gemm of ops.h over matrices as this device holds them: chooses between what cuBLASLt fuses and an epilogue
+// of our own over f32 sums. Epilogues are computed in f32 and rounded once, as on every device. Packed
+// weights are expanded into scratch before the product, as many output features at a time as fit, or, for few
+// rows, decoded inside a product of our own.
+//
+// Thread-compatible; products run on one stream at a time.
+#ifndef SPILLWAY_ENGINE_DEVICE_CUDA_PRODUCTS_H_
+#define SPILLWAY_ENGINE_DEVICE_CUDA_PRODUCTS_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/device/cuda/matmul.h"
+#include "engine/device/device.h"
+
+namespace spillway::device::cuda {
+
+class Products {
+ public:
+  // `scratch` is device memory that other operations use between products; it must outlive this.
+  static absl::StatusOr<std::unique_ptr<Products>> Create(DType type, int64_t workspace_bytes, void* scratch,
+                                                          int64_t scratch_bytes);
+
+  absl::Status Multiply(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream);
+  // Has algorithms chosen for `rows` rows of this weight.
+  absl::Status Prepare(const PackedMatrix& weight, int32_t rows);
+
+ private:
+  Products(DType type, void* scratch, int64_t scratch_bytes)
+      : type_(type), scratch_(static_cast<uint8_t*>(scratch)), scratch_bytes_(scratch_bytes) {}
+  absl::Status MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream);
+  // With room for f32 sums, where the library lacks the epilogue.
+  absl::Status Run(const MatmulArgs& product, Activation activation, absl::Span<uint8_t> sums,
+                   cudaStream_t stream);
+  absl::Status RunThenFinish(const MatmulArgs& product, Activation activation, absl::Span<uint8_t> sums,
+                             cudaStream_t stream);
+
+  const DType type_;
+  uint8_t* const scratch_;
+  const int64_t scratch_bytes_;
+  std::unique_ptr<Matmul> matmul_;
+};
+
+}  // namespace spillway::device::cuda
+
+#endif  // SPILLWAY_ENGINE_DEVICE_CUDA_PRODUCTS_H_

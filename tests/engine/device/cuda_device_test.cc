@@ -1,0 +1,258 @@
+// The device suite on the CUDA device, and what is that device's own: errors, options, memory. No GPU is
+// involved: the device's sources are compiled against tests/fakes/cuda, whose emulator runs the kernels.
+#include "engine/device/cuda/cuda_device.h"
+
+#include <gmock/gmock.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "engine/device/cuda/pci_link.h"
+#include "tests/engine/device/device_suite.h"
+#include "tests/fakes/cuda/machine.h"
+
+namespace spillway::device {
+namespace {
+
+using cuda::CreateCudaDevice;
+using cuda::CudaDeviceOptions;
+using fakes::cuda::FailCall;
+using fakes::cuda::MachineOptions;
+using fakes::cuda::ResetMachine;
+using testing::AllOf;
+using testing::HasSubstr;
+
+// Little of what a device keeps for itself, so that work is cut into pieces as on a device under pressure.
+CudaDeviceOptions Small() {
+  CudaDeviceOptions options;
+  options.scratch_bytes = 256 * kKiB;
+  options.workspace_bytes = 64 * kKiB;
+  return options;
+}
+
+DeviceCase CudaCase(DType dtype) {
+  return {NameOf(dtype),
+          [dtype](int64_t memory_bytes) {
+            CudaDeviceOptions options = Small();
+            options.dtype = dtype;
+            options.memory_bytes = memory_bytes;
+            return CreateCudaDevice(options);
+          },
+          /*one_in=*/8};
+}
+
+std::string CaseName(const testing::TestParamInfo<DeviceCase>& info) { return info.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(CudaEmulated, DeviceSuite,
+                         testing::Values(CudaCase(DType::kF32), CudaCase(DType::kBF16),
+                                         CudaCase(DType::kF16)),
+                         CaseName);
+
+// --- What cannot start says why.
+
+class CudaStartTest : public testing::Test {
+ protected:
+  void TearDown() override { ResetMachine({}); }
+  absl::Status StartError(const CudaDeviceOptions& options = Small()) const {
+    ResetMachine(machine_);
+    return CreateCudaDevice(options).status();
+  }
+
+  MachineOptions machine_;
+};
+
+TEST_F(CudaStartTest, MissingDriverIsNamed) {
+  machine_.driver_version = 0;
+  const absl::Status status = StartError();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("no NVIDIA driver"), HasSubstr("35"), HasSubstr("--device=cpu")));
+}
+
+TEST_F(CudaStartTest, OldDriverIsNamedWithBothVersions) {
+  machine_.driver_version = 12040;
+  const absl::Status status = StartError();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("too old"), HasSubstr("12.4"), HasSubstr("13.0")));
+}
+
+TEST_F(CudaStartTest, MachineWithoutAGpuIsNamed) {
+  machine_.devices = 0;
+  const absl::Status status = StartError();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("CUDA_VISIBLE_DEVICES"));
+}
+
+TEST_F(CudaStartTest, GpuThatIsTooOldIsNamed) {
+  machine_.major = 7;
+  machine_.minor = 5;
+  const absl::Status status = StartError();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("7.5"), HasSubstr("8.0")));
+}
+
+TEST_F(CudaStartTest, GpuThatTheBuildHasNoKernelsForIsNamed) {
+  ResetMachine({});
+  FailCall("cudaFuncGetAttributes", 1, cudaErrorNoKernelImageForDevice);
+  const absl::Status status = CreateCudaDevice(Small()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("sm_90"), HasSubstr("SPILLWAY_CUDA_ARCHITECTURES")));
+}
+
+TEST_F(CudaStartTest, MoreMemoryThanIsFreeIsRefusedWithWhatIs) {
+  machine_.memory_bytes = kGiB;
+  machine_.memory_used_by_others_bytes = 600 * kMiB;
+  CudaDeviceOptions options = Small();
+  options.memory_bytes = 900 * kMiB;
+  const absl::Status status = StartError(options);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("--device_memory"), HasSubstr("900.0 MiB"), HasSubstr("423.7 MiB")));
+}
+
+// --- What goes wrong later.
+
+class CudaFaultTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ResetMachine({});
+    device_ = CreateCudaDevice(Small()).value();
+    stream_ = device_->CreateStream("test");
+    event_ = device_->CreateEvent();
+  }
+  void TearDown() override {
+    device_.reset();
+    ResetMachine({});
+  }
+  absl::Status Synchronize() {
+    device_->Record(event_, stream_);
+    return device_->Synchronize(event_);
+  }
+
+  std::unique_ptr<Device> device_;
+  StreamId stream_{};
+  EventId event_{};
+};
+
+TEST_F(CudaFaultTest, MemoryThatOthersTookIsNamedAndTheDeviceGoesOn) {
+  FailCall("cudaMalloc", 1, cudaErrorMemoryAllocation);
+  const absl::Status status = device_->Allocate(kMiB, "the cache").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("the cache needs 1.0 MiB"), HasSubstr("nvidia-smi")));
+  EXPECT_TRUE(device_->status().ok());
+  const DevicePtr memory = device_->Allocate(kMiB, "the cache").value();
+  device_->Free(memory);
+}
+
+TEST_F(CudaFaultTest, HostMemoryThatCannotBeLockedIsNamedAndTheDeviceGoesOn) {
+  std::vector<uint8_t> host(1 << 16);
+  FailCall("cudaHostRegister", 1, cudaErrorMemoryAllocation);
+  const absl::Status status = device_->RegisterHost(host.data(), 1 << 16);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("64.0 KiB"), HasSubstr("ulimit -l")));
+  EXPECT_TRUE(device_->status().ok());
+  EXPECT_TRUE(Synchronize().ok());
+}
+
+TEST_F(CudaFaultTest, FirstErrorOfAKernelIsStickyAndNamesItsCause) {
+  const DevicePtr memory = device_->Allocate(4096, "test").value();
+  FailCall("kernel", 1, cudaErrorIllegalAddress);
+  std::vector<uint8_t> bytes(4096, 1);
+  device_->CopyIn(stream_, memory, bytes.data(), 4096);
+  const absl::Status first = Synchronize();
+  EXPECT_EQ(first.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(first.message()), AllOf(HasSubstr("700"), HasSubstr("restart")));
+  EXPECT_EQ(device_->status(), first);
+  EXPECT_EQ(device_->Allocate(1, "more").status(), first);
+  EXPECT_EQ(device_->RegisterHost(bytes.data(), 4096), first);
+  EXPECT_EQ(device_->WarmUp({}, {}), first);
+  // Void operations do nothing, and who polls an event is not left waiting.
+  device_->Fill(stream_, memory, 0, 4096);
+  device_->CopyOut(stream_, bytes.data(), memory, 4096);
+  EXPECT_EQ(Synchronize(), first);
+  EXPECT_TRUE(device_->IsComplete(event_));
+  EXPECT_EQ(bytes[0], 1);
+  device_->Free(memory);
+}
+
+// --- What the machine says of itself.
+
+TEST(PciLink, GenerationAndWidthAreReadFromSysfs) {
+  const std::string folder = testing::TempDir() + "pci_link_test/0000:65:00.0";
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/max_link_speed") << "16.0 GT/s PCIe\n";
+  std::ofstream(folder + "/max_link_width") << "16\n";
+  EXPECT_EQ(cuda::DescribePciLink("0000:65:00.0", testing::TempDir() + "pci_link_test"), "PCIe 4.0 x16");
+  EXPECT_EQ(cuda::DescribePciLink("0000:66:00.0", testing::TempDir() + "pci_link_test"), "");
+  std::ofstream(folder + "/version")
+      << "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\n";
+  EXPECT_EQ(cuda::NvidiaDriverVersion(folder + "/version"), "580.65.06");
+  EXPECT_EQ(cuda::NvidiaDriverVersion(folder + "/none"), "");
+  std::filesystem::remove_all(testing::TempDir() + "pci_link_test");
+}
+
+// --- Samples cross in mapped memory.
+
+TEST_F(CudaFaultTest, ResultsOfSamplesComeWhenAnEventAfterThemHasRun) {
+  constexpr int32_t kVocab = 64;
+  std::vector<float> logits(kVocab, 0.0F);
+  logits[7] = 1;
+  const DevicePtr memory = device_->Allocate(kVocab * 4, "logits").value();
+  device_->CopyIn(stream_, memory, logits.data(), kVocab * 4);
+  SampleRow row{};
+  row.top_p = row.repetition_penalty = 1;
+  row.n_logprobs = -1;
+  // More calls than there are slots between two looks at the device.
+  std::vector<SampleResult> results(20);
+  for (SampleResult& result : results) {
+    SampleArgs args;
+    args.rows = 1;
+    args.vocab = kVocab;
+    args.logits = memory;
+    args.sample = &row;
+    args.results = &result;
+    device_->Sample(stream_, args);
+  }
+  ASSERT_TRUE(Synchronize().ok());
+  for (const SampleResult& result : results) EXPECT_EQ(result.token, 7);
+  device_->Free(memory);
+}
+
+TEST_F(CudaFaultTest, HistoriesLongerThanASlotAreSampledWhole) {
+  constexpr int32_t kVocab = 1000;
+  std::vector<float> logits(kVocab, 0.0F);
+  logits[7] = 3;
+  logits[8] = 2;
+  logits[9] = 1;
+  const DevicePtr memory = device_->Allocate(3 * kVocab * 4, "logits").value();
+  for (int i = 0; i < 3; ++i) device_->CopyIn(stream_, memory + i * kVocab * 4, logits.data(), kVocab * 4);
+  std::vector<int32_t> history(300000, 8);
+  history.back() = 7;
+  SampleRow row{};
+  row.top_p = row.repetition_penalty = 1;
+  row.presence_penalty = 2.5;
+  row.n_logprobs = 0;
+  row.history = history.data();
+  row.n_history = static_cast<int32_t>(history.size());
+  std::vector<SampleRow> rows(3, row);
+  rows[1].n_history = 1;
+  std::vector<SampleResult> results(3);
+  SampleArgs args;
+  args.rows = 3;
+  args.vocab = kVocab;
+  args.logits = memory;
+  args.sample = rows.data();
+  args.results = results.data();
+  device_->Sample(stream_, args);
+  ASSERT_TRUE(Synchronize().ok());
+  EXPECT_EQ(results[0].token, 9);
+  EXPECT_EQ(results[1].token, 7);
+  EXPECT_EQ(results[2].token, 9);
+  device_->Free(memory);
+}
+
+}  // namespace
+}  // namespace spillway::device
