@@ -12,4 +12,7 @@ absl::StatusOr<std::unique_ptr<device::Device>> CreateTinyLinkDevice(std::unique
   return device::cuda::LoadCudaDevice(options);
 }
 
+double TinyLinkSlack() { return 4; }
+bool TinyLinkIsSlow() { return false; }
+
 }  // namespace spillway::exec

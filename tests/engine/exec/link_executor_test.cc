@@ -16,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/exec/tiny_engine.h"
+#include "tests/engine/exec/tiny_link_device.h"
 #include "tests/fakes/gguf_writer.h"
 
 namespace spillway::exec {
@@ -60,6 +61,17 @@ struct Case {
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
+// On a device that is slow.
+bool StandsForOthers(const Case& c) {
+  if ((c.heads == Heads::kMany) != (c.dtype == device::DType::kF32)) return false;
+  for (const char* name :
+       {"all_x", "mixed_half_resident", "streamed_mixed", "serial", "all_forms_and_classes"}) {
+    if (c.name == absl::StrCat(name, c.heads == Heads::kMany ? "_mha_" : "_gqa_", device::NameOf(c.dtype)))
+      return true;
+  }
+  return false;
+}
+
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const auto dtype : {device::DType::kF32, device::DType::kBF16}) {
@@ -101,6 +113,7 @@ std::vector<Case> Cases() {
       cases.back().link.policy = {.stores_x = true, .both_below = 0.01, .x_share = 0.7};
     }
   }
+  if (TinyLinkIsSlow()) std::erase_if(cases, [](const Case& c) { return !StandsForOthers(c); });
   return cases;
 }
 
@@ -535,6 +548,7 @@ TEST(LinkExecutorChecksTest, APlaneThatChangedOnTheHostIsNamedAndNothingGoesOn) 
     Sequence sequence;
     sequence.tokens = RandomTokens(72, 90, kVocab);
     engine.Logits(sequence, 64);
+    engine.link().WaitForStores();  // what is not stored yet has nothing to be compared with
     const auto step = [&] {
       const Segment segment = engine.Next(sequence, 1);
       engine.executor().Begin(*item, Phase::kDecode, {&segment, 1}, engine.plan());

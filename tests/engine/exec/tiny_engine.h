@@ -45,6 +45,7 @@ struct TinyLink {
   int32_t ring_chunks = 3;
   int32_t chunk_blocks = 2;  // blocks that a chunk of the ring holds as K and V
   bool stream_weights = false;
+  device::WeightMode weight_mode = device::WeightMode::kExpanded;
   bool check_blocks = false;
   double x_share = 0;  // of the carried tokens, carried as X
   SplitMode mode = SplitMode::kAuto;
