@@ -154,7 +154,7 @@ absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const Mod
         "--weights_on=host: this device's memory is the host's, so nothing would be streamed; use auto");
   }
   model::WeightOptions options;
-  options.mode = device::WeightMode::kExpanded;
+  options.mode = settings.weights == "packed" ? device::WeightMode::kPacked : device::WeightMode::kExpanded;
   options.layers_on = settings.weights_on == "host"     ? model::WeightPlace::kHost
                       : settings.weights_on == "device" ? model::WeightPlace::kDevice
                                                         : model::WeightPlace::kAuto;

@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/device/cpu/emulated_link_device.h"
+#include "engine/device/cuda/loader.h"
 #include "google/protobuf/stubs/logging.h"
 #include "server/configuration.h"
 #include "server/daemon.h"
@@ -31,18 +32,10 @@ namespace {
 
 bool HasNvidiaGpu() { return access("/dev/nvidia0", F_OK) == 0 || access("/proc/driver/nvidia", F_OK) == 0; }
 
-absl::StatusOr<std::unique_ptr<device::Device>> CreateDevice(const Settings& settings) {
-  if (settings.device == "cuda") {
-    return absl::UnimplementedError("--device=cuda: this build has no CUDA device; use --device=cpu");
-  }
+absl::StatusOr<std::unique_ptr<device::Device>> CreateCpuDevice(const Settings& settings) {
   if (settings.weights == "packed") {
-    return absl::UnimplementedError("--weights=packed: not served yet; use --weights=expanded");
-  }
-  if (settings.device == "auto" && HasNvidiaGpu()) {
-    Log(LogLevel::kWarning,
-        "AN NVIDIA GPU IS PRESENT BUT NOT USED: this build has no CUDA device, the CPU computes; "
-        "--device=cpu "
-        "silences this");
+    return absl::UnimplementedError(
+        "--weights=packed: the CPU does not multiply packed weights; use --weights=expanded");
   }
   device::CpuDeviceOptions options;
   options.threads = static_cast<int32_t>(settings.threads);
@@ -62,6 +55,38 @@ absl::StatusOr<std::unique_ptr<device::Device>> CreateDevice(const Settings& set
   link.link_bytes_per_s = static_cast<double>(settings.emulated_link_mb_per_s) * 1e6;
   link.copy_overhead_us = static_cast<double>(settings.emulated_copy_overhead_us);
   return device::CreateEmulatedLinkDevice(std::move(compute), link);
+}
+
+absl::StatusOr<std::unique_ptr<device::Device>> CreateCudaDevice(const Settings& settings) {
+  if (settings.emulated_link_mb_per_s != 0) {
+    return absl::InvalidArgumentError("--emulated_link_mb_per_s is for the CPU: a GPU has a link of its own");
+  }
+  device::cuda::CudaLoadOptions options;
+  options.module_path = settings.cuda_module;
+  options.memory_bytes = settings.device_memory_bytes;
+  if (settings.dtype == "bf16") options.dtype = device::DType::kBF16;
+  if (settings.dtype == "f32") options.dtype = device::DType::kF32;
+  SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<device::Device> device, device::cuda::LoadCudaDevice(options));
+  Log(LogLevel::kInfo, "the GPU computes",
+      {{"name", device->info().name}, {"driver", device->info().driver}, {"link", device->info().link}});
+  return device;
+}
+
+absl::StatusOr<std::unique_ptr<device::Device>> CreateDevice(const Settings& settings) {
+  if (settings.device == "cuda") {
+    absl::StatusOr<std::unique_ptr<device::Device>> device = CreateCudaDevice(settings);
+    if (device.ok()) return device;
+    return absl::Status(device.status().code(), absl::StrCat("--device=cuda: ", device.status().message(),
+                                                             "; --device=cpu computes without a GPU"));
+  }
+  if (settings.device == "auto" && HasNvidiaGpu() && settings.emulated_link_mb_per_s == 0) {
+    absl::StatusOr<std::unique_ptr<device::Device>> device = CreateCudaDevice(settings);
+    if (device.ok()) return device;
+    Log(LogLevel::kWarning,
+        "AN NVIDIA GPU IS PRESENT BUT NOT USED, the CPU computes; --device=cpu silences this",
+        {{"cause", device.status().message()}});
+  }
+  return CreateCpuDevice(settings);
 }
 
 void StartLogging(const Settings& settings) {

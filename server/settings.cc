@@ -80,12 +80,17 @@ std::vector<Flag> MakeFlags() {
                "Jinja file in place of the model's own chat template, or none to serve without chat."),
       ChoiceFlag(kModel, "device", {"auto", "cpu", "cuda"}, "auto", &S::device,
                  "What computes. auto: the best device that this build can use, said in the log."),
+      TextFlag(
+          kModel, "cuda_module", &S::cuda_module,
+          "The CUDA module to load. Empty: libspillway_cuda.so beside the program or in ../lib from there, "
+          "else wherever the system's loader looks."),
       ChoiceFlag(
           kModel, "dtype", {"auto", "bf16", "f32"}, "auto", &S::dtype,
           "Precision of activations and of the cache. auto: bf16 where the device multiplies it, else f32."),
-      ChoiceFlag(kModel, "weights", {"expanded", "packed"}, "expanded", &S::weights,
-                 "expanded: decoded to --dtype at load, fastest. packed: kept as the file encodes them (not "
-                 "served yet)."),
+      ChoiceFlag(
+          kModel, "weights", {"expanded", "packed"}, "expanded", &S::weights,
+          "expanded: decoded to --dtype at load, fastest. packed: kept as a GGUF file encodes them, in "
+          "device memory and on the link, and decoded by each product; on a GPU alone."),
       ChoiceFlag(kModel, "weights_on", {"auto", "device", "host"}, "auto", &S::weights_on,
                  "Where the layers' weights lie. device: all there. host: in host memory, streamed over the "
                  "link a layer at a time, for models larger than the device. auto: host where the device is "

@@ -22,6 +22,7 @@ struct Settings {
   std::string served_model_name;
   std::string chat_template;
   std::string device;
+  std::string cuda_module;
   std::string dtype;
   std::string weights;
   std::string weights_on;
