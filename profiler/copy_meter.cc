@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/status_macros.h"
+#include "profiler/copy_batches.h"
 
 namespace spillway::profiler {
 namespace {
@@ -105,11 +106,13 @@ void CopyMeter::CopyOne(CopyDirection direction, const device::CopyRun& run) {
 }
 
 void CopyMeter::CopyBatch(CopyDirection direction, absl::Span<const device::CopyRun> runs) {
-  if (direction == CopyDirection::kIn) {
-    device_.CopyInBatch(timer_.link_in(), runs);
-  } else {
-    device_.CopyOutBatch(timer_.link_out(), runs);
-  }
+  InRounds(runs, [&](absl::Span<const device::CopyRun> batch) {
+    if (direction == CopyDirection::kIn) {
+      device_.CopyInBatch(timer_.link_in(), batch);
+    } else {
+      device_.CopyOutBatch(timer_.link_out(), batch);
+    }
+  });
 }
 
 std::vector<double> CopyMeter::SmallSizes() const {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "profiler/copy_batches.h"
 
 namespace spillway::profiler {
 
@@ -33,7 +34,7 @@ void DeviceTimer::TopUpLoad() {
     ++load_complete_;
   }
   while (load_enqueued_ < load_complete_ + kLoadAhead) {
-    device_.CopyInBatch(link_in_, load_);
+    InRounds(load_, [&](absl::Span<const device::CopyRun> batch) { device_.CopyInBatch(link_in_, batch); });
     device_.Record(load_events_[load_enqueued_++ % kLoadAhead], link_in_);
   }
 }

@@ -96,7 +96,8 @@ class Device {
   virtual void CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) = 0;
   virtual void CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) = 0;
   virtual void CopyWithin(StreamId stream, DevicePtr destination, DevicePtr source, int64_t size_bytes) = 0;
-  // Many copies as one batch; the device chooses between merged runs and a batched call.
+  // Many copies as one batch, which have no order among themselves and so write to different places; the
+  // device chooses between merged runs and a batched call.
   virtual void CopyInBatch(StreamId stream, absl::Span<const CopyRun> runs) = 0;
   virtual void CopyOutBatch(StreamId stream, absl::Span<const CopyRun> runs) = 0;
   virtual void Fill(StreamId stream, DevicePtr destination, uint8_t value, int64_t size_bytes) = 0;
