@@ -93,12 +93,14 @@ absl::Status ValidateProfile(const MachineProfile& profile);
 absl::Status CheckProfileMatches(const MachineProfile& profile, const ProfileIdentity& identity);
 
 std::string ProfileToJson(const MachineProfile& profile);
-// Refuses other schema versions, missing or mistyped fields (named by their path) and what ValidateProfile
-// refuses.
+// Refuses other schema versions, missing or mistyped fields (named by their path), a field that is there
+// twice, documents beyond JsonLimits, and what ValidateProfile refuses.
 absl::StatusOr<MachineProfile> ProfileFromJson(absl::string_view json);
 
 // Written whole or not at all (a temporary file beside it, renamed).
 absl::Status SaveProfile(const MachineProfile& profile, const std::string& path);
+// NotFound where the file cannot be read; InvalidArgument for what is no regular file, without waiting for
+// it.
 absl::StatusOr<MachineProfile> LoadProfile(const std::string& path);
 
 }  // namespace spillway::profiler

@@ -1,19 +1,18 @@
-// MachineProfile as JSON.
-
-// Errors name the path of the value that is wrong.
-#define JSON_DIAGNOSTICS 1
-
+// MachineProfile as JSON. Files come from anywhere: they are read within limits, and every field is checked
+// before the value is made.
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <sstream>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "base/small_file.h"
 #include "base/status_macros.h"
+#include "engine/model/gguf_cursor.h"
+#include "engine/model/json_object.h"
 #include "nlohmann/json.hpp"
 #include "profiler/machine_profile.h"
 
@@ -39,14 +38,51 @@ NLOHMANN_JSON_SERIALIZE_ENUM(ProfileSource,
 
 namespace {
 
-// Without the library's own name of the error: "(/copy_in/bytes_per_s) type must be number, but is string".
-std::string MessageOf(const nlohmann::json::exception& error) {
-  const std::string text = error.what();
-  const size_t end = text.front() == '[' ? text.find("] ") : std::string::npos;
-  return end == std::string::npos ? text : text.substr(end + 2);
+// What a profile's JSON looks like: every field with a value of its type, one element in every array.
+nlohmann::json Shape() {
+  const CostCurve curve{{CostSample{}}, {CostPiece{}}};
+  MachineProfile profile;
+  profile.copy_in = profile.copy_out = {0, 0, curve, curve, curve};
+  profile.rebuild = profile.linear = profile.head = profile.attention = profile.prefill_attention = curve;
+  return profile;
 }
 
-constexpr size_t kFileBytesMax = 16 << 20;
+// Whole numbers are 32 bits wide in every field that has one.
+bool IsInt32(const nlohmann::json& value) {
+  using Limits = std::numeric_limits<int32_t>;
+  return value.is_number_integer() && value.get<double>() >= Limits::min() &&
+         value.get<double>() <= Limits::max();
+}
+
+// As deep as `shape` is, whatever `value` holds. What passes converts without an exception.
+absl::Status CheckShape(const nlohmann::json& value, const nlohmann::json& shape, const std::string& field) {
+  const auto must_be = [&](absl::string_view wanted) {
+    const std::string is = value.is_number() ? value.dump() : absl::StrCat("of type ", value.type_name());
+    return absl::InvalidArgumentError(absl::StrCat("profile: ", field, " is ", is, "; it must be ", wanted));
+  };
+  if (shape.is_object()) {
+    if (!value.is_object()) return must_be("an object");
+    for (const auto& [name, inner] : shape.items()) {
+      const std::string path = field.empty() ? name : absl::StrCat(field, ".", name);
+      const auto found = value.find(name);
+      if (found == value.end())
+        return absl::InvalidArgumentError(absl::StrCat("profile: ", path, " is missing"));
+      SPILLWAY_RETURN_IF_ERROR(CheckShape(*found, inner, path));
+    }
+  } else if (shape.is_array()) {
+    if (!value.is_array()) return must_be("an array");
+    for (size_t i = 0; i < value.size(); ++i) {
+      SPILLWAY_RETURN_IF_ERROR(CheckShape(value[i], shape.front(), absl::StrCat(field, "[", i, "]")));
+    }
+  } else if (shape.is_number_integer()) {
+    if (!IsInt32(value)) return must_be("a whole number of 32 bits");
+  } else if (shape.is_number()) {
+    if (!value.is_number()) return must_be("a number");
+  } else if (!value.is_string()) {
+    return must_be("a string");
+  }
+  return absl::OkStatus();
+}
 
 absl::Status Errno(absl::string_view what, const std::string& path) {
   return absl::UnavailableError(absl::StrCat(what, " ", path, ": ", std::strerror(errno)));
@@ -61,24 +97,20 @@ std::string ProfileToJson(const MachineProfile& profile) {
 }
 
 absl::StatusOr<MachineProfile> ProfileFromJson(absl::string_view text) {
-  MachineProfile profile;
-  // The library throws; nothing leaves this function.
-  try {
-    const auto json = nlohmann::json::parse(text.begin(), text.end());
-    if (!json.is_object()) return absl::InvalidArgumentError("profile: the file is no JSON object");
-    const int version = json.at("schema_version").get<int>();
-    if (version != kProfileSchemaVersion) {
-      return absl::InvalidArgumentError(absl::StrCat("profile: schema_version is ", version,
-                                                     ", this build reads ", kProfileSchemaVersion,
-                                                     "; measure again with --reprofile"));
-    }
-    profile = json.get<MachineProfile>();
-    // The library reads an unknown enumerator as the first one.
-    if (nlohmann::json(profile.source) != json.at("source")) {
-      return absl::InvalidArgumentError(absl::StrCat("profile: source is ", json.at("source").dump()));
-    }
-  } catch (const nlohmann::json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat("profile: ", MessageOf(error)));
+  SPILLWAY_ASSIGN_OR_RETURN(const nlohmann::json json, model::ParseJsonObject(text, "profile"));
+  SPILLWAY_RETURN_IF_ERROR(CheckShape(json, {{"schema_version", 0}}, ""));
+  const int version = json["schema_version"].get<int>();
+  if (version != kProfileSchemaVersion) {
+    return absl::InvalidArgumentError(absl::StrCat("profile: schema_version is ", version,
+                                                   ", this build reads ", kProfileSchemaVersion,
+                                                   "; measure again with --reprofile"));
+  }
+  SPILLWAY_RETURN_IF_ERROR(CheckShape(json, Shape(), ""));
+  const auto profile = json.get<MachineProfile>();
+  // The library reads an unknown enumerator as the first one.
+  if (nlohmann::json(profile.source) != json["source"]) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("profile: source is ", model::Quoted(json["source"].get<std::string>())));
   }
   SPILLWAY_RETURN_IF_ERROR(ValidateProfile(profile));
   return profile;
@@ -107,16 +139,12 @@ absl::Status SaveProfile(const MachineProfile& profile, const std::string& path)
 }
 
 absl::StatusOr<MachineProfile> LoadProfile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    return absl::NotFoundError(absl::StrCat("cannot open the profile ", path, ": ", std::strerror(errno)));
-  std::string text(kFileBytesMax + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kFileBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is larger than any profile (16 MiB)"));
+  const absl::StatusOr<std::string> text = ReadSmallFile(path);
+  if (!text.ok()) {
+    return absl::Status(text.status().code(),
+                        absl::StrCat("the profile ", path, " ", text.status().message()));
   }
-  absl::StatusOr<MachineProfile> profile = ProfileFromJson(text);
+  absl::StatusOr<MachineProfile> profile = ProfileFromJson(*text);
   if (profile.ok()) return profile;
   return absl::Status(profile.status().code(), absl::StrCat(path, ": ", profile.status().message()));
 }

@@ -1,5 +1,6 @@
 #include "profiler/machine_profile.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -60,7 +61,65 @@ TEST(MachineProfile, EveryFieldMustBeThereAndOfItsType) {
   nlohmann::json deep = good;
   deep["copy_in"]["bytes_per_s"] = "fast";
   EXPECT_EQ(ProfileFromJson(deep.dump()).status().message(),
-            "profile: (/copy_in/bytes_per_s) type must be number, but is string");
+            "profile: copy_in.bytes_per_s is of type string; it must be a number");
+  deep = good;
+  deep["rebuild"]["pieces"][0]["per_unit_s"] = nullptr;
+  EXPECT_EQ(ProfileFromJson(deep.dump()).status().message(),
+            "profile: rebuild.pieces[0].per_unit_s is of type null; it must be a number");
+}
+
+TEST(MachineProfile, WholeNumbersAreWholeAndFit) {
+  for (const char* number : {"4294967328", "-4294967264", "1e300", "32.9", "true", "\"32\""}) {
+    nlohmann::json json = nlohmann::json::parse(ProfileToJson(Valid()));
+    json["model"]["n_layers"] = nlohmann::json::parse(number);
+    EXPECT_NE(ProfileFromJson(json.dump()).status().message().find("model.n_layers"), absl::string_view::npos)
+        << number;
+    json = nlohmann::json::parse(ProfileToJson(Valid()));
+    json["schema_version"] = nlohmann::json::parse(number);
+    EXPECT_NE(ProfileFromJson(json.dump()).status().message().find("schema_version"), absl::string_view::npos)
+        << number;
+  }
+  nlohmann::json json = nlohmann::json::parse(ProfileToJson(Valid()));
+  json["schema_version"] = kProfileSchemaVersion + 0.7;
+  EXPECT_FALSE(ProfileFromJson(json.dump()).ok());
+}
+
+// Deeper than any stack, longer than any message, larger than any profile.
+TEST(MachineProfile, WhatItHoldsInsteadOfAFieldIsNeitherBuiltNorEchoed) {
+  const std::string good = ProfileToJson(Valid());
+  const auto with = [&](const std::string& source) {
+    std::string text = good;
+    const std::string field = "\"source\": \"measured\"";
+    return text.replace(text.find(field), field.size(), "\"source\": " + source);
+  };
+  ASSERT_TRUE(ProfileFromJson(with("\"measured\"")).ok());
+  std::string wide = "0";
+  for (int i = 0; i < 100'000; ++i) wide += ",0";
+  for (const std::string& source :
+       {std::string(400'000, '[') + std::string(400'000, ']'),
+        std::string(7'000'000, '[') + std::string(7'000'000, ']'), "[" + wide + "]",
+        "\"" + std::string(500'000, 'x') + "\"", "\"" + std::string(8'000'000, 'x') + "\""}) {
+    const auto refused = ProfileFromJson(with(source));
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_LT(refused.status().message().size(), 300U);
+  }
+}
+
+TEST(MachineProfile, AFieldThatIsThereTwiceIsRefused) {
+  std::string text = ProfileToJson(Valid());
+  text.insert(1, "\"measuring_s\": 1, ");
+  EXPECT_NE(ProfileFromJson(text).status().message().find("'measuring_s' is there twice"),
+            absl::string_view::npos);
+}
+
+TEST(MachineProfile, IsReadFromRegularFilesOnly) {
+  const std::string path = TempPath();
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  EXPECT_EQ(LoadProfile(path).status().code(), absl::StatusCode::kInvalidArgument) << "without waiting";
+  unlink(path.c_str());
+  EXPECT_EQ(LoadProfile(testing::TempDir()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(LoadProfile(path).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(MachineProfile, PoisonIsRefusedByName) {

@@ -73,8 +73,7 @@ TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
   EXPECT_EQ(unread.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(unread.status().message()),
             "--profile: " + settings_.profile +
-                ": profile: key 'schema_version' not found; measure again with --reprofile, or name another "
-                "file");
+                ": profile: schema_version is missing; measure again with --reprofile, or name another file");
 
   // Steps are planned with its numbers, so that an edited one is another model's.
   profiler::MachineProfile edited = **first;
