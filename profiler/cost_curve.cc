@@ -90,6 +90,10 @@ absl::StatusOr<CostCurve> FitConvex(absl::Span<const CostSample> samples) {
   CostCurve curve;
   curve.samples.assign(samples.begin(), samples.end());
   std::vector<CostSample> hull = LowerHull(samples);
+  // Where the first line falls below nothing before it reaches 0 units, it goes through the origin instead.
+  if (hull[0].seconds < SlopeBetween(hull[0], hull[1]) * hull[0].units) {
+    hull.insert(hull.begin(), CostSample{});
+  }
   Simplify(hull);
   for (size_t i = 1; i < hull.size(); ++i) {
     // A cost that falls with size is noise; the curve is flat there.

@@ -35,8 +35,8 @@ struct CostCurve {
 // Fits samples of a cost that grows with its units. The curve is the samples' lower convex hull, raised by
 // one factor so that half of the samples lie on either side of it; what is not convex in the measurement (a
 // saw tooth of tile sizes) shows as fit error. The last slope is positive always: where noise hides the
-// growth, it is the largest size's time over its units. InvalidArgument names a sample that is not finite,
-// not positive, or not ascending.
+// growth, it is the largest size's time over its units. No number of units costs less than nothing.
+// InvalidArgument names a sample that is not finite, not positive, or not ascending.
 absl::StatusOr<CostCurve> FitConvex(absl::Span<const CostSample> samples);
 
 }  // namespace spillway::profiler

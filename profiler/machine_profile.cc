@@ -1,11 +1,14 @@
 #include "profiler/machine_profile.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -21,16 +24,20 @@ constexpr double kBytesMax = 1e15;
 constexpr double kSecondsMax = 1e5;
 constexpr double kUnitsMax = 1e15;
 constexpr double kFlopRateMax = 1e17;
+// A batch as large as any: rows of it, reads by them, bytes of a copy. Costs of these are within kSecondsMax,
+// so that plans' numbers are in the range that is solved for.
+constexpr double kRowsMax = 1e5, kReadsMax = 1e8, kCopyBytesMax = kSecondsMax * kRateMin;
 
 class Validator {
  public:
   void InRange(double value, double low, double high, absl::string_view field) {
     if (value >= low && value <= high) return;
-    Fail(absl::StrFormat("%s is %g; it must lie in [%g, %g]", field, value, low, high));
+    Fail(absl::StrFormat("%s is %.9g; it must lie in [%.9g, %.9g]", field, value, low, high));
   }
 
-  // `last_slope_min`: what cannot be done faster per unit, however many.
-  void Curve(const CostCurve& curve, absl::string_view field, double last_slope_min = 0) {
+  // `last_slope_min`: what cannot be done faster per unit, however many. Costs of one unit and of `units_max`
+  // are no less than nothing and bearable.
+  void Curve(const CostCurve& curve, absl::string_view field, double units_max, double last_slope_min = 0) {
     InRange(static_cast<double>(curve.pieces.size()), 1, CostCurve::kMaxPieces,
             absl::StrCat(field, ".pieces' number"));
     double slope_before = 0;
@@ -42,6 +49,10 @@ class Validator {
     if (!curve.pieces.empty()) {
       InRange(curve.pieces.back().per_unit_s, last_slope_min, kSecondsMax,
               absl::StrCat("the last of ", field, ".pieces.per_unit_s"));
+      for (const double units : {1.0, units_max}) {
+        InRange(CostOf(curve, units), 0, kSecondsMax,
+                absl::StrFormat("the cost of %g units by %s.pieces", units, field));
+      }
     }
     for (const CostSample& sample : curve.samples) {
       InRange(sample.units, 0, kUnitsMax, absl::StrCat(field, ".samples.units"));
@@ -52,6 +63,15 @@ class Validator {
   absl::Status status() && { return std::move(status_); }
 
  private:
+  // What the pieces say, below nothing too. REQUIRES: there are pieces.
+  static double CostOf(const CostCurve& curve, double units) {
+    double seconds = -std::numeric_limits<double>::infinity();
+    for (const CostPiece& piece : curve.pieces) {
+      seconds = std::max(seconds, piece.fixed_s + piece.per_unit_s * units);
+    }
+    return seconds;
+  }
+
   void Fail(const std::string& what) {
     if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat("profile: ", what));
   }
@@ -61,9 +81,11 @@ class Validator {
 void ValidateCopies(const CopyRates& rates, absl::string_view field, Validator& v) {
   v.InRange(rates.bytes_per_s, kRateMin, kRateMax, absl::StrCat(field, ".bytes_per_s"));
   v.InRange(rates.overhead_s, 0, 1, absl::StrCat(field, ".overhead_s"));
-  v.Curve(rates.single, absl::StrCat(field, ".single"), 1 / kRateMax);
-  v.Curve(rates.merged, absl::StrCat(field, ".merged"), 1 / kRateMax);
-  if (!rates.batched.pieces.empty()) v.Curve(rates.batched, absl::StrCat(field, ".batched"), 1 / kRateMax);
+  v.Curve(rates.single, absl::StrCat(field, ".single"), kCopyBytesMax, 1 / kRateMax);
+  v.Curve(rates.merged, absl::StrCat(field, ".merged"), kCopyBytesMax, 1 / kRateMax);
+  if (!rates.batched.pieces.empty()) {
+    v.Curve(rates.batched, absl::StrCat(field, ".batched"), kCopyBytesMax, 1 / kRateMax);
+  }
 }
 
 void ValidateModel(const ProfiledModel& model, Validator& v) {
@@ -78,6 +100,8 @@ void ValidateModel(const ProfiledModel& model, Validator& v) {
   v.InRange(model.chunk_tokens, 0, 1e6, "model.chunk_tokens");
   v.InRange(model.layer_weight_bytes, 0, kBytesMax, "model.layer_weight_bytes");
   v.InRange(model.weight_bytes, 0, kBytesMax, "model.weight_bytes");
+  v.InRange(model.layer_weight_bytes * model.n_layers, 0, model.weight_bytes,
+            "model.layer_weight_bytes in all layers");
 }
 
 // "threads: 4; memory: 16 GiB" by name.
@@ -90,13 +114,19 @@ std::map<std::string, std::string> PartsOf(absl::string_view parts) {
   return values;
 }
 
+constexpr size_t kShownMax = 200;  // of a text in a file
+
 absl::Status Differs(absl::string_view what, absl::string_view saved, absl::string_view now) {
   const std::map<std::string, std::string> before = PartsOf(saved);
   std::vector<std::string> differences;
   for (const auto& [name, value] : PartsOf(now)) {
     const auto old = before.find(name);
-    const std::string old_value = old == before.end() ? "not said" : old->second;
-    if (old_value != value) differences.push_back(absl::StrCat(name, ": ", old_value, ", here ", value));
+    if (old != before.end() && old->second == value) continue;
+    // The file's own words, which may be any.
+    const std::string said =
+        old == before.end() ? "not said"
+                            : absl::Utf8SafeCHexEscape(absl::string_view(old->second).substr(0, kShownMax));
+    differences.push_back(absl::StrCat(name, ": ", said, ", here ", value));
   }
   return absl::FailedPreconditionError(absl::StrCat(
       "the profile was measured ", what, " (",
@@ -116,12 +146,12 @@ absl::Status ValidateProfile(const MachineProfile& profile) {
   const ProfiledModel& model = profile.model;
   const double d_kv = 1.0 * model.n_kv_heads * model.d_head;
   const double read_s_min = 4.0 * model.n_heads * model.d_head / kFlopRateMax;
-  v.Curve(profile.rebuild, "rebuild", 4.0 * model.d_model * d_kv / kFlopRateMax);
-  v.Curve(profile.linear, "linear");
-  v.Curve(profile.head, "head");
-  v.Curve(profile.attention, "attention", read_s_min);
+  v.Curve(profile.rebuild, "rebuild", kRowsMax, 4.0 * model.d_model * d_kv / kFlopRateMax);
+  v.Curve(profile.linear, "linear", kRowsMax);
+  v.Curve(profile.head, "head", kRowsMax);
+  v.Curve(profile.attention, "attention", kReadsMax, read_s_min);
   if (!profile.prefill_attention.pieces.empty()) {
-    v.Curve(profile.prefill_attention, "prefill_attention", read_s_min);
+    v.Curve(profile.prefill_attention, "prefill_attention", kReadsMax, read_s_min);
   }
   v.InRange(profile.compute_slowdown_by_link, 0.1, 1000, "compute_slowdown_by_link");
   v.InRange(profile.host_memory_bytes_per_s, kRateMin, kRateMax, "host_memory_bytes_per_s");

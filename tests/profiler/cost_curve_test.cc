@@ -81,6 +81,16 @@ TEST(CostCurve, SawToothShowsAsFitErrorOnBothSides) {
   EXPECT_NEAR(curve->fit_error_max, 0.2, 0.05);
 }
 
+// A cost that grows faster than its units, seen from 16 on: its first line would meet 0 s at 12 units.
+TEST(CostCurve, FewerUnitsThanWereMeasuredDoNotCostLessThanNothing) {
+  const std::vector<CostSample> samples = {{16, 1e-6}, {32, 5e-6}, {64, 14e-6}};
+  const auto curve = FitConvex(samples);
+  ASSERT_TRUE(curve.ok()) << curve.status();
+  EXPECT_LT(curve->fit_error_max, 1e-9);
+  EXPECT_NEAR(curve->pieces.front().fixed_s, 0, 1e-15);
+  EXPECT_NEAR(curve->At(8), 0.5e-6, 1e-12);
+}
+
 TEST(CostCurve, RefusesWhatIsNoMeasurement) {
   const std::vector<std::vector<CostSample>> bad = {{},
                                                     {{1, 1}},

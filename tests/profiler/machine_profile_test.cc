@@ -141,6 +141,39 @@ TEST(MachineProfile, PoisonIsRefusedByName) {
   }
 }
 
+// Each alone would make every plan fail, or look free.
+TEST(MachineProfile, CostsThatNoPlanCouldUseAreRefusedByName) {
+  const auto refusal = [](auto&& poison) {
+    MachineProfile p = Valid();
+    p.prefill_attention = p.attention;
+    EXPECT_TRUE(ValidateProfile(p).ok());
+    poison(p);
+    return std::string(ValidateProfile(p).message());
+  };
+  CostCurve MachineProfile::*const curves[] = {&MachineProfile::rebuild, &MachineProfile::linear,
+                                               &MachineProfile::head, &MachineProfile::attention,
+                                               &MachineProfile::prefill_attention};
+  const char* const names[] = {"rebuild", "linear", "head", "attention", "prefill_attention"};
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(refusal([&](MachineProfile& p) {
+                (p.*curves[i]).pieces = {{-1e5, 1e-6}};
+              }).find(std::string("profile: the cost of 1 units by ") + names[i] + ".pieces is -100000;"),
+              0U)
+        << names[i];
+    EXPECT_NE(refusal([&](MachineProfile& p) {
+                (p.*curves[i]).pieces = {{0, 1e5}};
+              }).find(std::string("units by ") + names[i] + ".pieces is 1e+1"),
+              std::string::npos)
+        << names[i];
+  }
+  EXPECT_NE(refusal([](MachineProfile& p) {
+              p.copy_in.merged.pieces = {{0, 1}};
+            }).find("copy_in.merged"),
+            std::string::npos);
+  EXPECT_EQ(refusal([](MachineProfile& p) { p.model.weight_bytes = 399'999; }),
+            "profile: model.layer_weight_bytes in all layers is 400000; it must lie in [0, 399999]");
+}
+
 TEST(MachineProfile, AnotherMachineOrModelIsNamed) {
   const MachineProfile p = Valid();
   EXPECT_TRUE(CheckProfileMatches(p, p.identity).ok());
@@ -148,6 +181,12 @@ TEST(MachineProfile, AnotherMachineOrModelIsNamed) {
   other.machine = "m2";
   other.machine_parts = "another machine";
   EXPECT_NE(CheckProfileMatches(p, other).message().find("another machine"), absl::string_view::npos);
+  MachineProfile long_winded = p;
+  long_winded.identity.machine_parts = "memory: \x1b[2J" + std::string(1'000'000, 'x');
+  other.machine_parts = "memory: 16 GiB";
+  const std::string said(CheckProfileMatches(long_winded, other).message());
+  EXPECT_LT(said.size(), 500U);
+  EXPECT_EQ(said.find('\x1b'), std::string::npos) << said;
   other = p.identity;
   other.model = "w2";
   EXPECT_NE(CheckProfileMatches(p, other).message().find("another model"), absl::string_view::npos);
