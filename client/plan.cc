@@ -81,7 +81,7 @@ v1::ExplainPlanRequest RequestOf(const PlanQuery& query) {
 
 PlanAlternative AlternativeOf(const v1::PlanAlternative& in) {
   PlanAlternative out;
-  out.name = EscapeToOneLine(in.name());
+  out.name = in.name();
   out.tokens_per_s = in.tokens_per_s();
   out.solution.step_s = in.step_s();
   scheduler::GroupSplit& split = out.solution.groups.emplace_back();
@@ -104,8 +104,8 @@ PlanAlternative AlternativeOf(const v1::PlanAlternative& in) {
 
 PlanExplanation ExplanationOf(const v1::ExplainPlanResponse& in) {
   PlanExplanation out;
-  out.profile = EscapeToOneLine(in.profile());
-  out.model = EscapeToOneLine(in.model());
+  out.profile = in.profile();
+  out.model = in.model();
   out.n_layers = in.n_layers();
   out.beta_bytes = in.beta_bytes();
   out.chi_bytes = in.chi_bytes();
@@ -125,8 +125,14 @@ PlanExplanation ExplanationOf(const v1::ExplainPlanResponse& in) {
   return out;
 }
 
-ExitCode Print(const PlanExplanation& explanation, bool json, Console& console) {
+// Names are a file's or a daemon's: nothing of theirs moves the cursor or adds a line.
+ExitCode Print(PlanExplanation explanation, bool json, Console& console) {
   if (explanation.alternatives.empty()) return Failed("the daemon's answer holds no plan", console);
+  explanation.profile = EscapeToOneLine(explanation.profile);
+  explanation.model = EscapeToOneLine(explanation.model);
+  for (PlanAlternative& alternative : explanation.alternatives) {
+    alternative.name = EscapeToOneLine(alternative.name);
+  }
   console.out << (json ? ExplanationToJson(explanation) + "\n" : FormatExplanation(explanation));
   return kExitOk;
 }
@@ -134,13 +140,13 @@ ExitCode Print(const PlanExplanation& explanation, bool json, Console& console) 
 ExitCode PlanFromFile(const PlanFlags& plan, Console& console) {
   const absl::StatusOr<profiler::MachineProfile> profile = profiler::LoadProfile(plan.profile);
   if (!profile.ok()) return Failed(profile.status().message(), console);
-  const absl::StatusOr<PlanExplanation> explanation = scheduler::ExplainPlan(*profile, plan.query);
+  absl::StatusOr<PlanExplanation> explanation = scheduler::ExplainPlan(*profile, plan.query);
   if (!explanation.ok()) return Failed(explanation.status().message(), console);
   if (plan.kubernetes) {
     console.out << KubernetesPatch(*profile, *explanation, plan.query);
     return kExitOk;
   }
-  return Print(*explanation, plan.json, console);
+  return Print(*std::move(explanation), plan.json, console);
 }
 
 }  // namespace

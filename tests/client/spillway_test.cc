@@ -589,6 +589,22 @@ TEST_F(SpillwayTest, PlanWorksFromASavedProfileWithoutADaemon) {
   unlink(path.c_str());
 }
 
+TEST_F(SpillwayTest, PlanPrintsNoControlCharactersOfASavedProfile) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_profile.json";
+  profiler::MachineProfile profile = scheduler::MultiHeadProfile();
+  profile.description = "evil\n\x1b[2Jprofile";
+  profile.model.name = "evil\x7f\xc2\x9bmodel";
+  ASSERT_TRUE(profiler::SaveProfile(profile, path).ok());
+  for (const char* form : {"--json=false", "--json", "--kubernetes"}) {
+    const Result result = Run({"plan", "--profile=" + path, form});
+    EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+    EXPECT_EQ(result.out.find_first_of("\x1b\x7f\xc2"), std::string::npos) << result.out;
+    EXPECT_THAT(result.out, Not(HasSubstr("evil\n")));
+    EXPECT_THAT(result.out, HasSubstr("evil\\"));
+  }
+  unlink(path.c_str());
+}
+
 // 32 sequences of 8000 tokens are 250 blocks of 32 each; a token takes 2 * 4096 * 2 bytes in 32 layers.
 TEST_F(SpillwayTest, PlanPrintsWhatAContainerNeeds) {
   const std::string path = testing::TempDir() + std::to_string(getpid()) + "_profile.json";
