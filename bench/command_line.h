@@ -50,7 +50,7 @@ void AddNumbers(client::FlagTable& flags, absl::string_view name, std::vector<Nu
                   [=](absl::string_view text) { return ParseNumbers(text, low, high, numbers); });
 }
 
-// "--json".
+// "--json"; refuses a file that cannot be written.
 void AddJson(client::FlagTable& flags, std::string* path);
 
 // "spillway-bench: ..."; kExitFailed.

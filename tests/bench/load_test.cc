@@ -405,6 +405,25 @@ class ServeTest : public LoadRunTest {
   }
 };
 
+TEST_F(ServeTest, AReportThatCannotBeWrittenIsRefusedBeforeAnythingIsSent) {
+  daemon_.SetRunning(0);
+  for (const std::string& path : {std::string("/no/such/folder/report.json"), testing::TempDir()}) {
+    const Result result = Serve({"--concurrency=1", "--requests=1", "--json=" + path});
+    EXPECT_EQ(result.exit_code, client::kExitUsage);
+    EXPECT_THAT(result.err, HasSubstr("--json"));
+    EXPECT_EQ(result.out, "");
+  }
+  EXPECT_TRUE(daemon_.completes().empty());
+  const std::string path = absl::StrCat(testing::TempDir(), "/report_", getpid(), ".json");
+  for (const char* pass : {"a new file", "the same again"}) {
+    EXPECT_EQ(Serve({"--concurrency=1", "--requests=1", "--json=" + path}).exit_code, client::kExitOk)
+        << pass;
+    std::ifstream file(path);
+    EXPECT_EQ(nlohmann::json::parse(file)["schema_version"], 2) << pass;
+  }
+  unlink(path.c_str());
+}
+
 TEST_F(ServeTest, ReportsATableAndJson) {
   daemon_.SetRunning(0);
   const OnePageHttpServer metrics(
