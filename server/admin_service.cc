@@ -296,17 +296,22 @@ absl::Status AdminService::RecordTrace(AnswerCall& call, const grpc::ByteBuffer&
   }
   SPILLWAY_ASSIGN_OR_RETURN(const Backend* const backend, state_.Loaded());
   SPILLWAY_CHECK(backend->timeline != nullptr);
-  return traces_.Record(*backend->timeline, std::chrono::milliseconds(duration_ms),
-                        [this, &call, backend](const exec::Recording& recording) {
-                          v1::RecordTraceResponse response;
-                          Fill(recording, &response);
-                          response.set_model(backend->model.name());
-                          {
-                            MutexLock lock(mutex_);
-                            response.set_device(static_.device);
-                          }
-                          call.Answer(SerializeMessage(response));
-                        });
+  SPILLWAY_ASSIGN_OR_RETURN(const uint64_t number,
+                            traces_.Record(*backend->timeline, std::chrono::milliseconds(duration_ms),
+                                           [this, &call, backend](const exec::Recording& recording) {
+                                             v1::RecordTraceResponse response;
+                                             Fill(recording, &response);
+                                             response.set_model(backend->model.name());
+                                             {
+                                               MutexLock lock(mutex_);
+                                               response.set_device(static_.device);
+                                             }
+                                             call.Answer(SerializeMessage(response));
+                                           }));
+  // Nobody else could record for the rest of the time. The call may be answered by now, but it is there until
+  // its message's reaction, which this is, has returned.
+  call.WhenGone([this, number] { traces_.End(number); });
+  return absl::OkStatus();
 }
 
 }  // namespace spillway::server

@@ -59,7 +59,7 @@ class AdminService final : public MessageService {
   // Answered on the plan solver's thread, whose queue is bounded; an error: not at all.
   absl::Status ExplainPlan(AnswerCall& call, const grpc::ByteBuffer& bytes);
   absl::Status Drain();
-  // Answered on the recorder's thread; an error: not at all.
+  // Answered on the recorder's thread, earlier where its client goes away; an error: not at all.
   absl::Status RecordTrace(AnswerCall& call, const grpc::ByteBuffer& bytes);
 
   const ServingState& state_;

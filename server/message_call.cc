@@ -50,6 +50,27 @@ void MessageCall::OnDone() {
   Release();
 }
 
+void AnswerCall::WhenGone(std::function<void()> then) {
+  {
+    MutexLock lock(gone_mutex_);
+    if (!gone_) {
+      when_gone_ = std::move(then);
+      return;
+    }
+  }
+  then();
+}
+
+void AnswerCall::OnCancel() {
+  std::function<void()> then;
+  {
+    MutexLock lock(gone_mutex_);
+    gone_ = true;
+    then = std::move(when_gone_);
+  }
+  if (then != nullptr) then();
+}
+
 void AnswerCall::AnswerWith(TextPool& pool, std::function<absl::StatusOr<ByteBuffer>()> read) {
   if (message_bytes() <= kInlineRequestBytes) return Answer(read());
   const absl::Status submitted =

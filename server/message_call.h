@@ -97,6 +97,10 @@ class AnswerCall final : public MessageCall {
   void Answer(absl::StatusOr<grpc::ByteBuffer> answer);
   void Refuse(const grpc::Status& status);  // with a status as another interface's definition wants it
 
+  // Calls `then` when the client has gone away or its deadline has passed: at once where that was so before,
+  // else on another thread, beside Answer or after it, while the call lives. Once, from within Work.
+  void WhenGone(std::function<void()> then);
+
   // Answers with what `read` makes of the request: at once where that is short, else on the pool, where it
   // may have waited for longer than its client did, and is then not read at all.
   void AnswerWith(TextPool& pool, std::function<absl::StatusOr<grpc::ByteBuffer>()> read);
@@ -104,12 +108,16 @@ class AnswerCall final : public MessageCall {
  private:
   void OnMessage(const grpc::ByteBuffer& bytes) override { work_(*this, bytes); }
   void OnNoMessage(const absl::Status& why) override { Answer(why); }
+  void OnCancel() override;
   void Release() override { delete this; }
 
   const Work work_;
   Telemetry* const telemetry_;
   const std::string method_;
   grpc::ByteBuffer response_;
+  Mutex gone_mutex_;
+  bool gone_ ABSL_GUARDED_BY(gone_mutex_) = false;
+  std::function<void()> when_gone_ ABSL_GUARDED_BY(gone_mutex_);
 };
 
 // Who may make a service's calls, and who hears of those that are refused. What it refers to outlives the

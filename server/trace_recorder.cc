@@ -10,16 +10,24 @@ TraceRecorder::TraceRecorder() : thread_([this] { Work(); }) {}
 
 TraceRecorder::~TraceRecorder() { Stop(); }
 
-absl::Status TraceRecorder::Record(exec::Timeline& timeline, std::chrono::milliseconds duration, Done done) {
+absl::StatusOr<uint64_t> TraceRecorder::Record(exec::Timeline& timeline, std::chrono::milliseconds duration,
+                                               Done done) {
   MutexLock lock(mutex_);
   if (stopping_) return MakeError(Reason::kDraining, "the daemon stops; nothing is recorded any more");
   if (job_.has_value() || !timeline.Start(kSpansMax)) {
     return MakeError(Reason::kTraceRunning, "a trace is being recorded already");
   }
   const MonotonicNs until_ns = Clock::Real().NowNs() + std::chrono::nanoseconds(duration).count();
-  job_ = Job{&timeline, until_ns, std::move(done)};
+  job_ = Job{++last_number_, &timeline, until_ns, std::move(done)};
   changed_.NotifyAll();
-  return absl::OkStatus();
+  return last_number_;
+}
+
+void TraceRecorder::End(uint64_t number) {
+  MutexLock lock(mutex_);
+  if (!job_.has_value() || job_->number != number) return;
+  job_->until_ns = 0;
+  changed_.NotifyAll();
 }
 
 void TraceRecorder::Stop() {

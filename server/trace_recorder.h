@@ -6,11 +6,12 @@
 #define SPILLWAY_SERVER_TRACE_RECORDER_H_
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <thread>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "engine/exec/timeline.h"
@@ -29,15 +30,18 @@ class TraceRecorder {
   TraceRecorder(const TraceRecorder&) = delete;
   TraceRecorder& operator=(const TraceRecorder&) = delete;
 
-  // Calls `done` on the recorder's thread when `duration` is over, or earlier by Stop. kTraceRunning while
-  // another recording is under way, kDraining after Stop: then `done` is not called. `timeline` lives until
-  // `done` was called.
-  absl::Status Record(exec::Timeline& timeline, std::chrono::milliseconds duration, Done done);
+  // Calls `done` on the recorder's thread when `duration` is over, or earlier by End or Stop. The recording's
+  // number, never 0; kTraceRunning while another is under way, kDraining after Stop: then `done` is not
+  // called. `timeline` lives until `done` was called.
+  absl::StatusOr<uint64_t> Record(exec::Timeline& timeline, std::chrono::milliseconds duration, Done done);
+  // Ends the recording of this number where it is under way.
+  void End(uint64_t number);
   // Ends what is under way and refuses the rest. Returns when `done` was called.
   void Stop();
 
  private:
   struct Job {
+    uint64_t number;
     exec::Timeline* timeline;
     MonotonicNs until_ns;
     Done done;
@@ -48,6 +52,7 @@ class TraceRecorder {
   Mutex mutex_;
   CondVar changed_;
   std::optional<Job> job_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

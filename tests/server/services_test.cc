@@ -308,6 +308,29 @@ TEST(Admin, TraceIsWhatTheTimelineHeldWhenTheTimeIsOver) {
   EXPECT_EQ(response.spans_size(), 0);
 }
 
+TEST(Admin, TraceWhoseClientIsGoneMakesRoomForTheNext) {
+  TestServer server;
+  const auto stub = v1::AdminService::NewStub(server.Connect());
+  v1::RecordTraceRequest request;
+  request.set_duration_ms(60'000);
+  for (const bool cancels : {true, false}) {
+    const auto context = NewContext(cancels ? 60'000 : 300);
+    v1::RecordTraceResponse response;
+    grpc::Status status;
+    std::thread asks([&] { status = stub->RecordTrace(context.get(), request, &response); });
+    EXPECT_TRUE(server.Eventually([&] { return server.timeline.recording() != 0; }));
+    if (cancels) context->TryCancel();
+    asks.join();
+    EXPECT_EQ(status.error_code(),
+              cancels ? grpc::StatusCode::CANCELLED : grpc::StatusCode::DEADLINE_EXCEEDED);
+    EXPECT_TRUE(server.Eventually([&] { return server.timeline.recording() == 0; })) << cancels;
+  }
+  request.set_duration_ms(1);
+  v1::RecordTraceResponse response;
+  const grpc::Status status = stub->RecordTrace(NewContext().get(), request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
 TEST(Admin, TraceOfAWrongDurationIsRefused) {
   TestServer server;
   const auto stub = v1::AdminService::NewStub(server.Connect());
