@@ -73,7 +73,8 @@ void AddRequestFlags(FlagTable& flags, v1::GenerationOptions* options) {
                          [=](int32_t value) { options->set_priority(value); });
   flags.AddChoice(
       "objective", {"auto", "latency", "throughput"},
-      "What matters: the soonest tokens, or the most over all requests. A hint, unused today.",
+      "What matters: the soonest tokens, or the most over all requests. A hint, heeded where "
+      "weights are streamed or batches share their load (--schedule=column).",
       [=](int index) { options->set_objective(static_cast<v1::Objective>(v1::OBJECTIVE_AUTO + index)); });
   flags.AddCall<std::string>("cache_salt", "TEXT",
                              "Share cached prefixes with requests of the same salt only.",

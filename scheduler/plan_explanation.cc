@@ -27,11 +27,17 @@ absl::Status CheckQuery(const PlanQuery& q) {
   std::vector<FieldViolation> violations;
   const auto in_range = [&violations](double value, double low, double high, const char* field) {
     if (value >= low && value <= high) return;  // not so for a NaN
-    violations.push_back({field, absl::StrFormat("is %g; it must lie in [%g, %g]", value, low, high)});
+    // Enough digits to tell a number from the bound that it is just above.
+    violations.push_back(
+        {field, absl::StrFormat("is %.17g; it must lie in [%.17g, %.17g]", value, low, high)});
   };
+  constexpr double kContextMax = 1e9;
+  const auto context = static_cast<double>(q.context_tokens);
   in_range(q.sequences, 1, 1e6, "sequences");
-  in_range(static_cast<double>(q.context_tokens), 1, 1e9, "context_tokens");
-  in_range(static_cast<double>(q.shared_tokens), 0, static_cast<double>(q.context_tokens), "shared_tokens");
+  in_range(context, 1, kContextMax, "context_tokens");
+  // Part of the context, where that is one.
+  in_range(static_cast<double>(q.shared_tokens), 0,
+           context >= 1 && context <= kContextMax ? context : kContextMax, "shared_tokens");
   in_range(q.device_memory_bytes, 0, 1e15, "device_memory_bytes");
   in_range(q.host_pool_bytes, 0, 1e15, "host_pool_bytes");
   in_range(q.scratch_bytes.value_or(0), 0, 1e15, "scratch_bytes");

@@ -113,6 +113,19 @@ class WakeUp {
   bool notified_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+// How much smaller batches could spare of the device at most: other remedies are needed where that is less
+// than what is missing. Empty where they spare nothing.
+std::string SmallerBatchesSpare(const Settings& settings, int32_t context_tokens,
+                                const device::DeviceInfo& info, const model::ModelConfig& config) {
+  Settings least = settings;
+  least.max_sequences = 1;
+  least.prefill_rows = std::min<int64_t>(settings.prefill_rows, kPrefillRowsMin);
+  const int64_t spared_bytes = DeviceBytesBesideWeights(settings, context_tokens, info, config) -
+                               DeviceBytesBesideWeights(least, context_tokens, info, config);
+  if (spared_bytes <= 0) return "";
+  return absl::StrCat("; smaller --max_sequences and --prefill_rows spare up to ", FormatBytes(spared_bytes));
+}
+
 }  // namespace
 
 absl::Status CheckChatTemplate(const Settings& settings) {
@@ -176,9 +189,10 @@ absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const Mod
           : model::LoadRandomModel(settings.random_weights, static_cast<uint64_t>(settings.random_seed),
                                    device, options);
   if (absl::IsResourceExhausted(loaded.status()) && !device.info().host_addressable) {
-    return absl::Status(loaded.status().code(),
-                        absl::StrCat("--device_memory: ", loaded.status().message(),
-                                     "; fewer --max_sequences and --prefill_rows take less"));
+    return absl::Status(
+        loaded.status().code(),
+        absl::StrCat("--device_memory: ", loaded.status().message(),
+                     SmallerBatchesSpare(settings, context_tokens, device.info(), header.config)));
   }
   SPILLWAY_RETURN_IF_ERROR(loaded.status());
   if (settings.random_weights.empty() && !loaded->why_no_text.empty()) {

@@ -136,7 +136,7 @@ std::vector<Flag> MakeFlags() {
       IntFlag(
           kMemory, "prefill_chunk_tokens", 16, 8192, "256", &S::prefill_chunk_tokens,
           "Prompt tokens that one visit of a layer computes. Smaller: shorter gaps. Larger: faster prefill."),
-      IntFlag(kMemory, "prefill_rows", 16, kTokensMax, "1024", &S::prefill_rows,
+      IntFlag(kMemory, "prefill_rows", kPrefillRowsMin, kTokensMax, "1024", &S::prefill_rows,
               "Prompt tokens under way at once over all prompts; their hidden states take memory."),
       IntFlag(
           kMemory, "reserve_output_tokens", 1, kTokensMax, "64", &S::reserve_output_tokens,

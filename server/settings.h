@@ -14,6 +14,8 @@
 
 namespace spillway::server {
 
+constexpr int64_t kPrefillRowsMin = 16;
+
 // Values in effect. Units are in the names; docs/configuration.md explains each.
 struct Settings {
   std::string model;           // or

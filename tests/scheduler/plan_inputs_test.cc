@@ -233,6 +233,19 @@ TEST(ExplainPlan, EveryBadNumberIsNamed) {
   EXPECT_EQ(violations[2].field, "scratch_bytes");
 }
 
+TEST(ExplainPlan, ABadNumberIsNamedAloneAndTellsItselfFromItsBound) {
+  PlanQuery query;
+  query.context_tokens = -1;
+  auto violations = ViolationsOf(ExplainPlan(MultiHeadProfile(), query).status());
+  ASSERT_EQ(violations.size(), 1U);
+  EXPECT_EQ(violations[0].field, "context_tokens");
+  query = PlanQuery{};
+  query.host_pool_bytes = 1e15 + 1;
+  violations = ViolationsOf(ExplainPlan(MultiHeadProfile(), query).status());
+  ASSERT_EQ(violations.size(), 1U);
+  EXPECT_EQ(violations[0].description, "is 1000000000000001; it must lie in [0, 1000000000000000]");
+}
+
 TEST(ExplainPlan, TheTextNamesWhatBinds) {
   PlanQuery query;
   query.sequences = 32;

@@ -9,8 +9,10 @@
 #include <string>
 
 #include "engine/device/cpu/cpu_device.h"
+#include "engine/device/cpu/emulated_link_device.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/engine.h"
 #include "tests/fakes/gguf_writer.h"
 
 namespace spillway::server {
@@ -108,6 +110,26 @@ TEST_F(ProfileStep, ABadFileInTheCacheAndAFolderThatCannotBeWrittenAreNoReasonNo
   const auto again = ObtainProfile(settings_, *device_, model_);
   ASSERT_TRUE(again.ok() && again->has_value()) << again.status();
   EXPECT_TRUE(profiler::LoadProfile(path).ok()) << "replaced";
+}
+
+TEST_F(ProfileStep,
+       ADeviceThatIsTooSmallForTheModelIsToldWhatSmallerBatchesSpareAndNothingWhereThatIsNothing) {
+  device::CpuDeviceOptions cpu;
+  cpu.threads = 1;
+  cpu.memory_bytes = 100'000;
+  const auto small = *device::CreateEmulatedLinkDevice(*device::CreateCpuDevice(cpu), {});
+  const auto refusal = [&](int64_t max_sequences, int64_t prefill_rows) {
+    settings_.max_sequences = max_sequences;
+    settings_.prefill_rows = prefill_rows;
+    const auto header = ReadModelHeader(settings_);
+    EXPECT_TRUE(header.ok()) << header.status();
+    const absl::Status status = LoadServedModel(settings_, *header, *small).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refusal(64, 1024),
+              AllOf(HasSubstr("would do"), HasSubstr("--max_sequences and --prefill_rows spare")));
+  EXPECT_THAT(refusal(1, 16), AllOf(HasSubstr("would do"), testing::Not(HasSubstr("--max_sequences"))));
 }
 
 }  // namespace
