@@ -82,6 +82,7 @@ v1::ExplainPlanRequest RequestOf(const PlanQuery& query) {
 PlanAlternative AlternativeOf(const v1::PlanAlternative& in) {
   PlanAlternative out;
   out.name = in.name();
+  out.does_not_fit = in.does_not_fit();
   out.tokens_per_s = in.tokens_per_s();
   out.solution.step_s = in.step_s();
   scheduler::GroupSplit& split = out.solution.groups.emplace_back();
@@ -132,6 +133,7 @@ ExitCode Print(PlanExplanation explanation, bool json, Console& console) {
   explanation.model = EscapeToOneLine(explanation.model);
   for (PlanAlternative& alternative : explanation.alternatives) {
     alternative.name = EscapeToOneLine(alternative.name);
+    alternative.does_not_fit = EscapeToOneLine(alternative.does_not_fit);
   }
   console.out << (json ? ExplanationToJson(explanation) + "\n" : FormatExplanation(explanation));
   return kExitOk;

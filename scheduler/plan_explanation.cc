@@ -68,6 +68,9 @@ absl::StatusOr<SplitSolution> Solve(const MachineProfile& profile, const PlanExp
   policy.store_x = profile.model.chi_bytes() < profile.model.beta_bytes();
   SplitInputs inputs = MakeSplitInputs(profile, shape, policy);
   inputs.placement = PlacementBudget{resident ? e.residency_bytes : 0, q.host_pool_bytes};
+  // As the daemon stores it; rebuilding needs it whatever it takes.
+  inputs.placement->stores_x =
+      mode == SplitMode::kRebuild || (mode != SplitMode::kTransfer && policy.store_x);
   if (q.stream_weights) inputs.placement->host_fixed_bytes = profile.model.weight_bytes;
   absl::StatusOr<SplitSolution> solution = SolveSplit(inputs);
   if (solution.ok()) return solution;
@@ -117,11 +120,18 @@ absl::StatusOr<PlanExplanation> ExplainPlan(const MachineProfile& profile, const
                                                      {SplitMode::kRebuild, "rebuild"}};
   for (const bool resident : {true, false}) {
     for (const auto& [mode, name] : modes) {
-      SPILLWAY_ASSIGN_OR_RETURN(SplitSolution solution, Solve(profile, e, mode, resident));
+      absl::StatusOr<SplitSolution> solution = Solve(profile, e, mode, resident);
       PlanAlternative alternative;
       alternative.name = absl::StrCat(name, ", residency ", resident ? "auto" : "off");
-      alternative.tokens_per_s = solution.step_s > 0 ? query.sequences / solution.step_s : 0;
-      alternative.solution = std::move(solution);
+      if (solution.ok()) {
+        alternative.tokens_per_s = solution->step_s > 0 ? query.sequences / solution->step_s : 0;
+        alternative.solution = *std::move(solution);
+      } else if (e.alternatives.empty() || !absl::IsFailedPrecondition(solution.status())) {
+        return solution.status();
+      } else {
+        alternative.does_not_fit = std::string(solution.status().message());
+        alternative.solution.groups.resize(1);
+      }
       e.alternatives.push_back(std::move(alternative));
     }
   }
@@ -155,6 +165,10 @@ std::string FormatExplanation(const PlanExplanation& e) {
   }
   absl::StrAppend(&out, "\n");
   for (const PlanAlternative& alternative : e.alternatives) {
+    if (!alternative.does_not_fit.empty()) {
+      absl::StrAppendFormat(&out, "%-26s does not fit: %s\n", alternative.name, alternative.does_not_fit);
+      continue;
+    }
     absl::StrAppendFormat(&out, "%-26s %10.3f ms a step %10.1f tokens/s\n", alternative.name,
                           alternative.solution.step_s * 1e3, alternative.tokens_per_s);
   }
@@ -179,6 +193,10 @@ std::string ExplanationToJson(const PlanExplanation& e) {
                         {"cache_bytes", e.cache_bytes},
                         {"residency_bytes", e.residency_bytes}};
   for (const PlanAlternative& alternative : e.alternatives) {
+    if (!alternative.does_not_fit.empty()) {
+      out["alternatives"].push_back({{"name", alternative.name}, {"does_not_fit", alternative.does_not_fit}});
+      continue;
+    }
     const SplitSolution& solution = alternative.solution;
     const GroupSplit& split = solution.groups.front();
     nlohmann::json resources;

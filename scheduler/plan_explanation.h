@@ -31,6 +31,7 @@ struct PlanAlternative {
   std::string name;  // "auto", "serial", "transfer", "rebuild", each with residency "auto" or "off"
   SplitSolution solution;
   double tokens_per_s = 0;
+  std::string does_not_fit;  // why it cannot be done with these memories; the rest is empty then
 };
 
 struct PlanExplanation {
@@ -46,8 +47,8 @@ struct PlanExplanation {
   std::vector<PlanAlternative> alternatives;  // the first is what Spillway would do
 };
 
-// kInvalidField lists every number that is out of range; kMemoryTooSmall says how much would do. Takes about
-// a millisecond at most, whatever the numbers.
+// kInvalidField lists every number that is out of range; kMemoryTooSmall says how much would do for the first
+// alternative. Takes about a millisecond at most, whatever the numbers.
 absl::StatusOr<PlanExplanation> ExplainPlan(const profiler::MachineProfile& profile, const PlanQuery& query);
 
 // The explanation as a person reads it: the split, each resource's time, what binds, memory, the

@@ -1,6 +1,7 @@
 #include "scheduler/plan_inputs.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/exec/staging_ring.h"
 
@@ -17,6 +18,8 @@ void FillSplitInputs(const MachineProfile& profile, const BatchShape& shape, con
   in.fixed_fraction = policy.fixed_fraction;
   in.beta_bytes = model.beta_bytes();
   in.chi_bytes = model.chi_bytes();
+  const double slot_bytes = in.beta_bytes / 2;
+  in.stored_chi_bytes = std::ceil(in.chi_bytes / slot_bytes - 1e-9) * slot_bytes;
   in.head_s = factors.compute * profile.head.At(std::max(1, shape.sequences));
   in.placement.reset();
 

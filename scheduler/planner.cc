@@ -127,14 +127,18 @@ exec::SplitPlan Planner::PlanFor(const BatchShape& shape) {
   plan.shape = shape;
   plan.mode = options_.modes.split;
   plan.tokens = ScaleShares(shape, SharesFor(shape, &plan.solve_id));
-  if (targets_.version > 0) plan.residency = {targets_.resident_kv, targets_.resident_x};
+  const bool decodes = shape.phase == exec::Phase::kDecode;
+  const BatchShape load = load_.sequences > 0 || !decodes ? load_ : LoadOf(shape);
+  if (targets_.version > 0) {
+    plan.residency = {targets_.resident_kv, targets_.resident_x, load_.host_both_tokens};
+  }
   const StepTimes times = Predict(shape, plan.tokens, {});
   plan.predicted_s = times.resource_s;
   plan.predicted_step_s = times.step_s;
   plan.binding = times.binding;
   plan.corrected_step_s =
       options_.feedback ? Predict(shape, plan.tokens, feedback_.factors()).step_s : times.step_s;
-  if (shape.phase == exec::Phase::kDecode) AskForTargets(shape);
+  if (decodes) AskForTargets(load);
   Publish();
   return plan;
 }
@@ -155,20 +159,39 @@ bool Planner::Ask(const BatchShape& bucket) {
   return true;
 }
 
-void Planner::AskForTargets(const BatchShape& shape) {
-  // All cached tokens of the batch, wherever they are now.
+void Planner::SetLoad(int32_t sequences, int64_t distinct_cached_tokens, int64_t reads_tokens,
+                      int64_t weight_load_bytes) {
+  load_.sequences = load_.new_tokens = sequences;
+  load_.host_both_tokens = distinct_cached_tokens;
+  load_.reads_tokens = reads_tokens;
+  load_.weight_load_bytes = weight_load_bytes;
+}
+
+BatchShape Planner::LoadOf(const BatchShape& shape) const {
   BatchShape load;
   load.sequences = load.new_tokens = shape.sequences;
   load.reads_tokens = shape.reads_tokens;
   load.host_both_tokens = CachedTokens(shape);
   load.weight_load_bytes = shape.weight_load_bytes;
-  load = BucketOf(load);
-  if (load == target_load_ || load.host_both_tokens == 0) return;
+  return load;
+}
+
+void Planner::AskForTargets(const BatchShape& load) {
+  if (load.host_both_tokens == 0) return;
+  const BatchShape bucket = BucketOf(load);
+  if (bucket == target_load_) return;
   SolveRequest request;
   request.shape = load;
   request.policy = policy_;
   request.factors = feedback_.solved_factors();
-  PlacementBudget budget{residency_bytes_, options_.pool_bytes};
+  PlacementBudget budget;
+  budget.device_bytes = residency_bytes_;
+  budget.stores_x = policy_.store_x;
+  // What is cached has found its place in the pool, whatever it counts as.
+  FillSplitInputs(profile_, load, policy_, {}, &inputs_);
+  budget.host_bytes =
+      std::max(options_.pool_bytes, static_cast<double>(load.host_both_tokens) * profile_.model.n_layers *
+                                        HostTokenBytes(inputs_, policy_.store_x));
   if (options_.modes.residency == ResidencyMode::kOff) budget.device_bytes = 0;
   if (options_.modes.residency == ResidencyMode::kFixed) {
     const double all_bytes =
@@ -176,7 +199,7 @@ void Planner::AskForTargets(const BatchShape& shape) {
     budget.resident_fraction = std::min(options_.modes.residency_fraction, residency_bytes_ / all_bytes);
   }
   request.placement = budget;
-  if (solver_.Ask(request)) target_load_ = load;
+  if (solver_.Ask(request)) target_load_ = bucket;
 }
 
 void Planner::TakeAnswers(std::chrono::nanoseconds wait, const BatchShape* wanted) {
@@ -262,7 +285,10 @@ void Planner::AcceptTargets(const SolveAnswer& answer) {
   targets_.stored_both = share(s.host_both_tokens);
   // Whatever is resident: what is not there must be there as X to be rebuilt.
   const bool rebuilds = options_.modes.split == SplitMode::kRebuild;
-  targets_.x_share = rebuilds ? 1 : share(s.carried_x_tokens + s.resident_x_tokens);
+  const double carried = s.carried_x_tokens + s.carried_kv_tokens;
+  targets_.x_share = rebuilds               ? 1
+                     : carried > 1e-3 * all ? std::clamp(s.carried_x_tokens / carried, 0.0, 1.0)
+                                            : share(s.resident_x_tokens);
   targets_.step_s = answer.step_s;
 }
 

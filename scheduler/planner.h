@@ -48,7 +48,7 @@ struct PlacementTargets {
   double stored_kv = 0;  // as KV only
   double stored_x = 0;   // as X only
   double stored_both = 0;
-  double x_share = 0;  // of blocks that have one form: what is carried, or resident, as X
+  double x_share = 0;  // of what is carried, as X; where all is resident, of that
   double step_s = 0;   // predicted once they are reached
 };
 
@@ -87,6 +87,12 @@ class Planner {
 
   // Device memory for resident tokens, instead of the options'. Before the first plan.
   void SetResidencyBytes(double residency_bytes) { residency_bytes_ = residency_bytes; }
+  // What all decoding sequences read together, in however many batches they take turns: memory is shared out
+  // for that. `sequences` 0: nobody decodes, and of every decode shape that is planned for it is taken to be
+  // all.
+  // `weight_load_bytes`: of a pass, 0 when resident.
+  void SetLoad(int32_t sequences, int64_t distinct_cached_tokens, int64_t reads_tokens,
+               int64_t weight_load_bytes);
   // REQUIRES: no negative count in `shape`. Every token of the shape is in exactly one class of the plan.
   exec::SplitPlan PlanFor(const exec::BatchShape& shape);
   // Of the pass that these plans' items make together: each resource does the work of all of them.
@@ -107,7 +113,9 @@ class Planner {
   SplitShares SharesFor(const exec::BatchShape& shape, uint64_t* solve_id);
   bool Ask(const exec::BatchShape& bucket);
   bool Asked(const exec::BatchShape& bucket) const;
-  void AskForTargets(const exec::BatchShape& shape);
+  void AskForTargets(const exec::BatchShape& load);
+  // Of all cached tokens of a decode shape, wherever they are now.
+  exec::BatchShape LoadOf(const exec::BatchShape& shape) const;
   void TakeAnswers(std::chrono::nanoseconds wait, const exec::BatchShape* wanted);
   void Accept(const SolveAnswer& answer);
   void AcceptTargets(const SolveAnswer& answer);
@@ -126,6 +134,7 @@ class Planner {
   std::array<SplitShares, 2> last_good_;  // by phase
   std::array<exec::BatchShape, PlanSolver::kMaxOpen> asked_;
   size_t n_asked_ = 0;
+  exec::BatchShape load_;         // as SetLoad said
   exec::BatchShape target_load_;  // that targets were asked for, bucketed
   PlacementTargets targets_;
   ScheduleChoice schedule_;

@@ -109,6 +109,7 @@ absl::Status ValidateSplitInputs(const SplitInputs& in) {
 absl::string_view NameOf(exec::Resource resource) { return kResourceNames[static_cast<size_t>(resource)]; }
 
 double ConvexCost::At(double tokens) const {
+  if (tokens <= 0) return 0;
   double seconds = -std::numeric_limits<double>::infinity();
   for (const Piece& piece : pieces) seconds = std::max(seconds, piece.fixed_s + piece.per_token_s * tokens);
   return seconds;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csetjmp>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -19,10 +20,13 @@ namespace {
 
 using exec::SplitMode;
 
-// Among splits of equal T the one that moves least is preferred: the objective adds this share of the link's
-// time.
-constexpr double kTieWeight = 1e-7;
+// Among splits of equal T the one that moves least is preferred, then the one that rebuilds least: the
+// objective adds this for each share of the tokens, above the solver's tolerance and far below what T is
+// known to.
+constexpr double kTieWeight = 2e-8;
 constexpr double kRowTolerance = 1e-6;
+// So little of a token is none; what it costs is what comes before the first one.
+constexpr double kFirstToken = 1e-6;
 // Beside coefficients near one, smaller ones are noise: subnormal numbers never reach the solver.
 constexpr double kNegligible = 1e-18;
 
@@ -31,28 +35,35 @@ double AllTokens(const LayerGroup& g) { return Movable(g) + g.resident_kv_tokens
 
 std::string Bytes(double bytes) { return FormatBytes(static_cast<int64_t>(std::min(bytes, 9e18))); }
 
-// The least memory that a placement needs: on the device what must be resident, on the host every other token
-// in its smaller form.
+// Refuses what no placement can hold: on the device what must be resident, on the host every other token.
 absl::Status CheckPlacementFits(const SplitInputs& in) {
   if (!in.placement.has_value()) return absl::OkStatus();
   const PlacementBudget& budget = *in.placement;
+  const bool rebuilds =
+      in.mode == SplitMode::kRebuild || (in.mode == SplitMode::kFixed && in.fixed_fraction > 0);
+  if (rebuilds && !budget.stores_x) {
+    return absl::FailedPreconditionError("X is not stored, so nothing can be rebuilt from it");
+  }
   const double resident = budget.resident_fraction.value_or(0);
-  double device_bytes = budget.device_fixed_bytes, host_bytes = budget.host_fixed_bytes;
+  double device_bytes = budget.device_fixed_bytes;
+  for (const LayerGroup& g : in.groups) device_bytes += g.n_layers * AllTokens(g) * resident * in.beta_bytes;
+  if (device_bytes <= budget.device_bytes * (1 + 1e-9)) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the device memory's ", Bytes(budget.device_bytes),
+                                                    " do not hold what must be there; ", Bytes(device_bytes),
+                                                    " would"));
+}
+
+absl::Status PoolTooSmall(const SplitInputs& in) {
+  const PlacementBudget& budget = *in.placement;
+  const double resident = budget.resident_fraction.value_or(0);
+  double host_bytes = budget.host_fixed_bytes;
   for (const LayerGroup& g : in.groups) {
-    const double tokens = g.n_layers * AllTokens(g);
-    device_bytes += tokens * resident * in.beta_bytes;
-    host_bytes +=
-        tokens * (resident * in.beta_bytes + (1 - resident) * std::min(in.beta_bytes, in.chi_bytes));
+    host_bytes += g.n_layers * AllTokens(g) *
+                  (resident * in.beta_bytes + (1 - resident) * HostTokenBytes(in, budget.stores_x));
   }
-  if (device_bytes > budget.device_bytes * (1 + 1e-9)) {
-    return absl::FailedPreconditionError(absl::StrCat("the device memory's ", Bytes(budget.device_bytes),
-                                                      " do not hold what must be there; ",
-                                                      Bytes(device_bytes), " would"));
-  }
-  if (host_bytes <= budget.host_bytes) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("the host pool's ", Bytes(budget.host_bytes),
-                                                    " cannot store these tokens in any form; ",
-                                                    Bytes(host_bytes), " would"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the host pool's ", Bytes(budget.host_bytes),
+      " cannot store these tokens in the forms that this mode needs; ", Bytes(host_bytes), " would"));
 }
 
 // --- The problem
@@ -116,11 +127,15 @@ class LinearProgram {
     parameters.it_lim = 10'000;
     parameters.tm_lim = 1'000;
     parameters.tol_dj = 1e-9;  // below what ties are decided by
-    // The all-slack start is not feasible; the advanced basis saves most of the first phase.
-    glp_adv_basis(problem_.get(), 0);
-    const int failure = glp_simplex(problem_.get(), &parameters);
+    int failure = 0;
+    if (!RunSimplex(problem_.get(), parameters, &failure)) {
+      (void)problem_.release();  // it went with the environment
+      return absl::InternalError("the simplex method met numbers that it cannot work with");
+    }
     const int status = glp_get_status(problem_.get());
     if (failure == 0 && status == GLP_OPT) return absl::OkStatus();
+    if (failure == 0 && status == GLP_NOFEAS)
+      return absl::FailedPreconditionError("no split obeys every row");
     return absl::InternalError(
         absl::StrCat("the simplex method gave up (code ", failure, ", status ", status, ")"));
   }
@@ -129,6 +144,22 @@ class LinearProgram {
   int32_t iterations() const { return glp_get_it_cnt(problem_.get()); }
 
  private:
+  // GLPK ends the process where one of its assertions fails, which rounding alone can bring about; its hook
+  // may jump out instead. Its environment is then good for nothing but to be freed, with all that was made in
+  // it: false. No object lives in the frames that are left.
+  static bool RunSimplex(glp_prob* problem, const glp_smcp& parameters, int* failure) {
+    std::jmp_buf back;
+    if (setjmp(back) != 0) {
+      glp_free_env();
+      return false;
+    }
+    glp_error_hook([](void* info) { std::longjmp(*static_cast<std::jmp_buf*>(info), 1); }, &back);
+    // The all-slack start is not feasible; the advanced basis saves most of the first phase.
+    glp_adv_basis(problem, 0);
+    *failure = glp_simplex(problem, &parameters);
+    glp_error_hook(nullptr, nullptr);
+    return true;
+  }
   struct Deleter {
     void operator()(glp_prob* problem) const { glp_delete_prob(problem); }
   };
@@ -154,7 +185,12 @@ struct GroupColumns {
 class SplitBuilder {
  public:
   explicit SplitBuilder(const SplitInputs& in) : in_(in) {
-    for (const LayerGroup& g : in.groups) token_scale_ = std::max(token_scale_, AllTokens(g));
+    for (const LayerGroup& g : in.groups) {
+      token_scale_ = std::max(token_scale_, AllTokens(g));
+      may_rebuild_ |= in.placement.has_value()
+                          ? in.placement->stores_x
+                          : g.host_x_tokens + g.host_both_tokens + g.resident_x_tokens > 0;
+    }
     time_scale_ = TimeScale();
     inv_time_ = 1 / time_scale_;
   }
@@ -200,8 +236,9 @@ class SplitBuilder {
     const double host_max = in_.rates.host_attention_bytes_per_s > 0 ? all : 0;
     if (in_.placement.has_value()) {
       const bool rebuild = in_.mode == SplitMode::kRebuild;
+      const double x_max = in_.placement->stores_x ? all : 0;
       c.k = lp_.AddColumn("k" + suffix, 0, rebuild ? 0 : all);
-      c.x = lp_.AddColumn("x" + suffix, 0, in_.mode == SplitMode::kTransfer ? 0 : all);
+      c.x = lp_.AddColumn("x" + suffix, 0, in_.mode == SplitMode::kTransfer ? 0 : x_max);
       c.h = lp_.AddColumn("h" + suffix, 0, rebuild ? 0 : host_max);
       if (in_.mode == SplitMode::kFixed) {
         const double f = in_.fixed_fraction;
@@ -209,10 +246,10 @@ class SplitBuilder {
       }
       const std::optional<double> resident = in_.placement->resident_fraction;
       c.g_kv = lp_.AddColumn("g_kv" + suffix, resident.value_or(0) * all, resident.value_or(1) * all);
-      c.g_x = lp_.AddColumn("g_x" + suffix, 0, resident.has_value() ? 0 : all);
+      c.g_x = lp_.AddColumn("g_x" + suffix, 0, resident.has_value() ? 0 : x_max, kTieWeight / 2);
       c.s_kv = lp_.AddColumn("s_kv" + suffix, 0, all);
-      c.s_x = lp_.AddColumn("s_x" + suffix, 0, all);
-      c.s_both = lp_.AddColumn("s_both" + suffix, 0, all);
+      c.s_x = lp_.AddColumn("s_x" + suffix, 0, x_max);
+      c.s_both = lp_.AddColumn("s_both" + suffix, 0, x_max);
       lp_.AddRow("tokens" + suffix, GLP_FX, all, all,
                  {{c.k, 1}, {c.x, 1}, {c.h, 1}, {c.g_kv, 1}, {c.g_x, 1}});
       lp_.AddRow("stored" + suffix, GLP_FX, all, all, {{c.s_kv, 1}, {c.s_x, 1}, {c.s_both, 1}});
@@ -222,6 +259,9 @@ class SplitBuilder {
     } else {
       AddCarryColumns(g, suffix, c);
     }
+    const double form_bytes = in_.beta_bytes + in_.chi_bytes;
+    lp_.AddToObjective(c.k, kTieWeight * (1 + in_.beta_bytes / form_bytes));
+    lp_.AddToObjective(c.x, kTieWeight * (1 + in_.chi_bytes / form_bytes));
     AddRebuild(g, suffix, c);
     columns_.push_back(c);
   }
@@ -246,6 +286,7 @@ class SplitBuilder {
   // One layer's rebuild time over x and the resident X, from below by each piece.
   void AddRebuild(const LayerGroup& g, const std::string& suffix, GroupColumns& c) {
     c.rebuild = lp_.AddColumn("rebuild" + suffix, 0, kUnbounded);
+    if (!may_rebuild_) return;
     for (size_t p = 0; p < in_.rates.rebuild.pieces.size(); ++p) {
       const ConvexCost::Piece& piece = in_.rates.rebuild.pieces[p];
       const double slope = piece.per_token_s * token_scale_ * inv_time_;
@@ -289,8 +330,6 @@ class SplitBuilder {
       if (r.host_attention_bytes_per_s > 0) {
         host.push_back({c.h, Cost(g, in_.beta_bytes / r.host_attention_bytes_per_s)});
       }
-      lp_.AddToObjective(c.k, kTieWeight * Cost(g, in_.beta_bytes / r.link_in_bytes_per_s));
-      lp_.AddToObjective(c.x, kTieWeight * Cost(g, in_.chi_bytes / r.link_in_bytes_per_s));
     }
     // Compute beside a busy link for as long as there is one, then at rest: l + (c - l) / slowdown, which is
     // below the link's own row where compute is done first.
@@ -327,13 +366,12 @@ class SplitBuilder {
     if (in_.rates.host_attention_bytes_per_s > 0) {
       lp_.AddToObjective(c.h, Cost(g, in_.beta_bytes / in_.rates.host_attention_bytes_per_s));
     }
-    lp_.AddToObjective(c.k, kTieWeight * layers * k_cost);
-    lp_.AddToObjective(c.x, kTieWeight * layers * x_cost);
   }
 
   void AddMemoryRows() {
     std::vector<Column> device, host;
-    const double bytes_scale = std::max(1.0, token_scale_ * std::max(in_.beta_bytes, in_.chi_bytes));
+    const double beta = in_.beta_bytes, chi = in_.chi_memory_bytes();
+    const double bytes_scale = std::max(1.0, token_scale_ * std::max(beta, chi));
     const PlacementBudget& budget = *in_.placement;
     const auto coefficient = [&](const LayerGroup& g, double bytes) {
       return g.n_layers * bytes * token_scale_ / bytes_scale;
@@ -341,11 +379,11 @@ class SplitBuilder {
     for (size_t i = 0; i < in_.groups.size(); ++i) {
       const LayerGroup& g = in_.groups[i];
       const GroupColumns& c = columns_[i];
-      device.push_back({c.g_kv, coefficient(g, in_.beta_bytes)});
-      device.push_back({c.g_x, coefficient(g, in_.chi_bytes)});
-      host.push_back({c.s_kv, coefficient(g, in_.beta_bytes)});
-      host.push_back({c.s_x, coefficient(g, in_.chi_bytes)});
-      host.push_back({c.s_both, coefficient(g, in_.beta_bytes + in_.chi_bytes)});
+      device.push_back({c.g_kv, coefficient(g, beta)});
+      device.push_back({c.g_x, coefficient(g, chi)});
+      host.push_back({c.s_kv, coefficient(g, beta)});
+      host.push_back({c.s_x, coefficient(g, chi)});
+      host.push_back({c.s_both, coefficient(g, beta + chi)});
     }
     lp_.AddRow("device_memory", GLP_UP, 0, (budget.device_bytes - budget.device_fixed_bytes) / bytes_scale,
                device);
@@ -357,7 +395,10 @@ class SplitBuilder {
     for (size_t i = 0; i < in_.groups.size(); ++i) {
       const LayerGroup& g = in_.groups[i];
       const GroupColumns& c = columns_[i];
-      const auto tokens = [&](int column) { return std::max(0.0, lp_.Value(column)) * token_scale_; };
+      const auto tokens = [&](int column) {
+        const double value = lp_.Value(column) * token_scale_;
+        return value < kFirstToken ? 0.0 : value;
+      };
       GroupSplit split;
       split.carried_kv_tokens = tokens(c.k);
       split.carried_x_tokens = tokens(c.x);
@@ -381,14 +422,15 @@ class SplitBuilder {
   absl::Status CheckMemory(const SplitSolution& solution) const {
     if (!in_.placement.has_value()) return absl::OkStatus();
     const PlacementBudget& budget = *in_.placement;
+    const double beta = in_.beta_bytes, chi = in_.chi_memory_bytes();
     double device_bytes = 0, host_bytes = 0, all_bytes = 1;
     for (size_t i = 0; i < in_.groups.size(); ++i) {
       const double layers = in_.groups[i].n_layers;
       const GroupSplit& s = solution.groups[i];
-      device_bytes += layers * (s.resident_kv_tokens * in_.beta_bytes + s.resident_x_tokens * in_.chi_bytes);
-      host_bytes += layers * ((s.host_kv_tokens + s.host_both_tokens) * in_.beta_bytes +
-                              (s.host_x_tokens + s.host_both_tokens) * in_.chi_bytes);
-      all_bytes += layers * AllTokens(in_.groups[i]) * (in_.beta_bytes + in_.chi_bytes);
+      device_bytes += layers * (s.resident_kv_tokens * beta + s.resident_x_tokens * chi);
+      host_bytes += layers * ((s.host_kv_tokens + s.host_both_tokens) * beta +
+                              (s.host_x_tokens + s.host_both_tokens) * chi);
+      all_bytes += layers * AllTokens(in_.groups[i]) * (beta + chi);
     }
     const double slack = kRowTolerance * all_bytes;
     if (device_bytes <= budget.device_bytes - budget.device_fixed_bytes + slack &&
@@ -417,17 +459,62 @@ class SplitBuilder {
   double token_scale_ = 1;
   double time_scale_ = 1;
   double inv_time_ = 1;
+  bool may_rebuild_ = false;
   LinearProgram lp_;
   int step_ = 0;
   std::vector<GroupColumns> columns_;
 };
+
+// The rows charge what comes before the first rebuilt token even where none is rebuilt. Where that is much
+// and nothing has to be, the optimum without rebuilding is another problem.
+bool PaysForNothing(const SplitInputs& in) {
+  if (in.mode != SplitMode::kAuto && in.mode != SplitMode::kSerial) return false;
+  if (in.rates.rebuild.At(kFirstToken) <= in.rates.rebuild.At(1) / 2) return false;
+  bool may_rebuild = in.placement.has_value() && in.placement->stores_x;
+  for (const LayerGroup& g : in.groups) {
+    if (in.placement.has_value()) continue;
+    if (g.host_x_tokens + g.resident_x_tokens > 0) return false;
+    may_rebuild |= g.host_both_tokens > 0;
+  }
+  return may_rebuild;
+}
 
 }  // namespace
 
 absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs) {
   SPILLWAY_RETURN_IF_ERROR(ValidateSplitInputs(inputs));
   SPILLWAY_RETURN_IF_ERROR(CheckPlacementFits(inputs));
-  return SplitBuilder(inputs).Solve();
+  absl::StatusOr<SplitSolution> solution = SplitBuilder(inputs).Solve();
+  if (absl::IsFailedPrecondition(solution.status()) && inputs.placement.has_value())
+    return PoolTooSmall(inputs);
+  if (!solution.ok() || !PaysForNothing(inputs)) return solution;
+  SplitInputs without = inputs;
+  if (without.placement.has_value()) without.placement->stores_x = false;
+  for (LayerGroup& g : without.groups) g.host_kv_tokens += std::exchange(g.host_both_tokens, 0);
+  absl::StatusOr<SplitSolution> transfer = SplitBuilder(without).Solve();
+  if (!transfer.ok() || transfer->step_s >= solution->step_s) return solution;
+  for (size_t i = 0; i < inputs.groups.size() && !inputs.placement.has_value(); ++i) {
+    transfer->groups[i].host_kv_tokens = inputs.groups[i].host_kv_tokens;
+    transfer->groups[i].host_both_tokens = inputs.groups[i].host_both_tokens;
+  }
+  return transfer;
+}
+
+double HostTokenBytes(const SplitInputs& in, bool stores_x) {
+  const double beta = in.beta_bytes, chi = in.chi_memory_bytes();
+  if (!stores_x) return beta;
+  switch (in.mode) {
+    case SplitMode::kTransfer:
+      return beta;
+    case SplitMode::kRebuild:
+      return chi;
+    case SplitMode::kFixed:
+      return in.fixed_fraction * chi + (1 - in.fixed_fraction) * beta;
+    case SplitMode::kAuto:
+    case SplitMode::kSerial:
+      break;
+  }
+  return std::min(beta, chi);
 }
 
 void ReleaseSolver() { glp_free_env(); }

@@ -15,6 +15,7 @@
 #ifndef SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
 #define SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -28,7 +29,8 @@
 
 namespace spillway::scheduler {
 
-// seconds(n) = max over pieces of (fixed_s + per_token_s * n): convex, as measured costs of batches are.
+// seconds(n) = max over pieces of (fixed_s + per_token_s * n): convex, as measured costs of batches are. No
+// tokens at all cost nothing.
 struct ConvexCost {
   struct Piece {
     double fixed_s = 0;
@@ -77,13 +79,17 @@ struct PlacementBudget {
   double host_fixed_bytes = 0;
   // Set: this share of each group's tokens is resident, as KV.
   std::optional<double> resident_fraction = std::nullopt;
+  // False: X is stored, and resident, nowhere.
+  bool stores_x = true;
 };
 
 struct SplitInputs {
   exec::SplitMode mode = exec::SplitMode::kAuto;
   double fixed_fraction = 0;  // kFixed: share of the non-resident tokens carried as X
   double beta_bytes = 0;
-  double chi_bytes = 0;
+  double chi_bytes = 0;  // on the link
+  // What X takes of the pool and the device, where that is more (whole slots); 0: chi_bytes.
+  double stored_chi_bytes = 0;
   double head_s = 0;  // final norm, head, sampling
   // Carry, pipelined: what compute has left to do when the step's last copy in is over, less what is copied
   // for the next step meanwhile. A step takes the link's time and this.
@@ -92,6 +98,8 @@ struct SplitInputs {
   std::vector<LayerGroup> groups;  // 1..16
   // Set: residency and forms are variables, and each group's five token counts only give their sum.
   std::optional<PlacementBudget> placement;
+
+  double chi_memory_bytes() const { return std::max(chi_bytes, stored_chi_bytes); }
 };
 
 struct GroupSplit {
@@ -123,9 +131,13 @@ struct SplitSolution : StepTimes {
 // InvalidArgument names the first field that is NaN, infinite, negative or out of range. (split_inputs.cc)
 absl::Status ValidateSplitInputs(const SplitInputs& inputs);
 
-// As ValidateSplitInputs; FailedPrecondition: memory too small for any placement (the message says how much
-// would do); Internal: the solver failed or its answer broke a row. Takes microseconds; allocates.
+// As ValidateSplitInputs; FailedPrecondition: memory too small for any placement in this mode (the message
+// says how much would do); Internal: the solver failed or its answer broke a row. Takes microseconds;
+// allocates.
 absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs);
+
+// Host bytes, of a layer, that are enough for a token that is not resident in the forms that the mode needs.
+double HostTokenBytes(const SplitInputs& inputs, bool stores_x);
 
 // Frees what the solver keeps for the calling thread between problems. A thread that solved calls it last.
 void ReleaseSolver();

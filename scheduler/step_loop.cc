@@ -183,8 +183,24 @@ void StepLoop::OnStep(const Batch& batch, exec::StepStats stats) {
 ScheduleChoice StepLoop::Choose() {
   if (latency_ == nullptr && !plans()) return {};
   const ScheduleChoice choice = ChooseSchedule(DescribeLoad(), forced_schedule_);
-  if (plans()) parts_.planner->OnSchedule(choice);
+  if (plans()) {
+    parts_.planner->OnSchedule(choice);
+    TellLoad();
+  }
   return choice;
+}
+
+void StepLoop::TellLoad() {
+  int32_t sequences = 0;
+  int64_t reads_tokens = 0, tail_tokens = 0;
+  for (const Sequence* sequence : admission_->running()) {
+    if (!sequence->counted_reader) continue;
+    ++sequences;
+    reads_tokens += sequence->cache.computed_tokens();
+    tail_tokens += sequence->cache.computed_tokens() % block_tokens_;
+  }
+  parts_.planner->SetLoad(sequences, admission_->distinct_decode_blocks() * block_tokens_ + tail_tokens,
+                          reads_tokens + sequences, parts_.executor.weight_pass_bytes());
 }
 
 LoadDescription StepLoop::DescribeLoad() {

@@ -107,6 +107,8 @@ class StepLoop {
   ScheduleChoice Choose();
   // What runs and waits.
   LoadDescription DescribeLoad();
+  // To the planner, what all decode passes read.
+  void TellLoad();
   void MarkBusy();
   void CountVisit();
   void Fail(const absl::Status& error);

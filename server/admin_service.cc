@@ -82,6 +82,8 @@ void Fill(const scheduler::PlanAlternative& alternative, v1::PlanAlternative* ou
   const scheduler::SplitSolution& solution = alternative.solution;
   const scheduler::GroupSplit& split = solution.groups.front();
   out->set_name(alternative.name);
+  out->set_does_not_fit(alternative.does_not_fit);
+  if (!alternative.does_not_fit.empty()) return;
   out->set_step_s(solution.step_s);
   out->set_tokens_per_s(alternative.tokens_per_s);
   out->set_resident_kv_tokens(split.resident_kv_tokens);

@@ -88,7 +88,7 @@ absl::Status LinkExecutor::Allocate(const model::ModelConfig& config, const mode
       options_.cache_bytes > 0 ? options_.cache_bytes : std::max<int64_t>(left_bytes, 0);
   const int64_t slots = cache_bytes / (geometry.slot_bytes() * geometry.n_layers);
   // More than every block of the pool would never be used.
-  const int64_t most = store_.max_blocks() * OpenSlots();
+  const int64_t most = OpenCacheSlots(store_.max_blocks(), memory);
   if (slots < OpenSlots()) {
     return absl::InvalidArgumentError(
         absl::StrCat("a device cache of ", FormatBytes(cache_bytes), " holds no block; one takes ",
@@ -117,7 +117,8 @@ absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const Ite
   SPILLWAY_CHECK(limits.max_outputs >= 0 && limits.max_kept_logits >= 0);
   SPILLWAY_CHECK_MSG(limits.max_rows <= options_.chunk_rows, "an item is one chunk of rows");
   const int64_t open_max = open_blocks_max_ + MaxOpenBlocks(limits, pool_.geometry());
-  const int64_t slots_needed = OpenCacheSlots(open_max, LinkMemoryOf(options_, pool_.geometry(), StoresX()));
+  const LinkMemory memory = LinkMemoryOf(options_, pool_.geometry(), StoresX());
+  const int64_t slots_needed = OpenCacheSlots(open_max, memory);
   const int64_t slot_bytes = pool_.geometry().slot_bytes() * pool_.geometry().n_layers;
   if (slots_needed > cache_->n_slots() && cache_->n_slots() < store_.max_blocks() * OpenSlots()) {
     return absl::InvalidArgumentError(
@@ -130,8 +131,10 @@ absl::StatusOr<std::unique_ptr<WorkItem>> LinkExecutor::CreateWorkItem(const Ite
   auto item = std::make_unique<Item>(*this, limits);
   SPILLWAY_RETURN_IF_ERROR(item->Allocate());
   open_blocks_max_ = open_max;
-  // However many resident blocks are pinned by readers, there is room for what has to be written.
-  cache_->SetOpenRoom(slots_needed);
+  // However many resident blocks are pinned by readers, there is room for what has to be written: kept free
+  // where there is not a place for every block of the pool.
+  const bool holds_all = cache_->n_slots() >= OpenCacheSlots(store_.max_blocks(), memory);
+  cache_->SetOpenRoom(holds_all ? 0 : slots_needed);
   writer_->MakeRoom(item->stores.capacity());
   return item;
 }
@@ -184,7 +187,7 @@ void LinkExecutor::Begin(WorkItem& work_item, Phase phase, absl::Span<const Segm
   // What lies where, of all layers, is settled by that.
   for (const CarriedBlock& carried : item.carry.carried()) store_.Pin(carried.block);
   residency_->OnBegin(item.residency_number, phase, item.carry.full_blocks() + item.n_written,
-                      plan.residency);
+                      pool_.geometry().block_tokens, plan.residency);
   item.promotions.Choose(item.carry, *residency_);
   const auto planes_of = [this](kv::BlockId block) {
     return cache_->IsElsewhere(block) ? kv::Planes{} : cache_->PlanesOf(block);

@@ -31,13 +31,16 @@ size_t Residency::AddItem() {
   return loads_.size() - 1;
 }
 
-void Residency::OnBegin(size_t item, Phase phase, int64_t blocks,
+void Residency::OnBegin(size_t item, Phase phase, int64_t blocks, int32_t block_tokens,
                         const std::optional<ResidencyTargets>& targets) {
   if (targets.has_value()) targets_ = *targets;
   decode_steps_ += phase == Phase::kDecode ? 1 : 0;
-  loads_[item] = {blocks, /*running=*/true, 0};
-  int64_t all_blocks = 0;
+  loads_[item] = {blocks, phase, /*running=*/true, 0};
+  // Batches that take turns would each drop what the others left, were only those counted that run.
+  const int64_t decode_blocks = (targets_.decode_load_tokens + block_tokens - 1) / block_tokens;
+  int64_t all_blocks = decode_blocks;
   for (const Load& load : loads_) {
+    if (decode_blocks > 0 && load.phase == Phase::kDecode) continue;
     if (load.running || decode_steps_ - load.ended < kStepsOfLoad) all_blocks += load.blocks;
   }
   cache_.SetLimits(LimitsOf(all_blocks));

@@ -24,8 +24,9 @@ class Residency {
 
   // A number for a work item.
   size_t AddItem();
-  // Work item `item` begins a step that reads and writes `blocks` distinct blocks.
-  void OnBegin(size_t item, Phase phase, int64_t blocks, const std::optional<ResidencyTargets>& targets);
+  // Work item `item` begins a step that reads and writes `blocks` distinct blocks of `block_tokens` tokens.
+  void OnBegin(size_t item, Phase phase, int64_t blocks, int32_t block_tokens,
+               const std::optional<ResidencyTargets>& targets);
   // The step is over, or was given up, and what it read is not pinned any more.
   void OnEnd(size_t item);
 
@@ -40,6 +41,7 @@ class Residency {
   // What an item reads, by its last step.
   struct Load {
     int64_t blocks = 0;
+    Phase phase = Phase::kDecode;
     bool running = false;
     uint32_t ended = 0;  // the number of decode steps begun when it ended
   };

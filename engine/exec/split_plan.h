@@ -73,6 +73,9 @@ struct BatchShape {
 struct ResidencyTargets {
   double kv = 1;  // as K and V
   double x = 0;   // as X
+  // The distinct cached tokens that all decoding sequences read, in however many batches they take turns. 0:
+  // not known, what the work items read that run or ran lately.
+  int64_t decode_load_tokens = 0;
 };
 
 struct SplitPlan {

@@ -168,6 +168,30 @@ TEST(ExplainPlan, WhatSpillwayDoesIsNoSlowerThanAnyAlternative) {
   }
 }
 
+// A pool that holds the tokens as X and not as K and V: what can be done is told, and of the rest why not.
+TEST(ExplainPlan, AlternativesThatDoNotFitAreNamedBesideThosePlanned) {
+  const profiler::MachineProfile profile = MultiHeadProfile();
+  PlanQuery query;
+  query.sequences = 64;
+  query.context_tokens = 4096;
+  query.host_pool_bytes = 0.75 * 64 * 4096 * profile.model.beta_bytes() * profile.model.n_layers;
+  const auto e = ExplainPlan(profile, query);
+  ASSERT_TRUE(e.ok()) << e.status();
+  int do_not_fit = 0;
+  for (const PlanAlternative& alternative : e->alternatives) {
+    const bool transfers = alternative.name.starts_with("transfer");
+    EXPECT_EQ(alternative.does_not_fit.empty(), !transfers) << alternative.name;
+    EXPECT_EQ(alternative.solution.step_s > 0, !transfers) << alternative.name;
+    do_not_fit += transfers;
+  }
+  EXPECT_EQ(do_not_fit, 2);
+  EXPECT_NE(FormatExplanation(*e).find("does not fit: the host pool's"), std::string::npos);
+  EXPECT_NE(ExplanationToJson(*e).find("\"does_not_fit\""), std::string::npos);
+  query.host_pool_bytes /= 2;
+  EXPECT_EQ(ExplainPlan(profile, query).status().code(), absl::StatusCode::kFailedPrecondition)
+      << "where the first does not fit there is no plan";
+}
+
 TEST(ExplainPlan, SharedPrefixIsCarriedOnce) {
   PlanQuery query;
   query.sequences = 16;

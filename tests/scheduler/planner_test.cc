@@ -551,6 +551,65 @@ TEST(PlannerTargets, FillTheDeviceWhateverTheLoad) {
   }
 }
 
+// Several batches take turns: memory is shared out for all of them, whichever is planned for.
+TEST(PlannerTargets, AreOfTheWholeLoadAndNotOfTheBatchThatIsPlannedFor) {
+  TestPlanner t;
+  const auto set_load = [&t](int64_t tokens) { t.planner.SetLoad(64, tokens, tokens, 0); };
+  set_load(400'000);
+  const PlacementTargets all = TargetsOf(t, Decode(8, 50'000));
+  EXPECT_LT(all.resident_kv + all.resident_x, 0.6);
+  const SplitPlan small = t.planner.PlanFor(Decode(1, 100));
+  ASSERT_TRUE(small.residency.has_value());
+  EXPECT_EQ(small.residency->decode_load_tokens, 400'000);
+  EXPECT_EQ(small.residency->kv, all.resident_kv);
+  for (int i = 0; i < 20; ++i) t.planner.PlanFor(Decode(1 + i % 8, 100 + 5'000 * (i % 8)));
+  EXPECT_EQ(t.planner.targets().version, all.version);
+  set_load(100'000);
+  const PlacementTargets less = TargetsOf(t, Decode(8, 50'000), all.version);
+  EXPECT_GT(less.resident_kv + less.resident_x, 1.5 * (all.resident_kv + all.resident_x));
+}
+
+TEST(PlannerTargets, AFullPoolIsNoFailure) {
+  PlannerOptions options = PatientOptions();
+  options.pool_bytes = 1e9;
+  options.store_x = false;
+  TestPlanner t(options, PlanSolver::Options(), GroupedQueryProfile());
+  const profiler::ProfiledModel& model = t.solver.profile().model;
+  const auto fits = static_cast<int64_t>(1e9 / (model.n_layers * model.beta_bytes()));
+  for (int64_t tokens = fits - 40; tokens <= fits + 1; tokens += 7) {
+    t.planner.PlanFor(Decode(8, tokens));
+    while (t.solver.open_questions() > 0) t.planner.PlanFor(Decode(8, tokens));
+  }
+  EXPECT_EQ(t.planner.Snapshot().failures, 0U);
+  EXPECT_GE(t.planner.targets().version, 1U);
+}
+
+TEST(PlannerTargets, WhereXIsNotStoredNothingIsPlannedAsX) {
+  PlannerOptions options = PatientOptions();
+  options.store_x = false;
+  TestPlanner t(options, PlanSolver::Options(), GroupedQueryProfile());
+  BatchShape streamed = Decode(8, 20'000);
+  streamed.weight_load_bytes = int64_t{64} << 30;  // the link binds, and not by what is cached
+  const PlacementTargets targets = TargetsOf(t, streamed);
+  EXPECT_EQ(targets.resident_x, 0);
+  EXPECT_GT(targets.resident_kv, 0);
+  EXPECT_NEAR(targets.stored_kv, 1, 1e-6);
+}
+
+// Half of the tokens resident, the rest carried as X: what is stored anew in one form is X, all of it.
+TEST(PlannerTargets, FormsAreSteeredByWhatIsCarried) {
+  PlannerOptions options = PatientOptions();
+  options.modes.residency = ResidencyMode::kFixed;
+  options.modes.residency_fraction = 0.5;
+  options.modes.split = exec::SplitMode::kFixed;
+  options.modes.split_fraction = 0.8;
+  options.residency_bytes = 1e13;
+  TestPlanner t(options);
+  const PlacementTargets targets = TargetsOf(t, Decode(8, 20'000));
+  EXPECT_NEAR(targets.resident_kv, 0.5, 1e-6);
+  EXPECT_NEAR(targets.x_share, 0.8, 1e-6);
+}
+
 TEST(PlannerTargets, ResidencyModesAreObeyed) {
   PlannerOptions options = PatientOptions();
   options.modes.residency = ResidencyMode::kOff;

@@ -9,6 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "base/bytes.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace spillway::scheduler {
@@ -53,6 +55,8 @@ SplitInputs RandomCarry(std::mt19937_64& random, int n_groups, bool host) {
   }
   const double token_s = in.beta_bytes / in.rates.link_in_bytes_per_s;
   in.rates.rebuild.pieces = {{0, token_s * Log(random, 0.02, 3)}};
+  // A launch that nothing rebuilt does not pay: all or nothing in every group, so one group.
+  if (n_groups == 1 && random() % 3 == 0) in.rates.rebuild.pieces[0].fixed_s = token_s * Log(random, 1, 1e4);
   const ConvexCost::Piece& first = in.rates.rebuild.pieces[0];
   in.rates.rebuild.pieces.push_back({-1000 * first.per_token_s, first.per_token_s * 1.5});
   if (random() % 2 == 0) in.rates.compute_slowdown_by_link = Log(random, 1, 2);
@@ -156,13 +160,18 @@ TEST(SplitProblem, APlacementIsNoWorseThanAnySampledOne) {
         g.host_kv_tokens + g.host_x_tokens + g.host_both_tokens + g.resident_kv_tokens + g.resident_x_tokens;
     const double kv_bytes = g.n_layers * tokens * in.beta_bytes;
     in.placement = PlacementBudget{kv_bytes * unit(random), kv_bytes * (0.3 + unit(random))};
+    in.placement->stores_x = i % 4 != 0;
     const auto solution = SolveSplit(in);
     if (solution.status().code() == absl::StatusCode::kFailedPrecondition) continue;
     ASSERT_TRUE(solution.ok()) << solution.status();
     for (int j = 0; j < 300; ++j) {
       // Each token in one place and stored in the form that it needs there.
       double shares[4], sum = 0;
-      for (double& share : shares) sum += share = unit(random) < 0.3 ? 0 : -std::log(unit(random));
+      for (double& share : shares) {
+        const bool is_x = &share == &shares[1] || &share == &shares[3];
+        const bool none = unit(random) < 0.3 || (is_x && !in.placement->stores_x);
+        sum += share = none ? 0 : -std::log(unit(random));
+      }
       if (sum == 0) continue;
       for (double& share : shares) share *= tokens / sum;
       GroupSplit s;
@@ -180,6 +189,87 @@ TEST(SplitProblem, APlacementIsNoWorseThanAnySampledOne) {
     }
   }
   EXPECT_GT(compared, 5000);
+}
+
+SplitInputs Placement(double device_bytes, double host_bytes) {
+  SplitInputs in = MultiHead(10'000, 1e-9);
+  in.groups[0].linear_s = 1;  // nothing but compute binds, whatever lies where
+  in.placement = PlacementBudget{device_bytes, host_bytes};
+  return in;
+}
+
+TEST(SplitProblem, WhereAnythingWouldDoKeysAndValuesAreResidentAndNotX) {
+  for (const bool stores_x : {true, false}) {
+    SplitInputs in = Placement(1e13, 1e13);
+    in.rates.rebuild.pieces = {{0, 1e-15}};
+    in.placement->stores_x = stores_x;
+    const auto solution = SolveSplit(in);
+    ASSERT_TRUE(solution.ok()) << solution.status();
+    EXPECT_NEAR(solution->groups[0].resident_kv_tokens, 10'000, 1e-3);
+    EXPECT_EQ(solution->groups[0].resident_x_tokens, 0);
+  }
+}
+
+TEST(SplitProblem, XThatIsNotStoredIsNowhere) {
+  SplitInputs in = Placement(1e6, 1e13);
+  in.placement->stores_x = false;
+  const auto solution = SolveSplit(in);
+  ASSERT_TRUE(solution.ok()) << solution.status();
+  const GroupSplit& s = solution->groups[0];
+  EXPECT_EQ(s.carried_x_tokens + s.resident_x_tokens + s.host_x_tokens + s.host_both_tokens, 0);
+  in.mode = SplitMode::kRebuild;
+  EXPECT_EQ(SolveSplit(in).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// What cannot be placed is refused with a pool that is enough for the mode, and that is no larger than it
+// must be where nothing can be resident instead.
+TEST(SplitProblem, APoolThatIsTooSmallForTheModeIsRefusedWithOneThatWorks) {
+  for (const SplitMode mode :
+       {SplitMode::kAuto, SplitMode::kSerial, SplitMode::kTransfer, SplitMode::kRebuild, SplitMode::kFixed}) {
+    SplitInputs in = Placement(0, 0);
+    in.mode = mode;
+    in.fixed_fraction = 0.25;
+    const double enough = 32 * 10'000 * HostTokenBytes(in, /*stores_x=*/true);
+    in.placement->host_bytes = enough * 1.0001;
+    EXPECT_TRUE(SolveSplit(in).ok()) << static_cast<int>(mode) << SolveSplit(in).status();
+    in.placement->host_bytes = enough * 0.999;
+    const absl::Status refused = SolveSplit(in).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+    EXPECT_THAT(std::string(refused.message()),
+                testing::HasSubstr(FormatBytes(static_cast<int64_t>(enough)) + " would"));
+  }
+}
+
+TEST(SplitProblem, MemoryIsCountedAsWholeSlotsAreTaken) {
+  SplitInputs in = Placement(0, 1e13);
+  in.chi_bytes = 0.375 * in.beta_bytes;
+  in.stored_chi_bytes = 0.5 * in.beta_bytes;
+  in.groups[0].linear_s = 0;
+  in.placement->device_bytes = 32 * 10'000 * 0.4 * in.beta_bytes;  // all of X's bytes, not all of its slots
+  in.rates.link_in_bytes_per_s = 1e6;
+  const auto solution = SolveSplit(in);
+  ASSERT_TRUE(solution.ok()) << solution.status();
+  const GroupSplit& s = solution->groups[0];
+  EXPECT_LE(s.resident_kv_tokens * in.beta_bytes + s.resident_x_tokens * in.stored_chi_bytes,
+            10'000 * 0.4 * in.beta_bytes * (1 + 1e-6));
+  EXPECT_GT(s.resident_x_tokens, 5'000);
+}
+
+// Llama-3-8B's shape: nothing is gained by X, and its launches cost where nothing is rebuilt.
+TEST(SplitProblem, NothingIsRebuiltForTheSakeOfALaunchThatIsNotPaidThen) {
+  SplitInputs in = MultiHead(512, 2.5e-8);
+  in.chi_bytes = 2 * in.beta_bytes;
+  in.rates.rebuild.pieces = {{13.9e-6, 5.7e-8}};
+  in.groups[0].linear_s = 185e-6;
+  const auto carry = SolveSplit(in);
+  ASSERT_TRUE(carry.ok());
+  EXPECT_EQ(carry->groups[0].carried_x_tokens, 0);
+  EXPECT_NEAR(carry->step_s, 32 * 185e-6, 1e-9);
+  in.placement = PlacementBudget{1e13, 1e13};
+  const auto placed = SolveSplit(in);
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(placed->groups[0].resident_x_tokens + placed->groups[0].carried_x_tokens, 0);
+  EXPECT_NEAR(placed->step_s, 32 * 185e-6, 1e-9);
 }
 
 TEST(SplitProblem, SerialClosedFormOfThePaper) {

@@ -166,6 +166,33 @@ TEST_F(ResidencyTest, BlocksThatLieOnlyOnTheHostClimbToTheTargets) {
   }
 }
 
+// Batches that take turns share the device: what one leaves is there when its turn comes again.
+TEST_F(ResidencyTest, BatchesThatTakeTurnsLeaveEachOthersBlocksAlone) {
+  Make(0, {.kv = 0, .x = 0});
+  std::vector<Sequence> sequences;
+  std::vector<std::unique_ptr<WorkItem>> items;
+  constexpr int32_t kBatches = 4, kBlocks = 8;
+  for (uint32_t i = 0; i < kBatches; ++i) {
+    sequences.push_back(Computed(20 + i, kBlocks * kBlockTokens));
+    items.push_back(engine_->NewItem(1));
+  }
+  engine_->SetResidency({.kv = 0.5, .x = 0, .decode_load_tokens = kBatches * kBlocks * kBlockTokens});
+  int64_t promoted = 0, resident = 0;
+  for (int pass = 0; pass < 12; ++pass) {
+    promoted = resident = 0;
+    for (size_t i = 0; i < kBatches; ++i) {
+      const Segment segment = engine_->Next(sequences[i], 1);
+      const StepStats stats = engine_->Run(*items[i], {&segment, 1}, Phase::kDecode).stats;
+      promoted += stats.promoted_tokens;
+      resident += stats.tokens.resident_kv_tokens;
+    }
+  }
+  EXPECT_EQ(promoted, 0) << "what is resident stays";
+  EXPECT_EQ(Resident(Residence::kKv), kBatches * kBlocks / 2);
+  EXPECT_GE(resident, kBatches * kBlocks / 2 * kBlockTokens);
+  items.clear();
+}
+
 TEST_F(ResidencyTest, BlocksWithMostReadersArePromotedFirstThenTheNewest) {
   Make(0, {.kv = 0, .x = 0});
   Sequence first = Computed(6, 192);  // 12 blocks
