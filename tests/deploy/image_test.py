@@ -90,7 +90,8 @@ class ImageTest(unittest.TestCase):
         self.assertIn("libgrpc++1.51", packages)
         self.assertIn("libc6", packages)
         self.assertEqual([name for name in packages if name.endswith("-dev")], [])
-        self.assertEqual(sorted(os.listdir(self.folder / "image" / "bin")), ["spillway", "spillwayd"])
+        module = ["libspillway_cuda.so"] if (pathlib.Path(OPTIONS.bin) / "libspillway_cuda.so").exists() else []
+        self.assertEqual(sorted(os.listdir(self.folder / "image" / "bin")), [*module, "spillway", "spillwayd"])
 
     def test_the_bill_of_materials_is_spdx_and_complete(self):
         file = self.folder / "sbom.spdx.json"
