@@ -132,7 +132,7 @@ class CpuDevice final : public Device {
  private:
   static constexpr int64_t kNeverRecorded = -1;
 
-  bool Failed() const { return onednn_ != nullptr && !onednn_->status().ok(); }
+  bool Failed() const { return onednn_ != nullptr && onednn_->failed(); }
   int64_t RecordedNs(EventId event) const {
     const size_t index = static_cast<size_t>(event);
     SPILLWAY_CHECK_MSG(index < events_.size(), "no such event");

@@ -190,12 +190,22 @@ int64_t OneDnnProducts::Multiply(const ProductArgs& args) {
           dnnl_primitive_execute(product.primitive.get(), table_->stream.get(), product.n_args, product.args);
     }
     if (status == dnnl_success) return height;
-    if (status_.ok()) {
-      status_ = absl::InternalError(absl::StrCat("oneDNN failed to execute a product (status ", status, ")"));
-    }
+    Fail(absl::InternalError(absl::StrCat("oneDNN failed to execute a product (status ", status, ")")));
     return 0;
   }
   return 0;
+}
+
+absl::Status OneDnnProducts::status() const {
+  if (!failed()) return absl::OkStatus();
+  const MutexLock lock(mutex_);
+  return status_;
+}
+
+void OneDnnProducts::Fail(absl::Status status) {
+  const MutexLock lock(mutex_);
+  if (status_.ok()) status_ = std::move(status);
+  failed_.store(true, std::memory_order_release);
 }
 
 }  // namespace spillway::device

@@ -2,14 +2,18 @@
 // primitives made beforehand: making one takes some 0.3 ms, so nothing is made while a step runs. oneDNN sums
 // long rows in another order than our kernels: a row's last bits depend on which of the two multiplied it.
 //
-// Thread-compatible. Execution uses the OpenMP team of parallel.h.
+// Thread-compatible, but failed() and status() are thread-safe: one thread multiplies while another asks.
+// Execution uses the OpenMP team of parallel.h.
 #ifndef SPILLWAY_ENGINE_DEVICE_CPU_ONEDNN_PRODUCTS_H_
 #define SPILLWAY_ENGINE_DEVICE_CPU_ONEDNN_PRODUCTS_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "base/mutex.h"
 #include "engine/device/cpu/kernels.h"
 #include "engine/device/types.h"
 
@@ -32,16 +36,22 @@ class OneDnnProducts {
   // one of kHeights.
   int64_t Multiply(const ProductArgs& args);
 
+  // Whether an execution failed.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
   // The first failed execution, or OK.
-  const absl::Status& status() const { return status_; }
+  absl::Status status() const;
 
  private:
   struct Table;
 
+  void Fail(absl::Status status);
+
   const DType type_;
   const int32_t threads_;
-  absl::Status status_;
   std::unique_ptr<Table> table_;
+  std::atomic<bool> failed_{false};
+  mutable Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace spillway::device
