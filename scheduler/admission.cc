@@ -78,16 +78,18 @@ bool Admission::MakeRoom(Sequence& sequence, MonotonicNs now) {
 void Admission::ListVictims(const Sequence& sequence, MonotonicNs now) {
   const int32_t priority = sequence.request.request().priority;
   victims_.clear();
-  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
-    if (InDecodePass(**it)) continue;
-    const ActiveRequest& request = (*it)->request;
-    const bool idle = (*it)->state == SequenceState::kEnded ||
-                      (request.paused() && now - request.paused_since_ns() >= kPauseBeforeParkedNs);
-    if (idle || request.request().priority < priority) victims_.push_back(*it);
+  // First those for whom nobody waits; std::stable_partition would allocate.
+  for (const bool unattended : {true, false}) {
+    for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+      if (InDecodePass(**it)) continue;
+      const ActiveRequest& request = (*it)->request;
+      const bool ended = (*it)->state == SequenceState::kEnded;
+      if ((ended || request.paused()) != unattended) continue;
+      const bool idle =
+          ended || (request.paused() && now - request.paused_since_ns() >= kPauseBeforeParkedNs);
+      if (idle || request.request().priority < priority) victims_.push_back(*it);
+    }
   }
-  std::stable_partition(victims_.begin(), victims_.end(), [](const Sequence* victim) {
-    return victim->state == SequenceState::kEnded || victim->request.paused();
-  });
 }
 
 int64_t Admission::CountVictimsSlots() {

@@ -19,11 +19,12 @@ struct CountTokens : Observer {
   void OnScheduled(double) override {}
   void OnPrefilled(double, int32_t, int32_t) override {}
   void OnTokens(int32_t n, double) override { tokens += n; }
-  void OnPreempted() override {}
+  void OnPreempted() override { ++preempted; }
   void OnFinished(const RequestRecord&) override {}
   void OnRejected(Reason) override {}
 
   int64_t tokens = 0;
+  int64_t preempted = 0;
 };
 
 // Behind a link, with a batch shape whose plan is known after the first pass.
@@ -106,6 +107,59 @@ void DecodeAndCount(exec::Executor& executor, Planner* planner) {
   const double tokens = static_cast<double>(observer.tokens - tokens_before);
   EXPECT_LE(static_cast<double>(allocations) / tokens, 1.5);
   EXPECT_GE(static_cast<double>(allocations) / tokens, 1) << "the count counts";
+}
+
+// Allocations from when three decode, the third with few tokens to go, until it has gone. `waiting`: one
+// waits for whom that is not room enough, even with the second sent away.
+int64_t AllocationsUntilOneLeaves(bool waiting) {
+  fakes::NullExecutor executor(/*n_layers=*/4, /*chunk_rows=*/64, kFirstLetter);
+  kv::BlockStore blocks(40);
+  CountTokens observer;
+  ManualClock clock;
+  kv::Geometry geometry;
+  geometry.n_kv_heads = geometry.d_head = geometry.d = 1;
+  geometry.block_tokens = 16;
+  SchedulerOptions options;
+  options.context_tokens = 600;
+  options.max_sequences = 4;
+  auto scheduler =
+      Scheduler::Create({executor, blocks, geometry, TestTokenizer(), clock, observer, nullptr}, options)
+          .value();
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  const auto submit = [&](int32_t prompt_tokens, int32_t max_tokens, int32_t priority) {
+    streams.push_back(std::make_shared<TokenStream>(64, [] {}));
+    Request request = MakeRequest(Prompt(prompt_tokens, static_cast<uint32_t>(streams.size())), max_tokens);
+    request.priority = priority;
+    EXPECT_TRUE(scheduler->Submit(std::move(request), streams.back()).ok());
+  };
+  std::vector<Event> events;
+  events.reserve(64);
+  absl::Status status;
+  const auto run_once = [&] {
+    fakes::CountedAllocations::Reset();
+    scheduler->RunOnce();
+    const int64_t count = fakes::CountedAllocations::Now().count;
+    for (const auto& stream : streams) {
+      events.clear();
+      stream->Take(&events, &status);
+    }
+    return count;
+  };
+  submit(320, 200, /*priority=*/1);
+  submit(40, 200, /*priority=*/0);
+  submit(40, 40, /*priority=*/0);
+  while (observer.tokens < 3 * 10) run_once();
+  if (waiting) submit(480, 10, /*priority=*/1);
+  while (observer.tokens < 3 * 20) run_once();
+  int64_t allocations = 0;
+  while (observer.tokens < 3 * 40 + 2 * 10) allocations += run_once();
+  EXPECT_EQ(observer.preempted, 0);
+  EXPECT_EQ(scheduler->Snapshot().waiting_requests, waiting ? 1 : 0);
+  return allocations;
+}
+
+TEST(AllocationTest, LookingForSomebodyToSendAwayAllocatesNothing) {
+  EXPECT_EQ(AllocationsUntilOneLeaves(/*waiting=*/true), AllocationsUntilOneLeaves(/*waiting=*/false));
 }
 
 TEST(AllocationTest, DecodingAllocatesOnceATokenForItsEvent) {
