@@ -2,12 +2,14 @@
 #include "bench/split.h"
 
 #include <chrono>
+#include <cmath>
 #include <sstream>
 #include <vector>
 
 #include "bench/command_line.h"
 #include "bench/split_batch.h"
 #include "bench/split_checks.h"
+#include "bench/split_equality.h"
 #include "bench/split_machine.h"
 #include "bench/split_measure.h"
 #include "bench/split_options.h"
@@ -82,6 +84,29 @@ TEST(SplitChecks, ALineIsFound) {
   EXPECT_DOUBLE_EQ(line.slope, 2);
   EXPECT_DOUBLE_EQ(line.r2, 1);
   EXPECT_LT(FitLine({1, 2, 3, 4}, {5, 11, 7, 9}).r2, 0.5);
+}
+
+TEST(SplitEquality, ANearTieExcusesTheTokenAndNotTheLogProbability) {
+  const Draws resident = {{{7, 1.0F, -2.0F}, {8, 0.01F, -3.0F}}, {{9, 0.5F, -1.0F}, {5, 0.02F, -2.5F}}};
+  Draws other = resident;
+  EXPECT_EQ(CompareDraws(resident, other, 0.05).wrong, 0);
+  other[0][1] = {4, 0.01F, -3.01F};  // what a near tie is
+  TokenEquality found = CompareDraws(resident, other, 0.05);
+  EXPECT_EQ(found.tokens, 4);
+  EXPECT_EQ(found.different, 1);
+  EXPECT_EQ(found.near_ties, 1);
+  EXPECT_EQ(found.wrong, 0);
+  EXPECT_NEAR(found.largest_difference, 0.01, 1e-6);
+  other[1][1] = {6, 0.3F, -2.9F};  // the same gap, and another model's distribution
+  EXPECT_EQ(CompareDraws(resident, other, 0.05).wrong, 1);
+  other[1][1] = {5, 0.02F, -2.9F};  // even though the token is the same
+  found = CompareDraws(resident, other, 0.05);
+  EXPECT_EQ(found.off, 1);
+  EXPECT_EQ(found.wrong, 1);
+  other[1][0] = {3, 0.5F, -1.01F};
+  EXPECT_EQ(CompareDraws(resident, other, 0.05).wrong, 2) << "no near tie";
+  other[0][0].logprob = std::nanf("");
+  EXPECT_EQ(CompareDraws(resident, other, 0.05).wrong, 3);
 }
 
 TEST(SplitOptions, QuickKeepsWhatWasGiven) {
@@ -162,6 +187,10 @@ TEST(SplitBenchmark, ASmallRunReportsEverything) {
   }
   EXPECT_EQ(report["sharing"]["carried_bytes"], report["sharing"]["distinct_bytes"]);
   EXPECT_EQ(report["ratios"]["tokens_equal"], 1.0);
+  for (const nlohmann::json& mode : report["equality"]) {
+    EXPECT_LE(mode["logprob_difference_max"], mode["logprob_tolerance"]) << mode;
+    EXPECT_LT(mode["resident_run_near_ties"], 64) << mode;
+  }
   EXPECT_EQ(report["unseen"].size(), 4);
   EXPECT_THAT(err.str(), HasSubstr("EMULATED"));
 }
