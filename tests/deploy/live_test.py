@@ -40,8 +40,9 @@ class LiveTest(unittest.TestCase):
                               f"--tls_certificate={certificate}", f"--tls_key={key}", *FLAGS)).wait_until_ready()
         cls.prometheus = cls.enterClassContext(
             daemons.prometheus(cls.folder, [cls.daemon.metrics], expressions.rule_files()))
-        # More clients than sequences and queue have room for: some are refused.
-        load = [f"{OPTIONS.bin}/spillway-bench", "serve", f"--server={cls.daemon.grpc}", f"--tls_ca={certificate}", "--concurrency=13",
+        # Twice as many clients as sequences and queue have room for: some are refused all the time, however long they wait
+        # before they try again.
+        load = [f"{OPTIONS.bin}/spillway-bench", "serve", f"--server={cls.daemon.grpc}", f"--tls_ca={certificate}", "--concurrency=24",
                 f"--duration_s={LOAD_S}", "--prompt_tokens=uniform:280-400", "--output_tokens=uniform:8-80",
                 "--shared_prefix_tokens=256", "--cancel_fraction=0.05", "--max_rejected=1000000"]
         done = subprocess.run(load, env=daemons.environment(), capture_output=True, text=True, check=False, timeout=120)
