@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/reason.h"
+#include "scheduler/linear_program.h"
 
 namespace spillway::scheduler {
 

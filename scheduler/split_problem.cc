@@ -1,12 +1,7 @@
 #include "scheduler/split_problem.h"
 
-#include <glpk.h>
-
 #include <algorithm>
 #include <cmath>
-#include <csetjmp>
-#include <limits>
-#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -14,11 +9,13 @@
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
 #include "base/status_macros.h"
+#include "scheduler/linear_program.h"
 
 namespace spillway::scheduler {
 namespace {
 
 using exec::SplitMode;
+using Column = LinearProgram::Column;
 
 // Among splits of equal T the one that moves least is preferred, then the one that rebuilds least: the
 // objective adds this for each share of the tokens, above the solver's tolerance and far below what T is
@@ -27,8 +24,6 @@ constexpr double kTieWeight = 2e-8;
 constexpr double kRowTolerance = 1e-6;
 // So little of a token is none; what it costs is what comes before the first one.
 constexpr double kFirstToken = 1e-6;
-// Beside coefficients near one, smaller ones are noise: subnormal numbers never reach the solver.
-constexpr double kNegligible = 1e-18;
 
 double Movable(const LayerGroup& g) { return g.host_kv_tokens + g.host_x_tokens + g.host_both_tokens; }
 double AllTokens(const LayerGroup& g) { return Movable(g) + g.resident_kv_tokens + g.resident_x_tokens; }
@@ -66,122 +61,14 @@ absl::Status PoolTooSmall(const SplitInputs& in) {
       " cannot store these tokens in the forms that this mode needs; ", Bytes(host_bytes), " would"));
 }
 
-// --- The problem
-// ----------------------------------------------------------------------------------------------
-
-constexpr double kUnbounded = std::numeric_limits<double>::infinity();
-
-struct Column {
-  int index;
-  double coefficient;
-};
-
-// A glp_prob in construction. Token columns are shares of `token_scale` and times shares of `time_scale`, so
-// that all coefficients are near one however large the machine.
-class LinearProgram {
- public:
-  LinearProgram() : problem_(glp_create_prob()) {
-    glp_term_out(GLP_OFF);
-    glp_set_obj_dir(problem_.get(), GLP_MIN);
-  }
-
-  int AddColumn(const std::string& name, double low, double high, double objective = 0) {
-    const int column = glp_add_cols(problem_.get(), 1);
-    glp_set_col_name(problem_.get(), column, name.c_str());
-    low = Admit(low);
-    if (high == kUnbounded) {
-      glp_set_col_bnds(problem_.get(), column, GLP_LO, low, 0);
-    } else {
-      high = std::max(low, Admit(high));
-      glp_set_col_bnds(problem_.get(), column, low == high ? GLP_FX : GLP_DB, low, high);
-    }
-    glp_set_obj_coef(problem_.get(), column, Admit(objective));
-    return column;
-  }
-
-  void AddToObjective(int column, double coefficient) {
-    glp_set_obj_coef(problem_.get(), column, glp_get_obj_coef(problem_.get(), column) + Admit(coefficient));
-  }
-
-  void AddRow(const std::string& name, int kind, double low, double high,
-              const std::vector<Column>& columns) {
-    const int row = glp_add_rows(problem_.get(), 1);
-    glp_set_row_name(problem_.get(), row, name.c_str());
-    glp_set_row_bnds(problem_.get(), row, kind, Admit(low), Admit(high));
-    std::vector<int> indices = {0};
-    std::vector<double> values = {0};
-    for (const Column& column : columns) {
-      const double coefficient = Admit(column.coefficient);
-      if (coefficient == 0) continue;
-      indices.push_back(column.index);
-      values.push_back(coefficient);
-    }
-    glp_set_mat_row(problem_.get(), row, static_cast<int>(indices.size()) - 1, indices.data(), values.data());
-  }
-
-  absl::Status Solve() {
-    if (!finite_) return absl::InternalError("a number of the problem is not finite");
-    glp_smcp parameters;
-    glp_init_smcp(&parameters);
-    parameters.msg_lev = GLP_MSG_OFF;
-    parameters.it_lim = 10'000;
-    parameters.tm_lim = 1'000;
-    parameters.tol_dj = 1e-9;  // below what ties are decided by
-    int failure = 0;
-    if (!RunSimplex(problem_.get(), parameters, &failure)) {
-      (void)problem_.release();  // it went with the environment
-      return absl::InternalError("the simplex method met numbers that it cannot work with");
-    }
-    const int status = glp_get_status(problem_.get());
-    if (failure == 0 && status == GLP_OPT) return absl::OkStatus();
-    if (failure == 0 && status == GLP_NOFEAS)
-      return absl::FailedPreconditionError("no split obeys every row");
-    return absl::InternalError(
-        absl::StrCat("the simplex method gave up (code ", failure, ", status ", status, ")"));
-  }
-
-  double Value(int column) const { return glp_get_col_prim(problem_.get(), column); }
-  int32_t iterations() const { return glp_get_it_cnt(problem_.get()); }
-
- private:
-  // GLPK ends the process where one of its assertions fails, which rounding alone can bring about; its hook
-  // may jump out instead. Its environment is then good for nothing but to be freed, with all that was made in
-  // it: false. No object lives in the frames that are left.
-  static bool RunSimplex(glp_prob* problem, const glp_smcp& parameters, int* failure) {
-    std::jmp_buf back;
-    if (setjmp(back) != 0) {
-      glp_free_env();
-      return false;
-    }
-    glp_error_hook([](void* info) { std::longjmp(*static_cast<std::jmp_buf*>(info), 1); }, &back);
-    // The all-slack start is not feasible; the advanced basis saves most of the first phase.
-    glp_adv_basis(problem, 0);
-    *failure = glp_simplex(problem, &parameters);
-    glp_error_hook(nullptr, nullptr);
-    return true;
-  }
-  struct Deleter {
-    void operator()(glp_prob* problem) const { glp_delete_prob(problem); }
-  };
-  // Every number passes here on its way to the solver, whatever validation let through.
-  double Admit(double value) {
-    if (!std::isfinite(value)) {
-      finite_ = false;
-      return 0;
-    }
-    return std::abs(value) < kNegligible ? 0 : value;
-  }
-
-  std::unique_ptr<glp_prob, Deleter> problem_;
-  bool finite_ = true;
-};
-
 // Columns of one layer group.
 struct GroupColumns {
   int k = 0, x = 0, h = 0, rebuild = 0;
   int g_kv = 0, g_x = 0, s_kv = 0, s_x = 0, s_both = 0;  // placement only
 };
 
+// Token columns are shares of `token_scale_` and times shares of `time_scale_`, so that all coefficients are
+// near one however large the machine.
 class SplitBuilder {
  public:
   explicit SplitBuilder(const SplitInputs& in) : in_(in) {
@@ -197,7 +84,7 @@ class SplitBuilder {
 
   absl::StatusOr<SplitSolution> Solve() {
     const bool serial = in_.mode == SplitMode::kSerial;
-    step_ = lp_.AddColumn("T", 0, kUnbounded, serial ? 0 : 1);
+    step_ = lp_.AddColumn("T", 0, LinearProgram::kUnbounded, serial ? 0 : 1);
     for (size_t i = 0; i < in_.groups.size(); ++i) AddGroup(i);
     if (serial) {
       for (size_t i = 0; i < in_.groups.size(); ++i) AddSerialGroup(i);
@@ -242,7 +129,7 @@ class SplitBuilder {
       c.h = lp_.AddColumn("h" + suffix, 0, rebuild ? 0 : host_max);
       if (in_.mode == SplitMode::kFixed) {
         const double f = in_.fixed_fraction;
-        lp_.AddRow("fixed" + suffix, GLP_FX, 0, 0, {{c.x, 1 - f}, {c.k, -f}, {c.h, -f}});
+        lp_.AddEqual("fixed" + suffix, 0, {{c.x, 1 - f}, {c.k, -f}, {c.h, -f}});
       }
       const std::optional<double> resident = in_.placement->resident_fraction;
       c.g_kv = lp_.AddColumn("g_kv" + suffix, resident.value_or(0) * all, resident.value_or(1) * all);
@@ -250,12 +137,10 @@ class SplitBuilder {
       c.s_kv = lp_.AddColumn("s_kv" + suffix, 0, all);
       c.s_x = lp_.AddColumn("s_x" + suffix, 0, x_max);
       c.s_both = lp_.AddColumn("s_both" + suffix, 0, x_max);
-      lp_.AddRow("tokens" + suffix, GLP_FX, all, all,
-                 {{c.k, 1}, {c.x, 1}, {c.h, 1}, {c.g_kv, 1}, {c.g_x, 1}});
-      lp_.AddRow("stored" + suffix, GLP_FX, all, all, {{c.s_kv, 1}, {c.s_x, 1}, {c.s_both, 1}});
-      lp_.AddRow("kv_form" + suffix, GLP_UP, 0, 0,
-                 {{c.k, 1}, {c.h, 1}, {c.g_kv, 1}, {c.s_kv, -1}, {c.s_both, -1}});
-      lp_.AddRow("x_form" + suffix, GLP_UP, 0, 0, {{c.x, 1}, {c.g_x, 1}, {c.s_x, -1}, {c.s_both, -1}});
+      lp_.AddEqual("tokens" + suffix, all, {{c.k, 1}, {c.x, 1}, {c.h, 1}, {c.g_kv, 1}, {c.g_x, 1}});
+      lp_.AddEqual("stored" + suffix, all, {{c.s_kv, 1}, {c.s_x, 1}, {c.s_both, 1}});
+      lp_.AddAtMost("kv_form" + suffix, 0, {{c.k, 1}, {c.h, 1}, {c.g_kv, 1}, {c.s_kv, -1}, {c.s_both, -1}});
+      lp_.AddAtMost("x_form" + suffix, 0, {{c.x, 1}, {c.g_x, 1}, {c.s_x, -1}, {c.s_both, -1}});
     } else {
       AddCarryColumns(g, suffix, c);
     }
@@ -279,13 +164,13 @@ class SplitBuilder {
     const double kv_high = Share(g.host_kv_tokens + g.host_both_tokens);
     c.k = lp_.AddColumn("k" + suffix, 0, kv_high);
     c.h = lp_.AddColumn("h" + suffix, 0, in_.rates.host_attention_bytes_per_s > 0 ? kv_high : 0);
-    lp_.AddRow("tokens" + suffix, GLP_FX, movable, movable, {{c.k, 1}, {c.x, 1}, {c.h, 1}});
-    lp_.AddRow("kv_form" + suffix, GLP_UP, 0, kv_high, {{c.k, 1}, {c.h, 1}});
+    lp_.AddEqual("tokens" + suffix, movable, {{c.k, 1}, {c.x, 1}, {c.h, 1}});
+    lp_.AddAtMost("kv_form" + suffix, kv_high, {{c.k, 1}, {c.h, 1}});
   }
 
   // One layer's rebuild time over x and the resident X, from below by each piece.
   void AddRebuild(const LayerGroup& g, const std::string& suffix, GroupColumns& c) {
-    c.rebuild = lp_.AddColumn("rebuild" + suffix, 0, kUnbounded);
+    c.rebuild = lp_.AddColumn("rebuild" + suffix, 0, LinearProgram::kUnbounded);
     if (!may_rebuild_) return;
     for (size_t p = 0; p < in_.rates.rebuild.pieces.size(); ++p) {
       const ConvexCost::Piece& piece = in_.rates.rebuild.pieces[p];
@@ -297,14 +182,14 @@ class SplitBuilder {
       } else {
         fixed += piece.per_token_s * g.resident_x_tokens * inv_time_;
       }
-      lp_.AddRow(absl::StrCat("rebuild", suffix, ".", p), GLP_LO, fixed, 0, row);
+      lp_.AddAtLeast(absl::StrCat("rebuild", suffix, ".", p), fixed, row);
     }
   }
 
   // sum of columns + constant <= T
   void AddResourceRow(const std::string& name, double constant_s, std::vector<Column> columns) {
     columns.push_back({step_, -1});
-    lp_.AddRow(name, GLP_UP, 0, -constant_s * inv_time_, columns);
+    lp_.AddAtMost(name, -constant_s * inv_time_, columns);
   }
 
   void AddPipelinedRows() {
@@ -353,15 +238,14 @@ class SplitBuilder {
     const double layers = g.n_layers;
     const double rate = in_.rates.link_in_bytes_per_s;
     const std::string suffix = absl::StrCat("[", i, "]");
-    const int first =
-        lp_.AddColumn("first" + suffix, (g.linear_s + g.attention_s) * inv_time_, kUnbounded, layers);
-    const int second = lp_.AddColumn("second" + suffix, 0, kUnbounded, layers);
+    const int first = lp_.AddColumn("first" + suffix, (g.linear_s + g.attention_s) * inv_time_,
+                                    LinearProgram::kUnbounded, layers);
+    const int second = lp_.AddColumn("second" + suffix, 0, LinearProgram::kUnbounded, layers);
     const double x_cost = Cost(g, in_.chi_bytes / rate) / layers;
     const double k_cost = Cost(g, in_.beta_bytes / rate) / layers;
-    lp_.AddRow("serial_x" + suffix, GLP_UP, 0, 0, {{c.x, x_cost}, {first, -1}});
-    lp_.AddRow("serial_kv" + suffix, GLP_UP, 0, -g.weight_bytes / rate * inv_time_,
-               {{c.k, k_cost}, {second, -1}});
-    lp_.AddRow("serial_rebuild" + suffix, GLP_UP, 0, 0, {{c.rebuild, 1}, {second, -1}});
+    lp_.AddAtMost("serial_x" + suffix, 0, {{c.x, x_cost}, {first, -1}});
+    lp_.AddAtMost("serial_kv" + suffix, -g.weight_bytes / rate * inv_time_, {{c.k, k_cost}, {second, -1}});
+    lp_.AddAtMost("serial_rebuild" + suffix, 0, {{c.rebuild, 1}, {second, -1}});
     // No overlap with the host's attention is claimed for the serial form.
     if (in_.rates.host_attention_bytes_per_s > 0) {
       lp_.AddToObjective(c.h, Cost(g, in_.beta_bytes / in_.rates.host_attention_bytes_per_s));
@@ -385,9 +269,8 @@ class SplitBuilder {
       host.push_back({c.s_x, coefficient(g, chi)});
       host.push_back({c.s_both, coefficient(g, beta + chi)});
     }
-    lp_.AddRow("device_memory", GLP_UP, 0, (budget.device_bytes - budget.device_fixed_bytes) / bytes_scale,
-               device);
-    lp_.AddRow("host_pool", GLP_UP, 0, (budget.host_bytes - budget.host_fixed_bytes) / bytes_scale, host);
+    lp_.AddAtMost("device_memory", (budget.device_bytes - budget.device_fixed_bytes) / bytes_scale, device);
+    lp_.AddAtMost("host_pool", (budget.host_bytes - budget.host_fixed_bytes) / bytes_scale, host);
   }
 
   absl::StatusOr<SplitSolution> Extract() const {
@@ -516,7 +399,5 @@ double HostTokenBytes(const SplitInputs& in, bool stores_x) {
   }
   return std::min(beta, chi);
 }
-
-void ReleaseSolver() { glp_free_env(); }
 
 }  // namespace spillway::scheduler

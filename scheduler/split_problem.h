@@ -9,9 +9,9 @@
 // Serial form (the KVPR paper's, arXiv 2411.17089): a layer's X is exposed, so a layer takes
 //   max(x*chi/B_in, T_linear + T_attention) + max(rebuild(x), k*beta/B_in).
 //
-// Stateless and thread-compatible: GLPK keeps its environment per thread, so one thread solves at a time per
-// thread of its own. Whatever the numbers, a call returns: inputs are validated before GLPK sees them,
-// outputs against the rows afterwards. split_problem.cc is the one file that knows GLPK.
+// Stateless and thread-compatible; a thread that solved calls ReleaseSolver last (linear_program.h). Whatever
+// the numbers, a call returns: inputs are validated before the solver sees them, outputs against the rows
+// afterwards.
 #ifndef SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
 #define SPILLWAY_SCHEDULER_SPLIT_PROBLEM_H_
 
@@ -138,9 +138,6 @@ absl::StatusOr<SplitSolution> SolveSplit(const SplitInputs& inputs);
 
 // Host bytes, of a layer, that are enough for a token that is not resident in the forms that the mode needs.
 double HostTokenBytes(const SplitInputs& inputs, bool stores_x);
-
-// Frees what the solver keeps for the calling thread between problems. A thread that solved calls it last.
-void ReleaseSolver();
 
 // Seconds of each resource and of the step if `groups` were obeyed: the rows evaluated, without a solver and
 // without allocating. REQUIRES: as many groups as inputs.groups. (split_inputs.cc)

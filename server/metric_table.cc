@@ -429,7 +429,7 @@ std::vector<MetricInfo> MakeTable() {
        "ratio",
        {{"share", {"resident_kv", "resident_x", "stored_kv", "stored_x", "stored_both", "as_x"}}},
        "Of the cached tokens: what should be resident on the device in either form, and stored on the host "
-       "as KV only, X only or both; and as X (as_x) where each has one form.",
+       "as KV only, X only or both; and of those that are carried, as X (as_x).",
        {}},
 
       {kLimit,

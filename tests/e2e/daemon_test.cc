@@ -29,14 +29,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// One thread: on a busy machine the tiny model would do little else than wait for its second one.
-std::vector<std::string> ModelFlags(std::vector<std::string> more = {}) {
-  std::vector<std::string> flags = {"--model=" + TinyModelPath(), "--host_pool=64MiB", "--max_sequences=8",
-                                    "--threads=1"};
-  flags.insert(flags.end(), more.begin(), more.end());
-  return flags;
-}
-
 v1::CompleteRequest Request(int32_t max_tokens) {
   v1::CompleteRequest request;
   request.set_text("the quick brown fox");

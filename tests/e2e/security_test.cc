@@ -23,13 +23,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-std::vector<std::string> ModelFlags(std::vector<std::string> more = {}) {
-  std::vector<std::string> flags = {"--model=" + TinyModelPath(), "--host_pool=64MiB", "--max_sequences=8",
-                                    "--threads=1"};
-  flags.insert(flags.end(), more.begin(), more.end());
-  return flags;
-}
-
 class SecurityTest : public testing::Test {
  protected:
   SecurityTest() : base_(testing::TempDir() + std::to_string(getpid()) + "_security_") {

@@ -212,4 +212,11 @@ std::unique_ptr<grpc::ClientContext> NewContext() {
   return context;
 }
 
+std::vector<std::string> ModelFlags(std::vector<std::string> more) {
+  std::vector<std::string> flags = {"--model=" + TinyModelPath(), "--host_pool=64MiB", "--max_sequences=8",
+                                    "--threads=1"};
+  flags.insert(flags.end(), more.begin(), more.end());
+  return flags;
+}
+
 }  // namespace spillway::e2e

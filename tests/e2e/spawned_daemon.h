@@ -69,6 +69,9 @@ ExitResult RunDaemon(const std::vector<std::string>& flags, const std::vector<st
 
 // A tiny model in the test's folder; written once.
 std::string TinyModelPath();
+// Of a daemon that serves it, and `more`. One thread: on a busy machine the tiny model would do little else
+// than wait for its second one.
+std::vector<std::string> ModelFlags(std::vector<std::string> more = {});
 
 // With a deadline, so that a lost answer fails a test instead of hanging it.
 std::unique_ptr<grpc::ClientContext> NewContext();

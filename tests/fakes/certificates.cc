@@ -6,17 +6,11 @@
 #include <openssl/x509v3.h>
 
 #include "base/check.h"
+#include "base/freed_by.h"
 
 namespace spillway::fakes {
 namespace {
 
-template <auto Free>
-struct FreedBy {
-  template <typename T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
 using Bio = std::unique_ptr<BIO, FreedBy<BIO_free>>;
 using Certificate = std::unique_ptr<X509, FreedBy<X509_free>>;
 using Key = std::unique_ptr<EVP_PKEY, FreedBy<EVP_PKEY_free>>;

@@ -9,6 +9,7 @@
 
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/device/cpu/emulated_link_device.h"
+#include "engine/exec/cache_geometry.h"
 #include "engine/model/model.h"
 #include "gtest/gtest.h"
 #include "profiler/profile_identity.h"
@@ -47,14 +48,7 @@ std::unique_ptr<device::Device> Cpu() {
 }
 
 kv::Geometry GeometryOf(const model::ModelConfig& config, int32_t block_tokens) {
-  kv::Geometry geometry;
-  geometry.n_layers = config.n_layers;
-  geometry.n_kv_heads = config.n_kv_heads;
-  geometry.d_head = config.d_head;
-  geometry.d = config.d_model;
-  geometry.block_tokens = block_tokens;
-  geometry.element_bytes = 4;
-  return geometry;
+  return exec::CacheGeometry(config, device::DType::kF32, block_tokens);
 }
 
 // A formula's device with a model, and what measuring it found.

@@ -41,7 +41,7 @@ MAY_NAME_A_DEVICE = re.compile(r"^(server/main\.cc|bench/|tests/)")
 
 # (what, includes, files that may have them, at most so many files besides tests)
 LIBRARIES = [
-    ("GLPK", r"glpk\.h", r"scheduler/split_problem\.cc", 1),
+    ("GLPK", r"glpk\.h", r"scheduler/linear_program\.cc", 1),
     ("the Prometheus library", r"prometheus/", r"server/", 1),
     ("protobuf", r"google/(protobuf|rpc)/|.*\.pb\.h$", r"(server|client|bench|tests)/", None),
     ("gRPC", r"grpc(pp)?/|grpc\+\+/", r"(server|client|bench|tests)/", None),

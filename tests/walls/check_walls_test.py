@@ -55,7 +55,7 @@ class CheckWalls(unittest.TestCase):
         self.refuses("server/a.cc", "#include <pcre2.h>", "PCRE2")
         self.refuses("server/tls_files.cc", "#include <openssl/ssl.h>", "OpenSSL")
         self.allows("server/certificates.cc", "#include <openssl/ssl.h>")
-        self.allows("scheduler/split_problem.cc", "#include <glpk.h>")
+        self.allows("scheduler/linear_program.cc", "#include <glpk.h>")
         self.allows("client/a.cc", '#include "spillway/v1/inference.grpc.pb.h"')
         self.allows("tests/server/a.cc", '#include "prometheus/registry.h"')
 

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "engine/device/cpu/cpu_device.h"
+#include "engine/exec/cache_geometry.h"
 #include "tests/engine/exec/tiny_link_device.h"
 
 namespace spillway::exec {
@@ -22,17 +23,6 @@ T ValueOrDie(absl::StatusOr<T> value) {
 }
 
 }  // namespace
-
-kv::Geometry GeometryOf(const model::ModelConfig& config, device::DType dtype, int32_t block_tokens) {
-  kv::Geometry geometry;
-  geometry.n_layers = config.n_layers;
-  geometry.n_kv_heads = config.n_kv_heads;
-  geometry.d_head = config.d_head;
-  geometry.d = config.d_model;
-  geometry.block_tokens = block_tokens;
-  geometry.element_bytes = static_cast<int32_t>(device::SizeOf(dtype));
-  return geometry;
-}
 
 TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& options) {
   device::CpuDeviceOptions cpu;
@@ -53,7 +43,7 @@ TinyEngine::TinyEngine(const std::string& model_path, const TinyEngineOptions& o
   if (options.link.has_value()) weights.mode = options.link->weight_mode;
   if (options.link.has_value() && options.link->stream_weights) weights.layers_on = model::WeightPlace::kHost;
   model_ = ValueOrDie(model::LoadModel(model_path, *device_, weights));
-  const kv::Geometry geometry = GeometryOf(model_.config, options.dtype, options.block_tokens);
+  const kv::Geometry geometry = CacheGeometry(model_.config, options.dtype, options.block_tokens);
   const kv::Form form = options.link.has_value() ? options.link->form : kv::Form::kKv;
   const int64_t pool_slots = options.n_blocks * geometry.block_slots(form);
   pool_ = ValueOrDie(kv::HostPool::Create(

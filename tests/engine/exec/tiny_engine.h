@@ -119,8 +119,6 @@ class TinyEngine {
   std::unique_ptr<WorkItem> item_;  // of Logits and LogitsOfAll
 };
 
-kv::Geometry GeometryOf(const model::ModelConfig& config, device::DType dtype, int32_t block_tokens);
-
 // Tokens from `seed`, below `vocab_size`.
 std::vector<text::TokenId> RandomTokens(uint32_t seed, int32_t n_tokens, int32_t vocab_size);
 
