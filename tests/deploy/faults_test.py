@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What goes wrong around a daemon while it serves: full disks, clocks, files, signals. It lives, or ends as documented.
+"""What goes wrong around a daemon while it serves: kills, full disks, clocks, files, scrapers. It lives, or ends as documented.
 (Devices that fail or hang: tests/e2e/failure_test.cc. Descriptors and hostile clients: tests/e2e/hostile_client_test.py.)
 
 Usage: faults_test.py --bin=FOLDER --model=FILE.gguf --clock=jumping_clock.so [unittest's own arguments]
@@ -10,9 +10,12 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -48,6 +51,28 @@ class FaultsTest(unittest.TestCase):
         out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0, err + daemon.log()[-2000:])
         return out
+
+    def test_killed_and_started_again_it_finds_its_profile_and_its_port(self):
+        profile = self.folder / "profile" / "p.json"
+        profile.parent.mkdir()
+        ports = {"grpc_port": daemons.free_port(), "metrics_port": daemons.free_port()}
+        first = self.start(*LINK, f"--profile={profile}", name="first", **ports)
+        self.assertIn("profile measured", first.log())
+        streams = [self.complete(first, 480) for _ in range(4)]
+        while first.metric("spillway_generated_tokens_total") < 20:
+            time.sleep(0.01)
+        first.signal(signal.SIGKILL)
+        for stream in streams:
+            _, err = stream.communicate(timeout=60)
+            self.assertNotEqual(stream.returncode, 0)
+            self.assertIn("UNAVAILABLE", err)
+        second = self.start(*LINK, f"--profile={profile}", name="second", **ports)
+        self.assertIn("profile read", second.log())
+        self.assertNotIn("profile measured", second.log())
+        self.assertEqual(second.grpc, first.grpc)
+        self.answer(second)
+        self.assertEqual([file.name for file in profile.parent.iterdir()], ["p.json"], "nothing else is left")
+        self.assertEqual(second.stop(), 0)
 
     @unittest.skipUnless(os.geteuid() == 0, "mounts need root")
     def test_a_full_disk_costs_the_profile_and_nothing_else(self):
@@ -106,6 +131,30 @@ class FaultsTest(unittest.TestCase):
         daemon = self.start(model=model)
         os.truncate(model, 100)
         self.assertEqual(self.answer(daemon), before)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_scrapers_that_do_not_read_keep_nobody_from_their_tokens(self):
+        daemon = self.start()
+        host, port = daemon.metrics.rsplit(":", 1)
+        # More than the port has threads, with room for a small part of the answer alone.
+        for _ in range(60):
+            scraper = socket.socket()
+            self.addCleanup(scraper.close)
+            scraper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            scraper.settimeout(5)
+            scraper.connect((host, int(port)))
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(3):
+            self.answer(daemon, 200)
+        # A probe waits for a thread, not for the scrapers.
+        answered = threading.Event()
+
+        def probe():
+            if daemons.get(daemon.metrics, "/livez")[0] == 200:
+                answered.set()
+
+        threading.Thread(target=probe, daemon=True).start()
+        self.assertTrue(answered.wait(30), "no probe is answered any more")
         self.assertEqual(daemon.stop(), 0)
 
     def test_sigterm_under_load_loses_no_accepted_request(self):
