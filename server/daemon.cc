@@ -186,6 +186,7 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
     metrics_.SetStartTime(phase.name, phase.seconds);
     absl::StrAppendFormat(&phases, "%s%s %.3f", phases.empty() ? "" : ", ", phase.name, phase.seconds);
   }
+  metrics_.SetProfileUnsaved(engine_->is_profile_unsaved());
   metrics_.SetLimit("sequences", settings_.max_sequences);
   metrics_.SetLimit("waiting_requests", settings_.max_queue);
   metrics_.SetLimit("context_tokens", model.context_tokens);

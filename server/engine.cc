@@ -19,7 +19,6 @@
 #include "server/executor_setup.h"
 #include "server/planner_setup.h"
 #include "server/pool_setup.h"
-#include "server/profile_step.h"
 
 namespace spillway::server {
 namespace {
@@ -231,7 +230,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   }
   engine->start_times_.Ended("model");
   // Before the pool: its pages are touched in the background, which would be measured too.
-  SPILLWAY_ASSIGN_OR_RETURN(engine->profile_, ObtainProfile(settings, device, engine->loaded_));
+  SPILLWAY_ASSIGN_OR_RETURN(engine->obtained_profile_, ObtainProfile(settings, device, engine->loaded_));
   engine->start_times_.Ended("profile");
   SPILLWAY_ASSIGN_OR_RETURN(engine->pool_, CreatePool(settings, context_tokens, engine->loaded_, device));
   engine->start_times_.Ended("pool");
@@ -242,8 +241,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   SPILLWAY_ASSIGN_OR_RETURN(engine->executor_,
                             CreateExecutor(settings, context_tokens, device, engine->loaded_, *engine->pool_,
                                            *engine->blocks_, engine->timeline_));
-  if (engine->profile_.has_value()) {
-    engine->plan_solver_ = std::make_unique<scheduler::PlanSolver>(*engine->profile_);
+  if (engine->profile().has_value()) {
+    engine->plan_solver_ = std::make_unique<scheduler::PlanSolver>(*engine->profile());
   }
   if (engine->plan_solver_ != nullptr && engine->executor_->splits()) {
     SPILLWAY_ASSIGN_OR_RETURN(engine->planner_,

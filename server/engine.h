@@ -23,6 +23,7 @@
 #include "scheduler/planner.h"
 #include "scheduler/scheduler.h"
 #include "server/admin_service.h"
+#include "server/profile_step.h"
 #include "server/served_model.h"
 #include "server/settings.h"
 #include "server/start_times.h"
@@ -74,7 +75,8 @@ class Engine {
   // How long each phase of the start took; the last one once WarmUp is done.
   const StartTimes& start_times() const { return start_times_; }
   // Empty where none was asked for or could be measured.
-  const std::optional<profiler::MachineProfile>& profile() const { return profile_; }
+  const std::optional<profiler::MachineProfile>& profile() const { return obtained_profile_.profile; }
+  bool is_profile_unsaved() const { return obtained_profile_.is_unsaved; }
 
  private:
   Engine() = default;
@@ -85,7 +87,7 @@ class Engine {
   StartTimes start_times_{Clock::Real()};
   model::Model loaded_;
   ServedModel model_;
-  std::optional<profiler::MachineProfile> profile_;
+  ObtainedProfile obtained_profile_;
   std::unique_ptr<kv::HostPool> pool_;
   std::unique_ptr<kv::BlockStore> blocks_;
   exec::Timeline timeline_;

@@ -93,6 +93,15 @@ std::vector<MetricInfo> MakeTable() {
        "How long each phase of the start took: reading and decoding the model, reading or measuring the "
        "profile, mapping the pool (and pinning it), the executor's memory, and warming up.",
        {}},
+      {kProfileUnsaved,
+       "spillway_profile_unsaved",
+       kGauge,
+       "",
+       {},
+       "1 where this start measured the machine's profile and could not save it: the next one measures "
+       "again. "
+       "The log has the cause.",
+       {}},
       {kSequences,
        "spillway_sequences",
        kGauge,

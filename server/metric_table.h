@@ -17,6 +17,7 @@ enum class MetricId : uint8_t {
   kModelInfo,
   kReady,
   kStartTime,
+  kProfileUnsaved,
   kSequences,
   kReturnedSequences,
   kRequestsRunning,

@@ -389,6 +389,10 @@ void Metrics::SetStartTime(absl::string_view phase, double seconds) {
   impl_->GaugeOf(MetricId::kStartTime, {{"phase", std::string(phase)}}).Set(seconds);
 }
 
+void Metrics::SetProfileUnsaved(bool is_unsaved) {
+  impl_->Set(MetricId::kProfileUnsaved, is_unsaved ? 1 : 0);
+}
+
 void Metrics::SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot,
                          std::function<bool()> ready) {
   MutexLock lock(impl_->mutex);

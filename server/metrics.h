@@ -44,6 +44,7 @@ class Metrics : public scheduler::Observer {
   void SetMemory(absl::string_view place, absl::string_view use, int64_t bytes);
   // Of kStartPhases.
   void SetStartTime(absl::string_view phase, double seconds);
+  void SetProfileUnsaved(bool is_unsaved);
   // Asked at every scrape until replaced; empty while there is no scheduler.
   void SetSources(std::function<scheduler::SchedulerSnapshot()> snapshot, std::function<bool()> ready);
   // Likewise; empty while there is no port.

@@ -73,10 +73,11 @@ absl::StatusOr<std::optional<MachineProfile>> ReadSaved(const Settings& settings
   return std::nullopt;
 }
 
-void Save(const MachineProfile& profile, const std::string& path) {
+// False where it cannot be; the log says why.
+bool Save(const MachineProfile& profile, const std::string& path) {
   if (path.empty()) {
     Log(LogLevel::kWarning, "the profile is not saved: no HOME, XDG_CACHE_HOME, --cache_dir or --profile");
-    return;
+    return false;
   }
   std::error_code error;
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
@@ -84,7 +85,9 @@ void Save(const MachineProfile& profile, const std::string& path) {
   if (const absl::Status saved = profiler::SaveProfile(profile, path); !saved.ok()) {
     Log(LogLevel::kWarning, "the profile is not saved: the next start measures again",
         {{"cause", saved.message()}});
+    return false;
   }
+  return true;
 }
 
 absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device& device,
@@ -113,10 +116,10 @@ std::string ProfilePath(const Settings& settings, const profiler::ProfileIdentit
   return folder.empty() ? "" : absl::StrCat(folder, "/", profiler::ProfileFileName(identity));
 }
 
-absl::StatusOr<std::optional<MachineProfile>> ObtainProfile(const Settings& settings, device::Device& device,
-                                                            const model::Model& model) {
+absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::Device& device,
+                                              const model::Model& model) {
   const device::DeviceInfo& info = device.info();
-  if (!IsWanted(settings, info)) return std::nullopt;
+  if (!IsWanted(settings, info)) return ObtainedProfile();
   const kv::Geometry geometry = GeometryOf(info, model.config);
   const profiler::ProfileIdentity identity =
       profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, model.config, *model.weights, geometry);
@@ -125,33 +128,32 @@ absl::StatusOr<std::optional<MachineProfile>> ObtainProfile(const Settings& sett
                             ReadSaved(settings, path, identity, model.config, geometry));
   if (profile.has_value()) {
     Log(LogLevel::kInfo, "profile read", {{"path", path}, {"profile", profile->description}});
-    return profile;
+    return ObtainedProfile{*std::move(profile)};
   }
   absl::StatusOr<MachineProfile> measured = Measure(settings, device, model, geometry);
   if (absl::IsResourceExhausted(measured.status()) || absl::IsInvalidArgument(measured.status())) {
     Log(LogLevel::kWarning, "no profile: this machine could not be measured",
         {{"cause", measured.status().message()}});
-    return std::nullopt;
+    return ObtainedProfile();
   }
   SPILLWAY_RETURN_IF_ERROR(measured.status());
   measured->identity = identity;
-  Save(*measured, path);
+  const bool is_saved = Save(*measured, path);
   Log(LogLevel::kInfo, "profile measured",
       {{"seconds", measured->measuring_s},
        {"path", path},
        {"link_in_gb_per_s", measured->copy_in.bytes_per_s / 1e9},
        {"link_out_gb_per_s", measured->copy_out.bytes_per_s / 1e9}});
-  return std::optional<MachineProfile>(*std::move(measured));
+  return ObtainedProfile{*std::move(measured), !is_saved};
 }
 
 absl::Status ProfileOnly(const Settings& settings, device::Device& device) {
   SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings));
   SPILLWAY_ASSIGN_OR_RETURN(const model::Model model, LoadServedModel(settings, header, device));
-  SPILLWAY_ASSIGN_OR_RETURN(const std::optional<MachineProfile> profile,
-                            ObtainProfile(settings, device, model));
-  if (!profile.has_value())
+  SPILLWAY_ASSIGN_OR_RETURN(const ObtainedProfile obtained, ObtainProfile(settings, device, model));
+  if (!obtained.profile.has_value())
     return absl::UnavailableError("no profile could be measured; the log has the cause");
-  std::fputs(profiler::FormatProfile(*profile).c_str(), stdout);
+  std::fputs(profiler::FormatProfile(*obtained.profile).c_str(), stdout);
   return absl::OkStatus();
 }
 

@@ -15,19 +15,22 @@
 
 namespace spillway::server {
 
+struct ObtainedProfile {
+  std::optional<profiler::MachineProfile> profile;
+  bool is_unsaved = false;  // measured, and not written: the next start measures again
+};
+
 // Where the profile is read and saved: --profile, else a file of this machine and model in --cache_dir; empty
 // where there is no folder for it.
 std::string ProfilePath(const Settings& settings, const profiler::ProfileIdentity& identity);
 
 // Empty where the device has no link and no flag asks for a profile, and where there is no memory to measure
 // in or the numbers make no sense (the log warns; what is served does not depend on it). FailedPrecondition
-// for a
-// --profile of another machine or model, InvalidArgument for one that is no profile; a bad file in the cache
-// is measured again. A file that cannot be written is a warning. The device's own errors, and a stall, are
-// errors.
-absl::StatusOr<std::optional<profiler::MachineProfile>> ObtainProfile(const Settings& settings,
-                                                                      device::Device& device,
-                                                                      const model::Model& model);
+// for a --profile of another machine or model, InvalidArgument for one that is no profile; a bad file in the
+// cache is measured again. A file that cannot be written is a warning. The device's own errors, and a stall,
+// are errors.
+absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::Device& device,
+                                              const model::Model& model);
 
 // --profile_only: loads the model, obtains the profile and prints it to stdout.
 absl::Status ProfileOnly(const Settings& settings, device::Device& device);

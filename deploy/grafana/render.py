@@ -27,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
 
 COLUMNS = 24  # of Grafana's grid
 COLUMN_INCHES, ROW_INCHES = 0.8, 0.42
-SECONDS = [(1, 1, "s"), (1e-3, 1e-3, "ms"), (0, 1e-6, "µs")]
+SECONDS = [(86400, 86400, "d"), (3600, 3600, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms"), (0, 1e-6, "µs")]  # from, one, name
 SCALES = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")]
 BINARY = [(2**40, "Ti"), (2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"), (1, "")]
 
@@ -100,7 +100,12 @@ def draw_series(axes, panel, lines, span):
     low, high = axes.get_ylim()
     low, high = defaults.get("min", low), defaults.get("max", 1.05 * high if max_of(lines) > 0 else 1)
     axes.set_ylim(low, high)
-    per = next((per for per, _ in BINARY if high >= per), 1) if unit == "bytes" else 1
+    # Ticks are round in the unit that they are written in.
+    per = 1
+    if unit == "bytes":
+        per = next((per for per, _ in BINARY if high >= per), 1)
+    elif unit == "s":
+        per = next(per for least, per, _ in SECONDS if high >= least)
     axes.set_yticks([per * tick for tick in MaxNLocator(4).tick_values(low / per, high / per) if low <= per * tick <= high])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, unit)))
     axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))

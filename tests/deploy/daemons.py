@@ -1,6 +1,5 @@
 """Processes of a test's own, all on loopback: spillwayd, Prometheus and the like, each with a log, ended at the end."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -27,6 +26,10 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def is_root():
+    return os.geteuid() == 0
 
 
 def environment():
@@ -81,16 +84,18 @@ class Process:
             raise AssertionError(f"{self.name} did not stop:\n{self.log()[-4000:]}") from None
 
 
-class Spillwayd(Process):
-    """Flags come from the caller; `variables` are added to its environment."""
+def address_file(folder, name):
+    return pathlib.Path(folder) / f"{name}.address.json"
 
-    def __init__(self, program, folder, *flags, name="spillwayd", grpc_port=0, metrics_port=0, variables=None, **options):
-        self.address_file = pathlib.Path(folder) / f"{name}.address.json"
+
+class Served(Process):
+    """A spillwayd by any command; `variables` are added to its environment."""
+
+    def __init__(self, command, folder, name="spillwayd", variables=None, **options):
+        self.address_file = address_file(folder, name)
         self.address_file.unlink(missing_ok=True)
         self.grpc = self.metrics = ""
-        super().__init__(name, folder,
-                         [program, f"--listen=127.0.0.1:{grpc_port}", f"--metrics_listen=127.0.0.1:{metrics_port}",
-                          f"--address_file={self.address_file}", "--threads=1", *flags], variables, **options)
+        super().__init__(name, folder, command, {"SPILLWAY_ADDRESS_FILE": str(self.address_file)} | (variables or {}), **options)
 
     def wait_until_ready(self, seconds=60):
         self.wait_for(self.address_file.exists, "the address file", seconds)
@@ -106,17 +111,29 @@ class Spillwayd(Process):
         raise AssertionError(f"no {series}")
 
 
-@contextlib.contextmanager
-def prometheus(folder, targets, rule_files, scrape_s=1):
-    """A Prometheus that scrapes these addresses as job spillway; its address."""
-    folder = pathlib.Path(folder)
-    address = f"127.0.0.1:{free_port()}"
-    configuration = {"global": {"scrape_interval": f"{scrape_s}s", "evaluation_interval": f"{scrape_s}s"},
-                     "rule_files": [str(file) for file in rule_files],
-                     "scrape_configs": [{"job_name": "spillway", "static_configs": [{"targets": targets}]}]}
-    file = folder / "prometheus.json"  # JSON is YAML
-    file.write_text(json.dumps(configuration))
-    with Process("prometheus", folder, ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}",
-                                        f"--web.listen-address={address}"]) as process:
-        process.wait_for(lambda: get(address, "/-/ready")[0] == 200, "Prometheus")
-        yield address
+class Spillwayd(Served):
+    """On free ports, or those that are given; further flags come from the caller."""
+
+    def __init__(self, program, folder, *flags, name="spillwayd", host="127.0.0.1", grpc_port=0, metrics_port=0, **options):
+        super().__init__([program, f"--listen={host}:{grpc_port}", f"--metrics_listen=127.0.0.1:{metrics_port}",
+                          f"--address_file={address_file(folder, name)}", "--threads=1", *flags], folder, name, **options)
+
+
+class Prometheus(Process):
+    """Scrapes these addresses as job spillway."""
+
+    def __init__(self, folder, targets, rule_files=(), scrape_ms=1000):
+        folder = pathlib.Path(folder)
+        self.address = f"127.0.0.1:{free_port()}"
+        configuration = {"global": {"scrape_interval": f"{scrape_ms}ms", "scrape_timeout": f"{scrape_ms}ms",
+                                    "evaluation_interval": f"{scrape_ms}ms"},
+                         "rule_files": [str(file) for file in rule_files],
+                         "scrape_configs": [{"job_name": "spillway", "static_configs": [{"targets": targets}]}]}
+        file = folder / "prometheus.json"  # JSON is YAML
+        file.write_text(json.dumps(configuration))
+        super().__init__("prometheus", folder, ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}",
+                                                f"--web.listen-address={self.address}"])
+
+    def wait_until_ready(self):
+        self.wait_for(lambda: get(self.address, "/-/ready")[0] == 200, "Prometheus")
+        return self

@@ -50,19 +50,20 @@ class ProfileStep : public ::testing::Test {
 TEST_F(ProfileStep, WithoutALinkNothingIsMeasuredUnasked) {
   const auto profile = ObtainProfile(settings_, *device_, model_);
   ASSERT_TRUE(profile.ok()) << profile.status();
-  EXPECT_FALSE(profile->has_value());
+  EXPECT_FALSE(profile->profile.has_value());
 }
 
 TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
   settings_.profile = folder_ + "/profile.json";
   const auto first = ObtainProfile(settings_, *device_, model_);
-  ASSERT_TRUE(first.ok() && first->has_value()) << first.status();
+  ASSERT_TRUE(first.ok() && first->profile.has_value()) << first.status();
   EXPECT_EQ(access(settings_.profile.c_str(), R_OK), 0);
   const auto second = ObtainProfile(settings_, *device_, model_);
-  ASSERT_TRUE(second.ok() && second->has_value()) << second.status();
-  EXPECT_EQ(profiler::ProfileToJson(**second), profiler::ProfileToJson(**first)) << "not measured anew";
+  ASSERT_TRUE(second.ok() && second->profile.has_value()) << second.status();
+  EXPECT_EQ(profiler::ProfileToJson(*second->profile), profiler::ProfileToJson(*first->profile))
+      << "not measured anew";
 
-  profiler::MachineProfile other = **first;
+  profiler::MachineProfile other = *first->profile;
   other.identity.machine = "0000";
   other.identity.machine_parts = "processor: Another; threads: 99";
   ASSERT_TRUE(profiler::SaveProfile(other, settings_.profile).ok());
@@ -78,7 +79,7 @@ TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
                 ": profile: schema_version is missing; measure again with --reprofile, or name another file");
 
   // Steps are planned with its numbers, so that an edited one is another model's.
-  profiler::MachineProfile edited = **first;
+  profiler::MachineProfile edited = *first->profile;
   edited.model.n_layers += 1;
   ASSERT_TRUE(profiler::SaveProfile(edited, settings_.profile).ok());
   const auto foreign = ObtainProfile(settings_, *device_, model_);
@@ -98,18 +99,20 @@ TEST_F(ProfileStep, ABadFileInTheCacheAndAFolderThatCannotBeWrittenAreNoReasonNo
   settings_.reprofile = true;
   settings_.cache_dir = folder_ + "/tiny.gguf/cache";  // below a file
   const auto unsaved = ObtainProfile(settings_, *device_, model_);
-  ASSERT_TRUE(unsaved.ok() && unsaved->has_value()) << unsaved.status();
+  ASSERT_TRUE(unsaved.ok() && unsaved->profile.has_value()) << unsaved.status();
+  EXPECT_TRUE(unsaved->is_unsaved);
 
   settings_.cache_dir = folder_ + "/cache";
   std::filesystem::create_directories(settings_.cache_dir);
-  const std::string path = ProfilePath(settings_, (*unsaved)->identity);
+  const std::string path = ProfilePath(settings_, unsaved->profile->identity);
   EXPECT_THAT(path, testing::StartsWith(settings_.cache_dir + "/profile-"));
   std::ofstream(path) << "rubbish";
   settings_.reprofile = false;
   settings_.profile_only = true;
   const auto again = ObtainProfile(settings_, *device_, model_);
-  ASSERT_TRUE(again.ok() && again->has_value()) << again.status();
+  ASSERT_TRUE(again.ok() && again->profile.has_value()) << again.status();
   EXPECT_TRUE(profiler::LoadProfile(path).ok()) << "replaced";
+  EXPECT_FALSE(again->is_unsaved);
 }
 
 TEST_F(ProfileStep,
