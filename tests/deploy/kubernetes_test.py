@@ -123,6 +123,14 @@ class KubernetesTest(unittest.TestCase):
             # Who resolves or checks every five seconds has noticed before calls are refused.
             self.assertGreater(settings["lame_duck_ms"] / 1000, container["readinessProbe"]["periodSeconds"] * container["readinessProbe"]["failureThreshold"])
 
+    def test_operators_calls_are_not_where_clients_come(self):
+        for objects, pod in self.pods():
+            [config] = [each for each in objects if each["kind"] == "ConfigMap" and "spillwayd.json" in each["data"]]
+            host, port = json.loads(config["data"]["spillwayd.json"])["admin_listen"].rsplit(":", 1)
+            self.assertEqual(host, "127.0.0.1")
+            self.assertNotIn(int(port), [each["containerPort"] for each in pod["containers"][0]["ports"]])
+            self.assertNotIn(int(port), [each["port"] for each in one(objects, "Service")["spec"]["ports"]])
+
     def test_requests_are_limits(self):
         for _, pod in self.pods():
             resources = pod["containers"][0]["resources"]
