@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """What TLS, tokens and tenants cost: daemons with and without them in turn, under the same load.
 
-Usage: security_cost.py --model=FILE.gguf --tiny=FILE.gguf [--bin=build/release/bin] [--rounds=3] [--json=FILE]
+Usage: security_cost.py --model=FILE.gguf --tiny=FILE.gguf [--bin=build/release/bin] [--rounds=3] [--json=FILE [--append]]
 
 Prints, as medians over the rounds,
 - tokens/s of a closed loop of 64 streams on --model, in plain text and over TLS, client and daemon on one machine;
 - CPU of the server per generated token on --tiny, a model so small that serving is most of the work, likewise;
 - CPU of the daemon per request of two tokens on --tiny: open, with a token and its tenant's limits, and with 4,096 tokens
   in the file. The differences are what authentication and admission cost.
-Needs the openssl program. Run it on an idle machine: the rounds alternate, but the differences are small.
+Needs the openssl program. Run it on an idle machine: the ways alternate within a round, but the differences are small. A round
+takes under two minutes; with --append it is added to those that FILE has.
 """
 
 import argparse
@@ -85,9 +86,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--json", default="")
+    parser.add_argument("--append", action="store_true", help="add the rounds to those of --json")
     options = parser.parse_args()
     programs = pathlib.Path(options.bin).resolve()
-    raw = {}
+    raw, load_averages = {}, []
+    if options.append and os.path.exists(options.json):
+        before = json.loads(pathlib.Path(options.json).read_text())
+        raw, load_averages = before["raw"], before["load_averages"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         make_certificates(folder)
@@ -100,6 +105,7 @@ def main():
                     "4,096 tokens": ([f"--tokens_file={folder}/many.json"], token)}
         tiny = [f"--model={options.tiny}", "--threads=1", "--host_pool=256MiB"]
         for _ in range(options.rounds):
+            load_averages.append(os.getloadavg()[0])
             for way, (flags, client) in ways.items():
                 with daemon(programs, f"--model={options.model}", "--host_pool=2GiB", *flags):
                     report = bench(programs, folder, "serve", "--concurrency=64", f"--duration_s={options.seconds}", "--warmup=64",
@@ -126,7 +132,7 @@ def main():
           f"among 4,096 {summary['many_tokens_us_a_request']:.1f} us")
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(
-            {"schema_version": 1, "benchmark": "security_cost", "load_average": os.getloadavg(), "model": os.path.basename(options.model),
+            {"schema_version": 1, "benchmark": "security_cost", "load_averages": load_averages, "model": os.path.basename(options.model),
              "summary": summary, "raw": raw}, indent=1) + "\n")
 
 
