@@ -1,5 +1,7 @@
 #include "tests/fakes/cuda/block_runner.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -438,35 +440,44 @@ class Block {
 };
 
 BlockRunner::BlockRunner() = default;
-BlockRunner::~BlockRunner() = default;
 
 void BlockRunner::StartKernel() { TsanRelease(&begin_); }
 
 #ifdef SPILLWAY_SANITIZE_THREAD
 
-// Memory that ThreadSanitizer has not seen anybody allocate: a block's threads are ordered behind the start
-// of their kernel, not behind what the host does for their block.
+constexpr size_t kArenaBytes = size_t{16} << 20;
+
+BlockRunner::~BlockRunner() {
+  if (arena_ != nullptr) munmap(arena_, kArenaBytes);
+}
+
+// Each block has memory of its own as long as there is some, and what the host does to it is not told: a
+// block's threads are ordered behind the start of their kernel, not behind the blocks before.
 void* BlockRunner::NewShared(size_t size_bytes) {
-  alignas(16) static char arena[size_t{16} << 20];
   const size_t rounded = (size_bytes + 15) / 16 * 16;
-  if (arena_used_bytes_ + rounded > sizeof arena) {
+  if (arena_ == nullptr || arena_used_bytes_ + rounded > kArenaBytes) {
+    if (arena_ == nullptr) {
+      void* mapping = mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (mapping == MAP_FAILED) std::abort();
+      arena_ = static_cast<char*>(mapping);
+    }
     arena_used_bytes_ = 0;
     TsanRelease(&begin_);  // the blocks that used it before have ended
   }
-  void* const shared = arena + arena_used_bytes_;
+  void* const shared = arena_ + arena_used_bytes_;
   arena_used_bytes_ += rounded;
   void* destination = shared;
   size_t count = rounded;
-  asm volatile("rep stosb"
-               : "+D"(destination), "+c"(count)
-               : "a"(0xff)
-               : "memory");  // not the host's writing
+  asm volatile("rep stosb" : "+D"(destination), "+c"(count) : "a"(0xff) : "memory");
   return shared;
 }
 
 void BlockRunner::FreeShared(void* /*shared*/) {}
 
 #else
+
+BlockRunner::~BlockRunner() = default;
 
 void* BlockRunner::NewShared(size_t size_bytes) {
   void* shared = nullptr;
@@ -530,6 +541,7 @@ bool IsShared(const void* pointer, size_t size_bytes) {
 }
 
 void IssueCopy(void* shared, const void* global, size_t size_bytes, size_t valid_bytes) {
+  TsanWrite(shared, size_bytes);
   std::memset(shared, 0xff, size_bytes);
   running->me().open_copies.push_back({shared, global, size_bytes, valid_bytes});
 }
@@ -544,6 +556,8 @@ void AwaitCopies(size_t newest_groups_left) {
   Thread& me = running->me();
   while (me.copies.size() > newest_groups_left) {
     for (const PendingCopy& copy : me.copies.front()) {
+      TsanRead(copy.global, copy.valid_bytes);
+      TsanWrite(copy.shared, copy.size_bytes);
       if (copy.valid_bytes > 0) std::memcpy(copy.shared, copy.global, copy.valid_bytes);
       std::memset(static_cast<char*>(copy.shared) + copy.valid_bytes, 0, copy.size_bytes - copy.valid_bytes);
     }

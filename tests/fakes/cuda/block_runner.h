@@ -55,8 +55,9 @@ class BlockRunner {
 
   std::vector<std::unique_ptr<Slot>> slots_;  // [threads of the largest block so far]
   Fiber host_;
-  char begin_ = 0;               // an address for ThreadSanitizer
-  size_t arena_used_bytes_ = 0;  // of the shared memory that blocks get under it
+  char begin_ = 0;         // an address for ThreadSanitizer
+  char* arena_ = nullptr;  // the shared memory that blocks get under it
+  size_t arena_used_bytes_ = 0;
 };
 
 }  // namespace spillway::fakes::cuda

@@ -250,6 +250,9 @@ TEST_F(FakeCublasLt, AProductThatReachesOutOfMemoryFailsTheDevice) {
 }
 
 TEST_F(FakeCublasLt, TwoStreamsThatShareAWorkspaceAreSeen) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "a race on purpose";
+#endif
   int seen = 0;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
     UseSeed(seed);

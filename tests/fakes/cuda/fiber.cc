@@ -12,6 +12,9 @@
 #endif
 #ifdef SPILLWAY_SANITIZE_THREAD  // this file itself is not instrumented
 #include <sanitizer/tsan_interface.h>
+// What the compiler calls; the interface's header does not have them.
+extern "C" void __tsan_read_range(void* address, size_t size_bytes);
+extern "C" void __tsan_write_range(void* address, size_t size_bytes);
 #endif
 
 // void SpillwaySwitchStack(void** save, void* load): keeps the registers that a call preserves (System V
@@ -64,17 +67,36 @@ constexpr size_t kStackBytes = 64 << 10;
 
 }  // namespace
 
-void TsanRelease([[maybe_unused]] void* address) {
 #ifdef SPILLWAY_SANITIZE_THREAD
-  __tsan_release(address);
-#endif
-}
 
-void TsanAcquire([[maybe_unused]] void* address) {
-#ifdef SPILLWAY_SANITIZE_THREAD
-  __tsan_acquire(address);
-#endif
+void TsanRelease(void* address) { __tsan_release(address); }
+void TsanAcquire(void* address) { __tsan_acquire(address); }
+void TsanRead(const void* address, size_t size_bytes) {
+  __tsan_read_range(const_cast<void*>(address), size_bytes);
 }
+void TsanWrite(void* address, size_t size_bytes) { __tsan_write_range(address, size_bytes); }
+
+TsanContext::TsanContext() : self_(__tsan_create_fiber(0)) {}
+TsanContext::~TsanContext() { __tsan_destroy_fiber(self_); }
+void TsanContext::Enter() {
+  entered_from_ = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(self_, __tsan_switch_to_fiber_no_sync);
+}
+void TsanContext::Leave() { __tsan_switch_to_fiber(entered_from_, __tsan_switch_to_fiber_no_sync); }
+
+#else
+
+void TsanRelease(void* /*address*/) {}
+void TsanAcquire(void* /*address*/) {}
+void TsanRead(const void* /*address*/, size_t /*size_bytes*/) {}
+void TsanWrite(void* /*address*/, size_t /*size_bytes*/) {}
+
+TsanContext::TsanContext() = default;
+TsanContext::~TsanContext() = default;
+void TsanContext::Enter() {}
+void TsanContext::Leave() {}
+
+#endif
 
 Fiber::Fiber() = default;
 

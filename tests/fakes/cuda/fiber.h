@@ -15,6 +15,26 @@ namespace spillway::fakes::cuda {
 // for ThreadSanitizer; without it these do nothing.
 void TsanRelease(void* address);
 void TsanAcquire(void* address);
+// Accesses that ThreadSanitizer would not see by itself.
+void TsanRead(const void* address, size_t size_bytes);
+void TsanWrite(void* address, size_t size_bytes);
+
+// A thread for ThreadSanitizer that has no stack of its own: what is done between Enter and Leave is done by
+// it, and ordered behind what others do only as releases and acquires say.
+class TsanContext {
+ public:
+  TsanContext();
+  ~TsanContext();
+  TsanContext(const TsanContext&) = delete;
+  TsanContext& operator=(const TsanContext&) = delete;
+
+  void Enter();
+  void Leave();
+
+ private:
+  void* self_ = nullptr;
+  void* entered_from_ = nullptr;
+};
 
 class Fiber {
  public:

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <type_traits>
 #include <vector>
 
@@ -34,6 +35,16 @@ std::vector<T> FromDevice(const T* device, size_t n) {
   cudaMemcpy(values.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost);
   return values;
 }
+
+// ThreadSanitizer reports a race, whatever the order is in which `run()` does things. Under it alone.
+#define SPILLWAY_EXPECT_RACE(run)                                          \
+  do {                                                                     \
+    const auto run_and_exit = [&] {                                        \
+      run();                                                               \
+      std::exit(0);                                                        \
+    };                                                                     \
+    EXPECT_EXIT(run_and_exit(), testing::ExitedWithCode(66), "data race"); \
+  } while (false)
 
 template <typename... Parameters>
 cudaError_t RunKernel(void (*kernel)(Parameters...), const device::cuda::LaunchShape& shape,

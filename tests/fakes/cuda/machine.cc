@@ -86,8 +86,11 @@ Machine& Machine::Get() {
 }
 
 void Machine::Reset(const MachineOptions& new_options) {
+  for (const auto& stream : streams_) {
+    TsanAcquire(&stream->done_so_far);
+    KeepRunner(*stream);
+  }
   streams_.clear();
-  streams_.push_back(std::make_unique<CUstream_st>());
   events.clear();
   for (Ranges* ranges : {&device_, &pinned_}) {
     for (const auto& [address, range] : *ranges) {
@@ -98,6 +101,7 @@ void Machine::Reset(const MachineOptions& new_options) {
   options = new_options;
   counts = {};
   random = Random(options.seed);
+  NewStream();
   shared_bytes_allowed.clear();
   injections = options.failures;
   host_ns = 0;
@@ -221,11 +225,20 @@ cudaError_t Machine::Unpin(void* pointer, bool owned) {
 CUstream_st* Machine::NewStream() {
   streams_.push_back(std::make_unique<CUstream_st>());
   streams_.back()->weight = DrawWeight();
+  if (runners_.empty()) {
+    streams_.back()->blocks = std::make_unique<BlockRunner>();
+  } else {
+    streams_.back()->blocks = std::move(runners_.back());
+    runners_.pop_back();
+  }
   return streams_.back().get();
 }
 
+void Machine::KeepRunner(CUstream_st& stream) { runners_.push_back(std::move(stream.blocks)); }
+
 void Machine::DeleteStream(CUstream_st* stream) {
   Drain(*stream);
+  KeepRunner(*stream);
   std::erase_if(streams_, [&](const auto& s) { return s.get() == stream; });
 }
 
@@ -240,6 +253,7 @@ bool Machine::IsEvent(cudaEvent_t event) const { return events.count(event) != 0
 
 void Machine::Enqueue(CUstream_st& stream, std::unique_ptr<Operation> operation) {
   operation->enqueued_ns = host_ns;
+  TsanRelease(&operation->enqueued);
   stream.operations.push_back(std::move(operation));
   Progress();
 }
@@ -277,14 +291,19 @@ void Machine::StepAny() {
 
 void Machine::Step(CUstream_st& stream) {
   if (sticky != cudaSuccess) return;
+  stream.context.Enter();
   Operation& operation = *stream.operations.front();
-  if (!operation.Step(*this) || sticky != cudaSuccess) return;
-  int64_t& engine = engine_ns_[static_cast<int>(operation.engine)];
-  int64_t begin = std::max(stream.time_ns, operation.enqueued_ns);
-  if (operation.engine != Engine::kNone) begin = std::max(begin, engine);
-  stream.time_ns = begin + operation.cost_ns;
-  if (operation.engine != Engine::kNone) engine = stream.time_ns;
-  stream.operations.pop_front();
+  TsanAcquire(&operation.enqueued);
+  if (operation.Step(*this) && sticky == cudaSuccess) {
+    int64_t& engine = engine_ns_[static_cast<int>(operation.engine)];
+    int64_t begin = std::max(stream.time_ns, operation.enqueued_ns);
+    if (operation.engine != Engine::kNone) begin = std::max(begin, engine);
+    stream.time_ns = begin + operation.cost_ns;
+    if (operation.engine != Engine::kNone) engine = stream.time_ns;
+    stream.operations.pop_front();
+  }
+  TsanRelease(&stream.done_so_far);
+  stream.context.Leave();
 }
 
 void Machine::Progress() {
@@ -315,6 +334,7 @@ void Machine::StepWaiting(CUstream_st& stream) {
 
 void Machine::Drain(CUstream_st& stream) {
   while (!stream.operations.empty() && sticky == cudaSuccess) StepWaiting(stream);
+  TsanAcquire(&stream.done_so_far);
   host_ns = std::max(host_ns, stream.time_ns);
 }
 
@@ -322,8 +342,9 @@ void Machine::DrainAll() {
   for (const auto& stream : streams_) Drain(*stream);
 }
 
-void Machine::DrainTo(const EventRecord& record) {
+void Machine::DrainTo(EventRecord& record) {
   while (!record.done && sticky == cudaSuccess) StepWaiting(*record.stream);
+  TsanAcquire(&record.ran);
   host_ns = std::max(host_ns, record.time_ns);
 }
 

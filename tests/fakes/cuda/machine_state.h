@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tests/fakes/cuda/block_runner.h"
+#include "tests/fakes/cuda/fiber.h"
 #include "tests/fakes/cuda/machine.h"
 #include "tests/fakes/cuda/random.h"
 
@@ -36,6 +37,7 @@ class Operation {
   Engine engine = Engine::kNone;
   int64_t cost_ns = 0;
   int64_t enqueued_ns = 0;
+  char enqueued = 0;  // an address for ThreadSanitizer, as `ran` and `done_so_far` below
 };
 
 // One record of an event: a later record of the same event is another one, and who waits for this keeps on.
@@ -43,6 +45,7 @@ struct EventRecord {
   CUstream_st* stream = nullptr;  // in which it is enqueued until it has run
   bool done = false;
   int64_t time_ns = 0;
+  char ran = 0;
 };
 
 }  // namespace spillway::fakes::cuda
@@ -51,6 +54,11 @@ struct CUstream_st {
   std::deque<std::unique_ptr<spillway::fakes::cuda::Operation>> operations;
   int64_t time_ns = 0;
   uint32_t weight = 1;  // how often it is its turn
+  // For ThreadSanitizer a stream is a thread, and its kernels' threads are its own: what is not ordered by an
+  // enqueuing, an event or a synchronisation is a race.
+  spillway::fakes::cuda::TsanContext context;
+  std::unique_ptr<spillway::fakes::cuda::BlockRunner> blocks;
+  char done_so_far = 0;
 };
 
 struct CUevent_st {
@@ -113,14 +121,13 @@ class Machine {
   void Drain(CUstream_st& stream);
   void DrainAll();
   // Works until this record has run.
-  void DrainTo(const EventRecord& record);
+  void DrainTo(EventRecord& record);
   // A step of work that brings `stream` forward.
   void StepToward(CUstream_st& stream);
 
   MachineOptions options;
   MachineCounts counts;
   Random random{1};
-  BlockRunner blocks;
   std::map<const void*, int> shared_bytes_allowed;  // by kernel
   std::map<cudaEvent_t, std::unique_ptr<CUevent_st>> events;
   int64_t host_ns = 0;
@@ -143,12 +150,14 @@ class Machine {
   void StepAny();
   void StepWaiting(CUstream_st& stream);
   uint32_t DrawWeight();
+  void KeepRunner(CUstream_st& stream);
   void Step(CUstream_st& stream);
   CUstream_st* Blocker(CUstream_st& stream) const;
 
   Ranges device_;
   Ranges pinned_;
   std::vector<std::unique_ptr<CUstream_st>> streams_;  // [0] is the default stream
+  std::vector<std::unique_ptr<BlockRunner>> runners_;  // of streams that are gone: fibers take time to make
   int64_t engine_ns_[static_cast<int>(Engine::kCount)] = {};
   // How work goes on for the next calls.
   uint32_t calls_left_ = 0;

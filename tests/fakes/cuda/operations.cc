@@ -95,9 +95,9 @@ class Fill : public Operation {
 
 class Kernel : public Operation {
  public:
-  Kernel(const LaunchGeometry& launch, std::vector<const void*> pointers, std::function<void()> body,
-         Random& random)
-      : launch_(launch), pointers_(std::move(pointers)), body_(std::move(body)) {
+  Kernel(CUstream_st& stream, const LaunchGeometry& launch, std::vector<const void*> pointers,
+         std::function<void()> body, Random& random)
+      : stream_(stream), launch_(launch), pointers_(std::move(pointers)), body_(std::move(body)) {
     n_ = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
     // Blocks in order, backwards, or scattered by a stride that meets every one.
     offset_ = random.Next() % n_;
@@ -131,7 +131,7 @@ class Kernel : public Operation {
         return false;
       }
       ++machine.counts.kernels;
-      machine.blocks.StartKernel();
+      stream_.blocks->StartKernel();
     }
     // Some of the blocks, so that what other streams do comes between.
     uint64_t part = n_ - done_;
@@ -141,7 +141,7 @@ class Kernel : public Operation {
       const uint3 index = {static_cast<unsigned>(block % launch_.grid.x),
                            static_cast<unsigned>(block / launch_.grid.x % launch_.grid.y),
                            static_cast<unsigned>(block / launch_.grid.x / launch_.grid.y)};
-      const std::string wrong = machine.blocks.Run(launch_, index, body_, machine.random.Next());
+      const std::string wrong = stream_.blocks->Run(launch_, index, body_, machine.random.Next());
       if (!wrong.empty()) {
         machine.Fail(cudaErrorLaunchFailure, wrong);
         return false;
@@ -151,6 +151,7 @@ class Kernel : public Operation {
   }
 
  private:
+  CUstream_st& stream_;
   const LaunchGeometry launch_;
   const std::vector<const void*> pointers_;
   const std::function<void()> body_;
@@ -177,6 +178,7 @@ class Record : public Operation {
   explicit Record(std::shared_ptr<EventRecord> record) : record_(std::move(record)) {}
   bool Step(Machine& /*machine*/) override {
     record_->done = true;
+    TsanRelease(&record_->ran);
     record_->time_ns = std::max(record_->stream->time_ns, enqueued_ns);
     return true;
   }
@@ -190,6 +192,7 @@ class Wait : public Operation {
   explicit Wait(std::shared_ptr<EventRecord> record) : record_(std::move(record)) {}
   CUstream_st* WaitsFor() const override { return record_->done ? nullptr : record_->stream; }
   bool Step(Machine& /*machine*/) override {
+    TsanAcquire(&record_->ran);
     enqueued_ns = std::max(enqueued_ns, record_->time_ns);
     return true;
   }
@@ -228,9 +231,9 @@ std::unique_ptr<Operation> NewCopy(Machine& machine, std::vector<CopyPiece> piec
 std::unique_ptr<Operation> NewFill(void* destination, int value, size_t size_bytes) {
   return std::make_unique<Fill>(destination, value, size_bytes);
 }
-std::unique_ptr<Operation> NewKernel(Machine& machine, const LaunchGeometry& launch,
+std::unique_ptr<Operation> NewKernel(Machine& machine, CUstream_st& stream, const LaunchGeometry& launch,
                                      std::vector<const void*> pointers, std::function<void()> body) {
-  return std::make_unique<Kernel>(launch, std::move(pointers), std::move(body), machine.random);
+  return std::make_unique<Kernel>(stream, launch, std::move(pointers), std::move(body), machine.random);
 }
 std::unique_ptr<Operation> NewHostCall(std::function<void()> function) {
   return std::make_unique<HostCall>(std::move(function));

@@ -22,7 +22,7 @@ struct CopyPiece {
 // when the copy runs.
 std::unique_ptr<Operation> NewCopy(Machine& machine, std::vector<CopyPiece> pieces, cudaMemcpyKind kind);
 std::unique_ptr<Operation> NewFill(void* destination, int value, size_t size_bytes);
-std::unique_ptr<Operation> NewKernel(Machine& machine, const LaunchGeometry& launch,
+std::unique_ptr<Operation> NewKernel(Machine& machine, CUstream_st& stream, const LaunchGeometry& launch,
                                      std::vector<const void*> pointers, std::function<void()> body);
 std::unique_ptr<Operation> NewHostCall(std::function<void()> function);
 std::unique_ptr<Operation> NewRecord(std::shared_ptr<EventRecord> record);

@@ -144,11 +144,13 @@ bool DestinationsOverlap(std::vector<CopyPiece> pieces) {
   return false;
 }
 
-cudaError_t QueryRecord(Machine& machine, const fake::EventRecord& record) {
+cudaError_t QueryRecord(Machine& machine, fake::EventRecord& record) {
   machine.Progress();
   if (!record.done && machine.random.Below(2) == 0) machine.StepToward(*record.stream);
   if (machine.sticky != cudaSuccess) return machine.sticky;
-  return record.done ? cudaSuccess : cudaErrorNotReady;
+  if (!record.done) return cudaErrorNotReady;
+  fake::TsanAcquire(&record.ran);
+  return cudaSuccess;
 }
 
 CUevent_st* FindEvent(Machine& machine, cudaEvent_t event) {
@@ -561,7 +563,9 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     machine.Progress();
     if (machine.random.Below(2) == 0) machine.StepToward(*found);
     if (machine.sticky != cudaSuccess) return machine.sticky;
-    return found->operations.empty() ? cudaSuccess : cudaErrorNotReady;
+    if (!found->operations.empty()) return cudaErrorNotReady;
+    fake::TsanAcquire(&found->done_so_far);
+    return cudaSuccess;
   });
 }
 
@@ -699,8 +703,8 @@ cudaError_t fake::EnqueueKernel(const cudaLaunchConfig_t& config, const void* ke
       return refuse(cudaErrorInvalidValue, "with " + std::to_string(arguments_bytes) + " bytes of arguments");
     }
     const fake::LaunchGeometry geometry{g, b, config.dynamicSmemBytes};
-    return EnqueueOn(machine, config.stream, [&](CUstream_st&) {
-      return fake::NewKernel(machine, geometry, std::move(pointers), std::move(body));
+    return EnqueueOn(machine, config.stream, [&](CUstream_st& stream) {
+      return fake::NewKernel(machine, stream, geometry, std::move(pointers), std::move(body));
     });
   });
 }

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -45,12 +44,8 @@ void ExpectSeen(const Run& run, [[maybe_unused]] const std::vector<T>& expected,
                 [[maybe_unused]] int at_least = static_cast<int>(kSeeds) - 2) {
 #ifdef __SANITIZE_THREAD__
   for (uint64_t seed = 1; seed <= 5; ++seed) {
-    const auto run_and_exit = [&] {
-      UseSeed(seed);
-      run();
-      std::exit(0);
-    };
-    EXPECT_EXIT(run_and_exit(), testing::ExitedWithCode(66), "data race");
+    UseSeed(seed);
+    SPILLWAY_EXPECT_RACE(run);
   }
 #else
   EXPECT_GE(SeedsThatDiffer(run, expected), at_least);
@@ -289,12 +284,9 @@ TEST(Simt, ThreadsGiveWayAtAtomics) {
 __global__ void AddAcrossBlocks(int* sums) { sums[(threadIdx.x + blockIdx.x) % blockDim.x] += 1; }
 
 TEST(Simt, BlocksThatWriteToOnePlaceAreARace) {
-  const auto run_and_exit = [] {
-    UseSeed(1);
-    RunKernel(AddAcrossBlocks, {dim3(2), dim3(64)}, OnDevice(std::vector<int>(64)));
-    std::exit(0);
-  };
-  EXPECT_EXIT(run_and_exit(), testing::ExitedWithCode(66), "data race");
+  UseSeed(1);
+  int* sums = OnDevice(std::vector<int>(64));
+  SPILLWAY_EXPECT_RACE([&] { RunKernel(AddAcrossBlocks, {dim3(2), dim3(64)}, sums); });
 }
 #endif
 

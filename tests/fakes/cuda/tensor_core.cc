@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cuda_fake/simt.h"
+#include "tests/fakes/cuda/fiber.h"
 
 namespace spillway::fakes::cuda {
 namespace {
@@ -112,6 +113,7 @@ void LoadMatrices(int n, bool transposed, uint32_t* r, const void* row, const st
              " reads is not 16 aligned bytes of shared memory");
     EndKernel();
   }
+  if (static_cast<int>(Lane()) < 8 * n) TsanRead(row, kRowBytes);
   LoadArgument argument{n, transposed, r, row};
   const char* name = n == 4 ? (transposed ? "ldmatrix.x4.trans" : "ldmatrix.x4")
                             : (transposed ? "ldmatrix.x2.trans" : "ldmatrix.x2");
