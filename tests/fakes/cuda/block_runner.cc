@@ -502,7 +502,8 @@ std::string BlockRunner::Run(const LaunchGeometry& launch, uint3 block_index,
     if (t == slots_.size()) slots_.push_back(std::make_unique<Slot>());
     if (slots_[t]->fiber == nullptr) slots_[t]->fiber = std::make_unique<Fiber>(&RunSlot, slots_[t].get());
   }
-  return Block(*this, launch, block_index, body, seed).Run();
+  // Not on the stack: what ThreadSanitizer knows of an address there would outlive the block.
+  return std::make_unique<Block>(*this, launch, block_index, body, seed)->Run();
 }
 
 // ------------------------------------------------------------------------------- what device code sees of it

@@ -15,6 +15,8 @@
 // What the compiler calls; the interface's header does not have them.
 extern "C" void __tsan_read_range(void* address, size_t size_bytes);
 extern "C" void __tsan_write_range(void* address, size_t size_bytes);
+extern "C" void __tsan_ignore_thread_begin();
+extern "C" void __tsan_ignore_thread_end();
 #endif
 
 // void SpillwaySwitchStack(void** save, void* load): keeps the registers that a call preserves (System V
@@ -81,8 +83,22 @@ TsanContext::~TsanContext() { __tsan_destroy_fiber(self_); }
 void TsanContext::Enter() {
   entered_from_ = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(self_, __tsan_switch_to_fiber_no_sync);
+  __tsan_ignore_thread_begin();
 }
-void TsanContext::Leave() { __tsan_switch_to_fiber(entered_from_, __tsan_switch_to_fiber_no_sync); }
+void TsanContext::Leave() {
+  __tsan_ignore_thread_end();
+  __tsan_switch_to_fiber(entered_from_, __tsan_switch_to_fiber_no_sync);
+}
+void TsanContext::Read(const void* address, size_t size_bytes) {
+  __tsan_ignore_thread_end();
+  TsanRead(address, size_bytes);
+  __tsan_ignore_thread_begin();
+}
+void TsanContext::Write(void* address, size_t size_bytes) {
+  __tsan_ignore_thread_end();
+  TsanWrite(address, size_bytes);
+  __tsan_ignore_thread_begin();
+}
 
 #else
 
@@ -95,6 +111,8 @@ TsanContext::TsanContext() = default;
 TsanContext::~TsanContext() = default;
 void TsanContext::Enter() {}
 void TsanContext::Leave() {}
+void TsanContext::Read(const void* /*address*/, size_t /*size_bytes*/) {}
+void TsanContext::Write(void* /*address*/, size_t /*size_bytes*/) {}
 
 #endif
 

@@ -20,7 +20,8 @@ void TsanRead(const void* address, size_t size_bytes);
 void TsanWrite(void* address, size_t size_bytes);
 
 // A thread for ThreadSanitizer that has no stack of its own: what is done between Enter and Leave is done by
-// it, and ordered behind what others do only as releases and acquires say.
+// it, and ordered behind what others do only as releases and acquires say. Of its accesses those alone count
+// that are told: the rest is the emulator's, on the stack of another thread.
 class TsanContext {
  public:
   TsanContext();
@@ -30,6 +31,9 @@ class TsanContext {
 
   void Enter();
   void Leave();
+  // REQUIRES: in a context.
+  static void Read(const void* address, size_t size_bytes);
+  static void Write(void* address, size_t size_bytes);
 
  private:
   void* self_ = nullptr;

@@ -3,6 +3,7 @@
 #define SPILLWAY_TESTS_FAKES_CUDA_LAUNCH_FOR_TEST_H_
 
 #include <cuda_runtime.h>
+#include <gtest/gtest.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -37,8 +38,11 @@ std::vector<T> FromDevice(const T* device, size_t n) {
 }
 
 // ThreadSanitizer reports a race, whatever the order is in which `run()` does things. Under it alone.
+// In a process of its own: of one that is forked from many threads, which fibers are to it, ThreadSanitizer
+// does not look at everything.
 #define SPILLWAY_EXPECT_RACE(run)                                          \
   do {                                                                     \
+    GTEST_FLAG_SET(death_test_style, "threadsafe");                        \
     const auto run_and_exit = [&] {                                        \
       run();                                                               \
       std::exit(0);                                                        \

@@ -55,8 +55,11 @@ class Copy : public Operation {
     // In slices, so that others see it half done.
     const size_t begin = piece.size_bytes * slice_ / slices_;
     const size_t end = piece.size_bytes * (slice_ + 1) / slices_;
-    std::memcpy(static_cast<char*>(piece.destination) + begin, static_cast<const char*>(piece.source) + begin,
-                end - begin);
+    char* const to = static_cast<char*>(piece.destination) + begin;
+    const char* const from = static_cast<const char*>(piece.source) + begin;
+    TsanContext::Read(from, end - begin);
+    TsanContext::Write(to, end - begin);
+    std::memcpy(to, from, end - begin);
     if (++slice_ < slices_) return false;
     slice_ = 0;
     return ++piece_ == pieces_.size();
@@ -83,6 +86,7 @@ class Fill : public Operation {
                                                 Name(destination_) + ", which is no device memory");
       return false;
     }
+    TsanContext::Write(destination_, size_bytes_);
     std::memset(destination_, value_, size_bytes_);
     return true;
   }
@@ -161,6 +165,7 @@ class Kernel : public Operation {
   uint64_t stride_ = 1;
 };
 
+// What it does to memory ThreadSanitizer is not told.
 class HostCall : public Operation {
  public:
   explicit HostCall(std::function<void()> function) : function_(std::move(function)) {}

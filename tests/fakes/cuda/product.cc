@@ -78,10 +78,10 @@ class Product : public Operation {
       stamp_ = machine.random.Next();
       FillWorkspace();
     }
-    TsanRead(args_.a, static_cast<size_t>(ExtentBytes(args_.a_shape)));
-    TsanRead(args_.b, static_cast<size_t>(ExtentBytes(args_.b_shape)));
+    TsanContext::Read(args_.a, static_cast<size_t>(ExtentBytes(args_.a_shape)));
+    TsanContext::Read(args_.b, static_cast<size_t>(ExtentBytes(args_.b_shape)));
     if (args_.bias != nullptr) {
-      TsanRead(args_.bias, static_cast<size_t>(m_ * ElementBytes(args_.d_shape.type)));
+      TsanContext::Read(args_.bias, static_cast<size_t>(m_ * ElementBytes(args_.d_shape.type)));
     }
     LoadA();
     // Some of the columns, so that what other streams do comes between.
@@ -161,7 +161,7 @@ class Product : public Operation {
       if ((args_.epilogue & CUBLASLT_EPILOGUE_GELU) != 0) value = Gelu(value);
       const int64_t index = IndexOf(args_.d_shape, batch_, i, column_);
       const int64_t bytes = ElementBytes(args_.d_shape.type);
-      TsanWrite(static_cast<char*>(args_.d) + index * bytes, static_cast<size_t>(bytes));
+      TsanContext::Write(static_cast<char*>(args_.d) + index * bytes, static_cast<size_t>(bytes));
       Store(args_.d, args_.d_shape.type, index, value);
     }
   }
