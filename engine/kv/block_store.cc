@@ -39,7 +39,8 @@ struct BlockStore::Impl {
         hashes(static_cast<size_t>(n_blocks)),
         index(static_cast<size_t>(n_blocks), hashes),
         cached(n_blocks),
-        droppable(n_blocks) {
+        droppable(n_blocks),
+        cached_droppable(n_blocks) {
     free_ids.reserve(static_cast<size_t>(n_blocks));
     for (int64_t block = n_blocks - 1; block >= 0; --block) free_ids.push_back(static_cast<BlockId>(block));
     PublishCounts();
@@ -64,23 +65,24 @@ struct BlockStore::Impl {
     return droppable.Contains(block) ? std::min(kKvSlots, x_slots) : 0;
   }
   int64_t available_slots() const {
-    return slots.free_slots() + cached_slots +
-           (droppable.size() - droppable_cached) * std::min(kKvSlots, x_slots);
+    return slots.free_slots() + cached_slots + droppable.size() * std::min(kKvSlots, x_slots);
   }
+  int64_t in_use_slots() const { return slots.n_slots() - slots.free_slots() - cached_slots; }
 
   Form FormOfNew() {
     if (!policy.stores_x) return Form::kKv;
-    const int64_t taken = slots.n_slots() - slots.free_slots() + SlotsOf(Form::kBoth);
-    if (policy.WantsBoth(static_cast<double>(taken) / static_cast<double>(slots.n_slots()))) {
+    const int64_t in_use = in_use_slots() + SlotsOf(Form::kBoth);
+    if (policy.WantsBoth(static_cast<double>(in_use) / static_cast<double>(slots.n_slots()))) {
       return Form::kBoth;
     }
     return new_blocks.Next(policy.ShareOfNext(in_use_forms)) ? Form::kX : Form::kKv;
   }
 
-  BlockId Allocate(Form form) {
+  // `from_cached`: room is made of cached blocks alone.
+  BlockId Allocate(Form form, bool from_cached = false) {
     Planes planes;
     while (!slots.Take(form, &planes)) {
-      if (!MakeRoom()) return kNoBlock;
+      if (!MakeRoom(from_cached)) return kNoBlock;
     }
     const BlockId block = free_ids.back();
     free_ids.pop_back();
@@ -92,8 +94,12 @@ struct BlockStore::Impl {
     return block;
   }
 
-  bool MakeRoom() {
-    if (!droppable.empty()) {
+  bool MakeRoom(bool from_cached) {
+    if (!cached_droppable.empty()) {
+      DropForm(cached_droppable.oldest());
+      return true;
+    }
+    if (!from_cached && !droppable.empty()) {
       DropForm(droppable.oldest());
       return true;
     }
@@ -118,8 +124,7 @@ struct BlockStore::Impl {
     }
     --forms.both_blocks;
     ++forms.Of(kept);
-    droppable.Remove(block);
-    droppable_cached -= is_cached;
+    (is_cached ? cached_droppable : droppable).Remove(block);
   }
 
   void Cache(BlockId block) {
@@ -128,7 +133,9 @@ struct BlockStore::Impl {
     --in_use_forms.Of(form);
     ++cached_forms.Of(form);
     cached_slots += SlotsOf(form);
-    droppable_cached += droppable.Contains(block);
+    if (form != Form::kBoth) return;
+    droppable.Remove(block);
+    cached_droppable.Append(block);
   }
   void Uncache(BlockId block) {
     cached.Remove(block);
@@ -136,7 +143,9 @@ struct BlockStore::Impl {
     --cached_forms.Of(form);
     ++in_use_forms.Of(form);
     cached_slots -= SlotsOf(form);
-    droppable_cached -= droppable.Contains(block);
+    if (form != Form::kBoth) return;
+    cached_droppable.Remove(block);
+    droppable.Append(block);
   }
 
   // A cached block's content is forgotten and the block is free.
@@ -166,7 +175,7 @@ struct BlockStore::Impl {
     counts.forms = in_use_forms + cached_forms;
     counts.total_slots = slots.n_slots();
     counts.cached_slots = cached_slots;
-    counts.in_use_slots = slots.n_slots() - slots.free_slots() - cached_slots;
+    counts.in_use_slots = in_use_slots();
     counts.dropped_kv = dropped_kv;
     counts.dropped_x = dropped_x;
     const MutexLock lock(mutex);
@@ -182,9 +191,9 @@ struct BlockStore::Impl {
   BlockIndex index;               // of published blocks
   std::vector<BlockId> free_ids;  // a stack; there is one wherever there are slots for a block
   BlockList cached;               // by their last use
-  BlockList droppable;            // stored in both forms and not pinned, by their last use
+  BlockList droppable;            // in use, stored in both forms and not pinned, by their last use
+  BlockList cached_droppable;     // cached and stored in both forms, by their last use
   int64_t cached_slots = 0;       // of cached blocks
-  int64_t droppable_cached = 0;   // of the droppable ones
   // Each is steered for itself: steps read what is in use.
   FormCounts in_use_forms;
   FormCounts cached_forms;
@@ -213,7 +222,7 @@ bool BlockStore::stores_x() const { return impl_->policy.stores_x; }
 
 BlockId BlockStore::Allocate() {
   const Form form = impl_->FormOfNew();
-  BlockId block = impl_->Allocate(form);
+  BlockId block = impl_->Allocate(form, /*from_cached=*/form == Form::kBoth);
   const Form smallest = stores_x() && impl_->x_slots < kKvSlots ? Form::kX : Form::kKv;
   if (block == kNoBlock && form != smallest) block = impl_->Allocate(smallest);
   impl_->PublishCounts();

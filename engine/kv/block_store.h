@@ -6,9 +6,10 @@
 // > 0) or cached (no references, full, findable by its hash). BlockHasher makes the hashes; equal ones mean
 // equal contents.
 //
-// Where slots are short, first blocks that are stored in both forms lose one (FormPolicy says which), those
-// first that were used longest ago; then cached blocks are evicted in that order. A form is never dropped of
-// a block that is pinned: work under way reads its planes.
+// Where slots are short, first blocks that are stored in both forms lose one (FormPolicy says which), cached
+// ones before those in use, and of either those first that were used longest ago; then cached blocks are
+// evicted in that order. For a block that is to have both forms only cached ones give way. A form is never
+// dropped of a block that is pinned: work under way reads its planes.
 //
 // Owned by the scheduler, which alone allocates and frees; executors read planes and pin. Step thread only;
 // Counts() is thread-safe. After construction nothing here allocates memory.

@@ -1,10 +1,15 @@
 // FormPolicy: in which forms blocks are stored on the host where X may be stored beside or instead of K and
 // V.
 //
-// While the pool has room a block is stored in both forms, and every step chooses. Beyond that each block has
-// one form, and under pressure blocks that have both lose one, so that the shares of the forms move towards
-// what the planner wants: as nothing is ever converted, what is stored anew and what is dropped is all that
-// steers.
+// While what is in use leaves the pool room a block is stored in both forms, and every step chooses. Beyond
+// that each block has one form, and under pressure blocks that have both lose one, so that the shares of the
+// forms move towards what the planner wants: as nothing is ever converted, what is stored anew and what is
+// dropped is all that steers.
+//
+// Cached blocks are room: a cache of prefixes fills every pool in time, and would else end all choice however
+// small the load. What that costs them is bounded. They first lose their own second forms, so that a new
+// block in both forms evicts no more blocks than one in one form does, once second forms come and go; what
+// they have less of for good is the second forms of blocks in use, which are at most both_below of the slots.
 //
 // A value.
 #ifndef SPILLWAY_ENGINE_KV_FORM_POLICY_H_
@@ -33,13 +38,13 @@ struct FormCounts {
 
 struct FormPolicy {
   bool stores_x = false;  // false: K and V, always
-  // New blocks are stored in both forms as long as the pool is not fuller than this share of its slots.
+  // New blocks are stored in both forms as long as blocks in use take no more than this share of the slots.
   double both_below = 0.7;
   // Of the blocks in one form, what is wanted as X.
   double x_share = 0.5;
 
-  // Of a new block, where `full_share` of the slots would be taken if it had both forms.
-  bool WantsBoth(double full_share) const { return stores_x && full_share <= both_below; }
+  // Of a new block, with which `in_use_share` of the slots would be in use if it had both forms.
+  bool WantsBoth(double in_use_share) const { return stores_x && in_use_share <= both_below; }
   // Of the blocks that join those of one form, beside `counts`: the share to be X. Once what there is has the
   // share that is wanted, so has what joins it; else more or less, as far as the other is off.
   double ShareOfNext(const FormCounts& counts) const {

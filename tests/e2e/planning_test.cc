@@ -131,7 +131,6 @@ TEST(Planning, AFullPoolDropsFormsAndAnswersTheSame) {
   EXPECT_GT(Metric(linked, "spillway_kv_forms_dropped_total{form=\"kv\"}") +
                 Metric(linked, "spillway_kv_forms_dropped_total{form=\"x\"}"),
             0);
-  EXPECT_EQ(Metric(linked, "spillway_kv_form_blocks{form=\"both\"}"), 0);
   EXPECT_GT(Metric(linked, "spillway_kv_form_blocks{form=\"x\"}"), 0);
   EXPECT_EQ(Metric(plain, "spillway_kv_form_blocks{form=\"x\"}"), 0);
   linked.Signal(SIGTERM);

@@ -78,6 +78,61 @@ TEST(BlockFormsTest, BlocksHaveBothFormsWhileThePoolIsNotFull) {
   EXPECT_EQ(store.Counts().dropped_kv + store.Counts().dropped_x, 0) << "there is room left";
 }
 
+// Fills the store with cached blocks, in the forms that the policy gives them.
+int FillWithCached(BlockStore& store) {
+  const std::vector<BlockId> blocks = AllocateAll(store);
+  for (size_t i = 0; i < blocks.size(); ++i) store.Publish(blocks[i], HashOf(static_cast<int>(i)));
+  for (const BlockId block : blocks) store.Unref(block);
+  return static_cast<int>(blocks.size());
+}
+
+TEST(BlockFormsTest, ACacheThatFillsThePoolLeavesNewBlocksBothForms) {
+  BlockStore store(300, 1, Policy(0.7, 0.5));
+  const int n_cached = FillWithCached(store);
+  EXPECT_EQ(store.Counts().cached_slots, 300);
+  std::vector<BlockId> blocks;
+  for (int i = 0; i < 70; ++i) {
+    blocks.push_back(store.Allocate());
+    EXPECT_TRUE(store.PlanesOf(blocks.back()).has_both()) << i;
+  }
+  for (const BlockId block : blocks)
+    EXPECT_TRUE(store.PlanesOf(block).has_both()) << "no new one took a form";
+  EXPECT_EQ(store.Counts().in_use_slots, 210);
+  EXPECT_FALSE(store.PlanesOf(store.Allocate()).has_both());
+  // The cached blocks used last are still there, in the slots that are left.
+  for (int i = n_cached - 57; i < n_cached; ++i) EXPECT_TRUE(store.Contains(HashOf(i))) << i;
+}
+
+TEST(BlockFormsTest, BothFormsEvictNoMoreThanOneFormOnceTheyComeAndGo) {
+  // Blocks that are used one at a time and cached, for ever.
+  const auto kept_by = [](double both_below) {
+    BlockStore store(300, 1, Policy(both_below, 0.5));
+    for (int i = 0; i < 2000; ++i) {
+      const BlockId block = store.Allocate();
+      EXPECT_EQ(store.PlanesOf(block).has_both(), both_below > 0) << i;
+      store.Publish(block, HashOf(i));
+      store.Unref(block);
+    }
+    return store.Counts().cached_blocks;
+  };
+  EXPECT_GE(kept_by(0.7), kept_by(0) - 2);
+}
+
+TEST(BlockFormsTest, CachedBlocksLoseAFormBeforeThoseInUse) {
+  BlockStore store(9, 1, Policy(1, 0.5));
+  const BlockId oldest = store.Allocate();
+  for (int i = 0; i < 2; ++i) {
+    const BlockId block = store.Allocate();
+    store.Publish(block, HashOf(i));
+    store.Unref(block);
+  }
+  store.Allocate(Form::kX);
+  store.Allocate(Form::kX);
+  EXPECT_TRUE(store.PlanesOf(oldest).has_both()) << "though it was used longest ago";
+  EXPECT_TRUE(store.Contains(HashOf(0)));
+  EXPECT_TRUE(store.Contains(HashOf(1)));
+}
+
 TEST(BlockFormsTest, UnderPressureSuperfluousFormsGoBeforeContents) {
   BlockStore store(30, 1, Policy(1, 0.5));
   std::vector<BlockId> blocks;
@@ -88,8 +143,9 @@ TEST(BlockFormsTest, UnderPressureSuperfluousFormsGoBeforeContents) {
   for (int i = 0; i < 5; ++i) store.Unref(blocks[static_cast<size_t>(i)]);  // cached
   const int64_t slots_of_ten_blocks = 15;
   int more = 0;
-  while (store.Counts().forms.total_blocks() == 10 + more && store.Allocate() != kNoBlock) ++more;
-  // As the share says each second one has 2 slots, the others 1.
+  const auto allocate = [&] { return store.Allocate(more % 2 == 0 ? Form::kKv : Form::kX); };
+  while (store.Counts().forms.total_blocks() == 10 + more && allocate() != kNoBlock) ++more;
+  // Each second one has 2 slots, the others 1.
   EXPECT_NEAR(more, (30 - slots_of_ten_blocks) / 1.5, 1);
   EXPECT_EQ(store.Counts().dropped_kv + store.Counts().dropped_x, 10);
   EXPECT_EQ(store.Counts().forms.both_blocks, 0);
