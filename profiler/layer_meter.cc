@@ -90,6 +90,8 @@ int32_t LayerMeter::ChunkBlocks() const {
   return std::max(1, kv_chunk_tokens_ / geometry_.block_tokens);
 }
 
+int64_t LayerMeter::TableBlocks() const { return kSequencesMax * geometry_.blocks_for(kKeysMax); }
+
 LayerMeter::~LayerMeter() {
   if (timer_.stalled()) {
     (void)transformer_.release();  // leaked on purpose: they may still be in use
@@ -103,10 +105,11 @@ absl::Status LayerMeter::Allocate() {
   const model::TransformerLimits& limits = transformer_->limits();
   const int64_t rows = std::max(limits.max_rows, limits.max_rebuild_rows);
   const int64_t free_bytes = device_.info().memory_bytes - device_.allocated_bytes();
-  const int64_t arena_bytes = std::clamp<int64_t>(free_bytes / 8, 0, kArenaBytes);
-  arena_blocks_ = std::max(geometry_.blocks_for(rows), arena_bytes / (2 * geometry_.slot_bytes()));
+  const int64_t arena_bytes = std::clamp<int64_t>(free_bytes / 4, 0, kArenaBytes);
   // Tables fit any of our calls: every sequence with all the keys that a single one may have.
-  const int64_t table_blocks = kSequencesMax * geometry_.blocks_for(kKeysMax);
+  const int64_t table_blocks = TableBlocks();
+  arena_blocks_ = std::max(geometry_.blocks_for(rows),
+                           std::min(arena_bytes / (2 * geometry_.slot_bytes()), table_blocks));
   const int64_t table_sequences = kSequencesMax + table_blocks / ChunkBlocks() + 1;
   arena_.slot_bytes = geometry_.slot_bytes();
   const std::pair<device::DevicePtr*, int64_t> parts[] = {
@@ -194,7 +197,8 @@ absl::Status LayerMeter::TabulateReads(const Reads& reads) {
     }
     calls_.push_back(call);
   }
-  for (int32_t b = 0; b < total; ++b) {
+  // All of them: calls begin anywhere in the table.
+  for (int64_t b = 0; b < TableBlocks(); ++b) {
     const auto block = static_cast<int32_t>(b % arena_blocks_);
     block_rows_.push_back({2 * block, 2 * block + 1});
   }
@@ -263,12 +267,17 @@ absl::StatusOr<CostCurve> LayerMeter::MeasureAttention(std::vector<Reads> points
     if (tabulated != &*reads) SPILLWAY_RETURN_IF_ERROR(TabulateReads(*reads));
     tabulated = &*reads;
     const model::RowBatch batch = Batch(reads->sequences * reads->rows);
+    const int64_t run_blocks = reads->sequences * geometry_.blocks_for(reads->keys);
     return timer_.Time(timer_.compute(), [&] {
       for (int i = 0; i < n; ++i) {
+        if (next_block_ + run_blocks > TableBlocks()) next_block_ = 0;
+        const device::DevicePtr blocks =
+            blocks_ + next_block_ * static_cast<int64_t>(sizeof(device::AttentionBlock));
+        next_block_ += run_blocks;
         for (const Call& call : calls_) {
           const model::KeyTable keys{
               call.n_sequences,
-              sequences_ + call.first * static_cast<int64_t>(sizeof(device::AttentionSequence)), blocks_,
+              sequences_ + call.first * static_cast<int64_t>(sizeof(device::AttentionSequence)), blocks,
               arena_, geometry_.block_tokens};
           // What comes in chunks is merged into what was attended to before.
           transformer_->Attend(timer_.compute(), batch, keys, /*first=*/calls_.size() == 1);

@@ -2,11 +2,12 @@
 //
 // Work goes from layer to layer, as executors do, so that weights come from where they will come from and not
 // from a cache that the same layer has just filled. Inputs are small constants: speed does not depend on
-// them.
+// them. So do keys: each run of attention reads the next ones of the arena, which no device's cache holds.
 //
-// Memory: on the device the transformer's scratch for `limits`, kArenaBytes of K and V (an eighth of what is
-// free where that is less, but always a chunk's) and the rows' own; freed with the meter (kept, where the
-// device stalled: it may still use it). Thread-compatible; everything passed must outlive it.
+// Memory: on the device the transformer's scratch for `limits`, kArenaBytes of K and V (a quarter of what is
+// free or what the longest reads take, where that is less, but always a chunk's) and the rows' own; freed
+// with the meter (kept, where the device stalled: it may still use it). Thread-compatible; everything passed
+// must outlive it.
 #ifndef SPILLWAY_PROFILER_LAYER_METER_H_
 #define SPILLWAY_PROFILER_LAYER_METER_H_
 
@@ -27,7 +28,8 @@ namespace spillway::profiler {
 
 class LayerMeter {
  public:
-  static constexpr int64_t kArenaBytes = int64_t{32} << 20;
+  // Five times the 50 MB that an H100 keeps of it in its cache.
+  static constexpr int64_t kArenaBytes = int64_t{256} << 20;
 
   // `kv_chunk_tokens`: attention takes so many keys in a call, the next ones in another, as executors attend
   // to what arrives in chunks; 0: all in one. REQUIRES: limits.max_rebuild_rows is two blocks or more, whole
@@ -76,6 +78,8 @@ class LayerMeter {
   // Fills the tables, and calls_ with how they are attended to.
   absl::Status TabulateReads(const Reads& reads);
   int32_t ChunkBlocks() const;
+  // Of the table of blocks: what the longest reads take.
+  int64_t TableBlocks() const;
   absl::StatusOr<double> TimeLinear(int32_t rows, int n);
   absl::StatusOr<CostCurve> MeasureAttention(std::vector<Reads> points, MonotonicNs until_ns);
   absl::StatusOr<CostCurve> Fit(const std::vector<double>& units, MonotonicNs until_ns,
@@ -94,6 +98,7 @@ class LayerMeter {
   std::unique_ptr<model::Transformer> transformer_;
   int64_t arena_blocks_ = 0;
   int32_t next_layer_ = 0;
+  int64_t next_block_ = 0;  // of the table: where the next run of attention reads on
 
   device::DevicePtr memory_;     // one allocation
   device::DevicePtr hidden_;     // f32 [max(max_rows, max_head_rows), d]
@@ -102,7 +107,7 @@ class LayerMeter {
   device::DevicePtr positions_;  // int32 [max_rebuild_rows / block_tokens]
   device::DevicePtr row_index_;  // int32 [max_head_rows]
   device::DevicePtr sequences_;  // AttentionSequence [kSequencesMax, and one more a chunk]
-  device::DevicePtr blocks_;     // AttentionBlock [kTableBlocks]
+  device::DevicePtr blocks_;     // AttentionBlock [TableBlocks()]
   device::SlotArena arena_;
 
   // Sources of copies: untouched until those are complete.

@@ -163,8 +163,8 @@ absl::StatusOr<MachineProfile> MeasureProfile(device::Device& device, const mode
     SPILLWAY_RETURN_IF_ERROR(std::move(drained));
   }
   schedule.Begin();
-  SPILLWAY_ASSIGN_OR_RETURN(profile.host_memory_bytes_per_s,
-                            MeasureHostMemory(options.host_buffer_bytes, HostThreads()));
+  const int64_t host_bytes = options.host_buffer_bytes > 0 ? options.host_buffer_bytes : HostMeterBytes();
+  SPILLWAY_ASSIGN_OR_RETURN(profile.host_memory_bytes_per_s, MeasureHostMemory(host_bytes, HostThreads()));
   if (info.kind == "cpu" && info.host_addressable) {
     // Its attention is attention over host memory.
     profile.host_attention_bytes_per_s =

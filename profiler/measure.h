@@ -13,10 +13,11 @@
 // Every phase has its share of `budget_s`; on a slow link or a slow device large sizes are left out and small
 // ones repeated less, never below two sizes. After `bound_s` a wait is given up.
 //
-// Memory while it lasts: on the device 16 MiB for copies, 32 MiB of K and V (an eighth each of what is free
-// where that is less), and a transformer's scratch for visit_rows; on the host 16 MiB registered and, at the
-// end, 128 MiB. All is freed before it returns (kept, where the device stalled: it may still use it). Three
-// streams and seven events stay with the device: streams live as long as it does.
+// Memory while it lasts: on the device 16 MiB for copies and up to 256 MiB of K and V (an eighth and a
+// quarter of what is free where that is less), and a transformer's scratch for visit_rows; on the host 16 MiB
+// registered and, at the end, HostMeterBytes(). All is freed before it returns (kept, where the device
+// stalled: it may still use it). Three streams and seven events stay with the device: streams live as long
+// as it does.
 #ifndef SPILLWAY_PROFILER_MEASURE_H_
 #define SPILLWAY_PROFILER_MEASURE_H_
 
@@ -43,7 +44,7 @@ struct MeasureOptions {
   int32_t head_rows = 32;
   double budget_s = 8;
   double bound_s = 20;
-  int64_t host_buffer_bytes = kHostMeterBytes;
+  int64_t host_buffer_bytes = 0;  // to measure host memory with; 0: HostMeterBytes()
   // Told the phase that begins, how many are done and how many there are.
   std::function<void(absl::string_view phase, int done, int total)> progress = {};
   // For the budget; the device's events measure. Must outlive the call.
