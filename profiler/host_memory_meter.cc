@@ -127,6 +127,8 @@ absl::StatusOr<double> MeasureHostMemory(int64_t size_bytes, int threads) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no ", FormatBytes(size_bytes), " of host memory to measure its rate with"));
   }
+  // As the host pool asks for them: fewer faults, and the pool's own rate.
+  (void)madvise(memory, static_cast<size_t>(size_bytes), MADV_HUGEPAGE);
   std::vector<double> seconds;
   double pass_bytes = 0, total_s = 0;
   uint64_t sum = 0;
