@@ -67,7 +67,7 @@ void MakeQuick(SplitBenchOptions* options, const SplitBenchOptions& given) {
   if (given.modes == defaults.modes) options->modes = {"transfer", "serial", "auto"};
   if (given.steps == defaults.steps) options->steps = 3;
   if (given.unseen == defaults.unseen) options->unseen = 12;
-  if (given.profile_s == defaults.profile_s) options->profile_s = 4;
+  if (given.profile_s == defaults.profile_s) options->profile_s = 3;
 }
 
 std::string Complaint(const SplitBenchOptions& options) {
