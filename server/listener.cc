@@ -54,6 +54,9 @@ int ListenAt(const addrinfo& where) {
 // A family that the machine knows by name only: "localhost" is ::1 too where there is no IPv6.
 bool IsAbsent(int error) { return error == EADDRNOTAVAIL || error == EAFNOSUPPORT; }
 
+// A descriptor to give up when there is no other.
+int OpenReserve() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
 bool IsWantOfDescriptors(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
@@ -87,7 +90,7 @@ Listener::Listener(std::string address, int64_t max_connections)
     : address_(std::move(address)),
       max_connections_(max_connections),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      reserve_(open("/dev/null", O_RDONLY | O_CLOEXEC)) {}
+      reserve_(OpenReserve()) {}
 
 absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const std::string& address,
                                                          int64_t max_connections) {
@@ -153,6 +156,9 @@ void Listener::Work() {
 void Listener::Accept(int listening) {
   // A few at a time, so that Stop is seen however fast they come.
   for (int i = 0; i < 64; ++i) {
+    // What others have left is the reserve's first: without it nobody can be turned away, and who comes would
+    // wait.
+    if (reserve_.get() < 0) reserve_ = Descriptor(OpenReserve());
     Descriptor connected(accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (connected.get() >= 0) {
       Admit(listening, std::move(connected));
@@ -185,10 +191,11 @@ void Listener::Admit(int listening, Descriptor connected) {
 }
 
 void Listener::TurnAway(int listening, int error) {
-  Refuse(ConnectionRefusal::kDescriptors, strerror(error));
   reserve_.Close();
-  Descriptor(accept4(listening, nullptr, nullptr, SOCK_CLOEXEC)).Close();
-  reserve_ = Descriptor(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (Descriptor connected(accept4(listening, nullptr, nullptr, SOCK_CLOEXEC)); connected.get() >= 0) {
+    Refuse(ConnectionRefusal::kDescriptors, strerror(error));
+  }
+  reserve_ = Descriptor(OpenReserve());
   // Somebody else took it: there is nothing to do but to wait, and not to spin.
   if (reserve_.get() < 0) std::this_thread::sleep_for(std::chrono::milliseconds(kWaitForDescriptorsMs));
 }

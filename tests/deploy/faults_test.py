@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -178,6 +179,41 @@ class FaultsTest(unittest.TestCase):
             self.assertEqual(daemons.get(daemon.metrics, "/livez")[0], 200)
         prometheus.signal(signal.SIGCONT)
         daemon.wait_for(lambda: seen() == daemon.metric("spillway_generated_tokens_total"), "a scrape after the pause")
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_no_descriptor_left_costs_new_connections_and_nothing_else(self):
+        fault = self.folder / "fault"
+        fault.write_text("slow")
+        daemon = self.start(program="faulty-spillwayd", variables={"FAULT_FILE": str(fault)})
+        streams = [self.complete(daemon, 200) for _ in range(3)]
+        daemon.wait_for(lambda: daemon.metric("spillway_requests_running") == 3, "streams")
+        pid = daemon.process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (next(fd for fd in range(1 << 20) if fd not in used), limits[1]))
+        host, port = daemon.grpc.rsplit(":", 1)
+        probe = socket.create_connection(daemon.metrics.rsplit(":", 1), timeout=5)
+        self.addCleanup(probe.close)
+        probe.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        taken = refused = 0
+        while refused < 20:
+            connection = socket.create_connection((host, int(port)), timeout=5)
+            self.addCleanup(connection.close)  # until then it keeps its place, where there was one
+            try:
+                served = connection.recv(1) != b""
+            except ConnectionResetError:
+                served = False
+            refused, taken = refused + (not served), taken + served
+            self.assertLess(taken, 10, "what other connections left has to be used up")
+        self.assertEqual([stream.poll() for stream in streams], [None] * 3, "they were to run meanwhile")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        self.assertIn(b"HTTP/1.1 200", probe.recv(100))
+        self.answer(daemon)
+        self.assertGreaterEqual(daemon.metric('spillway_connections_refused_total{reason="descriptors"}'), 20)
+        self.assertRegex(daemon.log(), "a connection was closed as it came.*Too many open files")
+        for stream in streams:
+            _, err = stream.communicate(timeout=60)
+            self.assertEqual(stream.returncode, 0, err)
         self.assertEqual(daemon.stop(), 0)
 
     def test_sigterm_under_load_loses_no_accepted_request(self):

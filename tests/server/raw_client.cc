@@ -41,17 +41,20 @@ std::string HeaderOf(absl::string_view name, absl::string_view value) {
 
 Listener::Descriptor ConnectTo(const std::string& address, int patience_s) {
   Listener::Descriptor out(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (out.get() < 0) return out;
+  if (out.get() >= 0) ConnectTo(address, patience_s, out);
+  return out;
+}
+
+void ConnectTo(const std::string& address, int patience_s, const Listener::Descriptor& socket) {
   sockaddr_in target{};
   int port = 0;
   EXPECT_TRUE(absl::SimpleAtoi(SplitHostPort(address).port, &port));
   target.sin_family = AF_INET;
   target.sin_port = htons(static_cast<uint16_t>(port));
   target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(connect(out.get(), reinterpret_cast<const sockaddr*>(&target), sizeof(target)), 0);
+  EXPECT_EQ(connect(socket.get(), reinterpret_cast<const sockaddr*>(&target), sizeof(target)), 0);
   const timeval patience{patience_s, 0};
-  setsockopt(out.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-  return out;
+  setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 }
 
 RawClient::RawClient(const std::string& address) : socket_(ConnectTo(address, /*patience_s=*/20)) {

@@ -15,6 +15,8 @@ namespace spillway::server {
 
 // A connection to 127.0.0.1, whose reads give up after a time; -1 when the process has no descriptor for it.
 Listener::Descriptor ConnectTo(const std::string& address, int patience_s = 10);
+// Likewise, of a TCP socket that is there already.
+void ConnectTo(const std::string& address, int patience_s, const Listener::Descriptor& socket);
 
 // One connection; one call at a time. Failures to connect or to write fail the test.
 class RawClient {
