@@ -38,8 +38,8 @@ std::string RemedyFor(const CallError& error, absl::string_view server) {
       return "Start spillwayd, or name its address with --server=HOST:PORT or SPILLWAY_SERVER.";
     case grpc::StatusCode::UNIMPLEMENTED:
       return absl::StrCat("What answers at ", server,
-                          " does not serve this call; is it a spillwayd of this "
-                          "version?");
+                          " does not serve this call. With --admin_listen spillwayd serves operators' calls "
+                          "(status, plan, profile, trace, drain) there alone; else, is it of this version?");
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       return "Allow more time with --timeout.";
     default:

@@ -75,8 +75,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
     port.receive_limit_bytes = kAdminReceiveLimitBytes;
     port.max_connections = kAdminConnections;
     port.network_memory_bytes = kAdminMemoryBytes;
-    SPILLWAY_ASSIGN_OR_RETURN(out->admin_port_,
-                              GrpcPort::Bind(port, MakeServerCredentials(options.tls), {&out->admin_}));
+    SPILLWAY_ASSIGN_OR_RETURN(out->admin_port_, GrpcPort::Bind(port, MakeServerCredentials(options.tls),
+                                                               {&out->admin_, &out->health_}));
     out->admin_port_->Accept();
   }
   out->port_->Accept();

@@ -98,6 +98,26 @@ class OperationsTest(unittest.TestCase):
         for file in ("usr/local/bin/spillwayd", "etc/spillway/spillwayd.json", "etc/systemd/system/spillwayd.service"):
             self.assertTrue((self.folder / "root" / file).exists(), file)
 
+    def test_operators_commands_work_on_a_port_of_their_own_and_nowhere_else(self):
+        daemon = self.enterContext(daemons.Spillwayd(
+            f"{OPTIONS.bin}/spillwayd", self.folder, f"--model={OPTIONS.model}", "--host_pool=32MiB", "--lame_duck_ms=0",
+            "--admin_listen=127.0.0.1:0", f"--profile={self.folder}/own_port.json", name="own_port")).wait_until_ready()
+        admin = json.loads(daemon.address_file.read_text())["admin"]
+
+        def ask(server, *arguments):
+            return subprocess.run([f"{OPTIONS.bin}/spillway", f"--server={server}", *arguments], env=daemons.environment(),
+                                  capture_output=True, text=True, check=False, timeout=60)
+
+        for command in (("status",), ("profile",), ("plan", "--sequences=2", "--context=64"),
+                        ("trace", "--duration=100ms", f"--output={self.folder}/trace.json"), ("drain",)):
+            with self.subTest(command):
+                refused = ask(daemon.grpc, *command)
+                self.assertEqual(refused.returncode, 1)
+                self.assertIn("--admin_listen", refused.stderr)
+                done = ask(admin, *command)
+                self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(daemon.process.wait(timeout=30), 0)
+
     def test_every_flag_that_the_prose_names_exists(self):
         helps = "".join(subprocess.run([f"{OPTIONS.bin}/{program}", *arguments, "--help"], capture_output=True, text=True, check=True).stdout
                         for program, *arguments in (("spillwayd",), ("spillway", "plan"), ("spillway", "profile")))

@@ -163,6 +163,13 @@ TEST(Admin, CanHaveAPortOfItsOwn) {
   const auto own = grpc::CreateChannel(server.server->admin_address(), grpc::InsecureChannelCredentials());
   EXPECT_TRUE(v1::AdminService::NewStub(own)->GetStatus(NewContext().get(), {}, &response).ok());
   EXPECT_EQ(response.state(), v1::SERVER_STATE_SERVING);
+  grpc::health::v1::HealthCheckResponse health;
+  EXPECT_TRUE(grpc::health::v1::Health::NewStub(own)->Check(NewContext().get(), {}, &health).ok());
+  EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::SERVING)
+      << "`spillway status` asks first";
+  const auto watch_context = NewContext();
+  const auto watch = grpc::health::v1::Health::NewStub(own)->Watch(watch_context.get(), {});
+  ASSERT_TRUE(watch->Read(&health)) << "a watch that is there when the server ends";
   v1::ListModelsResponse models;
   EXPECT_EQ(v1::InferenceService::NewStub(own)->ListModels(NewContext().get(), {}, &models).error_code(),
             grpc::StatusCode::UNIMPLEMENTED);
