@@ -23,7 +23,7 @@ constexpr int kPlansMax = 1000;
 absl::StatusOr<scheduler::PlacementTargets> TargetsFor(const SplitBatch& batch, scheduler::Planner& planner) {
   exec::BatchShape shape;
   shape.phase = batch.phase;
-  shape.sequences = shape.new_tokens = batch.rows();
+  shape.sequences = shape.new_tokens = shape.head_rows = batch.rows();
   shape.reads_tokens = batch.cached_tokens() + batch.rows();
   shape.host_both_tokens = batch.distinct_tokens();
   for (int i = 0; i < kPlansMax && planner.targets().version == 0; ++i) {

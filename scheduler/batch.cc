@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "engine/exec/step_tables.h"
 #include "scheduler/active_request.h"
 
 namespace spillway::scheduler {
@@ -81,15 +82,7 @@ void Batch::Add(Sequence& sequence, int32_t rows) {
 }
 
 exec::BatchShape Batch::ShapeOf(exec::Phase phase, int64_t distinct_cached_tokens) const {
-  exec::BatchShape shape;
-  shape.phase = phase;
-  shape.sequences = static_cast<int32_t>(segments_.size());
-  shape.new_tokens = rows_;
-  for (const exec::Segment& segment : segments_) {
-    // Row i attends to everything before it and to itself.
-    const int64_t rows = static_cast<int64_t>(segment.tokens.size());
-    shape.reads_tokens += rows * segment.first_position + rows * (rows + 1) / 2;
-  }
+  exec::BatchShape shape = exec::ShapeWithoutCache(phase, segments_);
   shape.resident_kv_tokens = distinct_cached_tokens;
   return shape;
 }

@@ -57,7 +57,7 @@ absl::StatusOr<SplitSolution> Solve(const MachineProfile& profile, const PlanExp
   const PlanQuery& q = e.query;
   BatchShape shape;
   shape.sequences = q.sequences;
-  shape.new_tokens = q.sequences;
+  shape.new_tokens = shape.head_rows = q.sequences;
   shape.reads_tokens = q.sequences * q.context_tokens;
   shape.host_both_tokens = DistinctTokens(q);
   if (q.stream_weights) {

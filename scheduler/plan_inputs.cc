@@ -20,7 +20,7 @@ void FillSplitInputs(const MachineProfile& profile, const BatchShape& shape, con
   in.chi_bytes = model.chi_bytes();
   const double slot_bytes = in.beta_bytes / 2;
   in.stored_chi_bytes = std::ceil(in.chi_bytes / slot_bytes - 1e-9) * slot_bytes;
-  in.head_s = factors.compute * profile.head.At(std::max(1, shape.sequences));
+  in.head_s = shape.head_rows > 0 ? factors.compute * profile.head.At(shape.head_rows) : 0;
   in.placement.reset();
 
   const double in_rate = profile.copy_in.bytes_per_s, out_rate = profile.copy_out.bytes_per_s;

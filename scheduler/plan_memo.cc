@@ -16,9 +16,10 @@ uint64_t Mix(uint64_t hash, int64_t value) {
 
 uint64_t HashOf(const exec::BatchShape& shape) {
   uint64_t hash = Mix(0, static_cast<int64_t>(shape.phase));
-  for (const int64_t value : {int64_t{shape.sequences}, int64_t{shape.new_tokens}, shape.reads_tokens,
-                              shape.resident_kv_tokens, shape.resident_x_tokens, shape.host_kv_tokens,
-                              shape.host_x_tokens, shape.host_both_tokens, shape.weight_load_bytes}) {
+  for (const int64_t value :
+       {int64_t{shape.sequences}, int64_t{shape.new_tokens}, int64_t{shape.head_rows}, shape.reads_tokens,
+        shape.resident_kv_tokens, shape.resident_x_tokens, shape.host_kv_tokens, shape.host_x_tokens,
+        shape.host_both_tokens, shape.weight_load_bytes}) {
     hash = Mix(hash, value);
   }
   return hash;

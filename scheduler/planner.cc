@@ -161,7 +161,7 @@ bool Planner::Ask(const BatchShape& bucket) {
 
 void Planner::SetLoad(int32_t sequences, int64_t distinct_cached_tokens, int64_t reads_tokens,
                       int64_t weight_load_bytes) {
-  load_.sequences = load_.new_tokens = sequences;
+  load_.sequences = load_.new_tokens = load_.head_rows = sequences;
   load_.host_both_tokens = distinct_cached_tokens;
   load_.reads_tokens = reads_tokens;
   load_.weight_load_bytes = weight_load_bytes;
@@ -169,7 +169,7 @@ void Planner::SetLoad(int32_t sequences, int64_t distinct_cached_tokens, int64_t
 
 BatchShape Planner::LoadOf(const BatchShape& shape) const {
   BatchShape load;
-  load.sequences = load.new_tokens = shape.sequences;
+  load.sequences = load.new_tokens = load.head_rows = shape.sequences;
   load.reads_tokens = shape.reads_tokens;
   load.host_both_tokens = CachedTokens(shape);
   load.weight_load_bytes = shape.weight_load_bytes;

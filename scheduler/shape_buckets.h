@@ -28,6 +28,7 @@ constexpr exec::BatchShape BucketOf(const exec::BatchShape& shape) {
   bucket.phase = shape.phase;
   bucket.sequences = static_cast<int32_t>(BucketOf(shape.sequences));
   bucket.new_tokens = static_cast<int32_t>(BucketOf(shape.new_tokens));
+  bucket.head_rows = static_cast<int32_t>(BucketOf(shape.head_rows));
   bucket.reads_tokens = BucketOf(shape.reads_tokens);
   bucket.resident_kv_tokens = BucketOf(shape.resident_kv_tokens);
   bucket.resident_x_tokens = BucketOf(shape.resident_x_tokens);

@@ -54,6 +54,7 @@ struct BatchShape {
   Phase phase = Phase::kDecode;
   int32_t sequences = 0;
   int32_t new_tokens = 0;  // rows computed
+  int32_t head_rows = 0;   // of these, whose logits are: none of a prompt's earlier pieces
   // (query row, key) pairs that attention reads, per layer: causal, the new rows' own keys among them.
   int64_t reads_tokens = 0;
   int64_t resident_kv_tokens = 0;  // distinct cached tokens by residency and stored form

@@ -30,6 +30,9 @@ BatchShape ShapeWithoutCache(Phase phase, absl::Span<const Segment> segments) {
     // Row i attends to everything before it and to itself.
     const int64_t rows = static_cast<int64_t>(segment.tokens.size());
     shape.new_tokens += static_cast<int32_t>(rows);
+    if (segment.output != Output::kNone) {
+      shape.head_rows += segment.output == Output::kSample ? 1 : static_cast<int32_t>(rows);
+    }
     shape.reads_tokens += rows * segment.first_position + rows * (rows + 1) / 2;
   }
   return shape;

@@ -41,6 +41,7 @@ TimelineWriter::TimelineWriter(device::Device& device, Timeline* timeline, const
   if (timeline_ == nullptr) return;
   stream_ = device_.CreateStream("timeline");
   anchor_ = device_.CreateEvent();
+  trial_ = device_.CreateEvent();
 }
 
 void TimelineWriter::Follow() {
@@ -49,10 +50,23 @@ void TimelineWriter::Follow() {
   if (recording == recording_) return;
   recording_ = recording;
   if (recording == 0) return;
-  device_.Record(anchor_, stream_);
-  // A lost device's error shows where results are asked for.
-  if (!device_.Synchronize(anchor_).ok()) recording_ = 0;
-  anchor_ns_ = clock_.NowNs();
+  if (!TieClocks()) recording_ = 0;
+}
+
+bool TimelineWriter::TieClocks() {
+  MonotonicNs least_ns = 0;
+  for (int look = 0; look < kLooks; ++look) {
+    const MonotonicNs before_ns = clock_.NowNs();
+    device_.Record(trial_, stream_);
+    // A lost device's error shows where results are asked for.
+    if (!device_.Synchronize(trial_).ok()) return false;
+    const MonotonicNs took_ns = clock_.NowNs() - before_ns;
+    if (look > 0 && took_ns >= least_ns) continue;
+    least_ns = took_ns;
+    anchor_ns_ = before_ns;
+    std::swap(anchor_, trial_);
+  }
+  return true;
 }
 
 void TimelineWriter::Add(const SpanLabel& label, device::EventId begin, device::EventId end) {

@@ -73,13 +73,20 @@ class TimelineWriter {
   // `timeline` may be null: nothing is ever recorded. All outlive the writer.
   TimelineWriter(device::Device& device, Timeline* timeline, const Clock& clock);
 
-  // Takes note of a recording that began or ended. Once a step, before its first span.
+  // Takes note of a recording that began or ended. Once a step, before its first span. Spans lie on the
+  // host's clock as early as the host came late to an event of an idle stream, by the best of a few looks:
+  // some microseconds, and never later than they were.
   void Follow();
   bool recording() const { return recording_ != 0; }
   // REQUIRES: both events are complete.
   void Add(const SpanLabel& label, device::EventId begin, device::EventId end);
 
  private:
+  static constexpr int kLooks = 8;
+
+  // Finds anchor_ and when it was, within what the quickest look took. False: the device failed.
+  bool TieClocks();
+
   device::Device& device_;
   Timeline* const timeline_;
   const Clock& clock_;
@@ -87,7 +94,8 @@ class TimelineWriter {
   // Ties the device's clock to the host's: recorded on an idle stream when a recording begins.
   device::StreamId stream_{};
   device::EventId anchor_{};
-  MonotonicNs anchor_ns_ = 0;
+  device::EventId trial_{};
+  MonotonicNs anchor_ns_ = 0;  // no later than the anchor was
 };
 
 }  // namespace spillway::exec

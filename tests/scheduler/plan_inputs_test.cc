@@ -16,7 +16,7 @@ using profiler::MachineProfile;
 
 exec::BatchShape Decode(int32_t sequences, int64_t tokens_each) {
   exec::BatchShape shape;
-  shape.sequences = shape.new_tokens = sequences;
+  shape.sequences = shape.new_tokens = shape.head_rows = sequences;
   shape.reads_tokens = sequences * tokens_each;
   shape.host_both_tokens = sequences * tokens_each;
   return shape;
@@ -122,12 +122,24 @@ TEST(SplitInputsOfAProfile, TheSameTokensAreCarriedDifferentlyByTwoBatchShapes) 
   // One sequence leaves compute with slack for rebuilding; 64 that share its tokens take that slack.
   exec::BatchShape alone = Decode(1, 32'000);
   exec::BatchShape many = alone;
-  many.sequences = many.new_tokens = 64;
+  many.sequences = many.new_tokens = many.head_rows = 64;
   many.reads_tokens = 64 * alone.reads_tokens;
   const auto one = SolveSplit(MakeSplitInputs(MultiHeadProfile(), alone));
   const auto all = SolveSplit(MakeSplitInputs(MultiHeadProfile(), many));
   ASSERT_TRUE(one.ok() && all.ok());
   EXPECT_GT(one->groups[0].carried_x_tokens, all->groups[0].carried_x_tokens * 1.2);
+}
+
+TEST(SplitInputsOfAProfile, TheHeadIsChargedForTheRowsThatItIsComputedFor) {
+  const MachineProfile profile = MultiHeadProfile();
+  exec::BatchShape piece = Decode(4, 1000);
+  piece.phase = exec::Phase::kPrefill;
+  piece.new_tokens = 256;
+  piece.head_rows = 0;
+  EXPECT_EQ(MakeSplitInputs(profile, piece).head_s, 0);
+  piece.head_rows = 2;
+  EXPECT_EQ(MakeSplitInputs(profile, piece).head_s, profile.head.At(2));
+  EXPECT_GT(profile.head.At(2), 0);
 }
 
 TEST(SplitInputsOfAProfile, FactorsScaleTheirOwnResource) {

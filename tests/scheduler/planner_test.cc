@@ -31,7 +31,7 @@ constexpr std::chrono::seconds kLong(20);
 
 BatchShape Decode(int32_t sequences, int64_t tokens) {
   BatchShape shape;
-  shape.sequences = shape.new_tokens = sequences;
+  shape.sequences = shape.new_tokens = shape.head_rows = sequences;
   shape.reads_tokens = tokens + sequences;
   shape.host_both_tokens = tokens;
   return shape;

@@ -35,7 +35,7 @@ class SplittingNullExecutor final : public fakes::NullExecutor {
   exec::BatchShape ShapeOf(exec::Phase phase, absl::Span<const exec::Segment> segments) override {
     exec::BatchShape shape;
     shape.phase = phase;
-    shape.sequences = shape.new_tokens = static_cast<int32_t>(segments.size());
+    shape.sequences = shape.new_tokens = shape.head_rows = static_cast<int32_t>(segments.size());
     shape.reads_tokens = shape.host_both_tokens = 100'000;
     return shape;
   }
@@ -48,7 +48,7 @@ TEST(AllocationTest, APlanThatIsKnownAllocatesNothing) {
   options.pool_bytes = 1e12;
   Planner planner(solver, options);
   exec::BatchShape shape;
-  shape.sequences = shape.new_tokens = 16;
+  shape.sequences = shape.new_tokens = shape.head_rows = 16;
   shape.reads_tokens = shape.host_both_tokens = 100'000;
   exec::StepStats stats;
   stats.lanes[static_cast<size_t>(exec::Lane::kKvLoad)] = {1'000'000, 0, 25'000'000, 1};

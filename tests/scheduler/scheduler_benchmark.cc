@@ -87,7 +87,7 @@ BENCHMARK(BM_DecodePass)
 
 exec::BatchShape RandomDecode(std::mt19937_64& random) {
   exec::BatchShape shape;
-  shape.sequences = shape.new_tokens = 1 + static_cast<int32_t>(random() % 256);
+  shape.sequences = shape.new_tokens = shape.head_rows = 1 + static_cast<int32_t>(random() % 256);
   shape.host_both_tokens = 1000 + static_cast<int64_t>(random() % 1'000'000);
   shape.host_kv_tokens = static_cast<int64_t>(random() % 100'000);
   shape.resident_x_tokens = static_cast<int64_t>(random() % 100'000);

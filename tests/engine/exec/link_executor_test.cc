@@ -217,6 +217,7 @@ TEST_P(LinkExecutorTest, ShapeCountsWhatTheStepThenFinds) {
   engine.link().WaitForStores();
   const BatchShape shape = engine.executor().ShapeOf(Phase::kPrefill, {&segment, 1});
   EXPECT_EQ(shape.new_tokens, 3);
+  EXPECT_EQ(shape.head_rows, 3);  // every row's logits are kept
   EXPECT_EQ(shape.reads_tokens, 97 + 98 + 99);
   const StepResult result = engine.Run(*item, {&segment, 1});
   EXPECT_EQ(shape.resident_kv_tokens, result.stats.tokens.resident_kv_tokens);

@@ -35,6 +35,20 @@ Segment MakeSegment(const std::vector<text::TokenId>& tokens, int32_t first_posi
   return segment;
 }
 
+TEST(ShapeWithoutCacheTest, CountsRowsReadsAndWhoseLogitsAreComputed) {
+  const std::vector<text::TokenId> three = {1, 2, 3}, one = {4};
+  const std::vector<kv::BlockId> blocks = {0, 1, 2};
+  const BatchShape shape = ShapeWithoutCache(
+      Phase::kPrefill,
+      std::vector<Segment>{MakeSegment(three, 10, blocks), MakeSegment(three, 0, blocks, Output::kSample),
+                           MakeSegment(one, 30, blocks, Output::kSample),
+                           MakeSegment(three, 5, blocks, Output::kAllLogits)});
+  EXPECT_EQ(shape.sequences, 4);
+  EXPECT_EQ(shape.new_tokens, 10);
+  EXPECT_EQ(shape.head_rows, 0 + 1 + 1 + 3);
+  EXPECT_EQ(shape.reads_tokens, (11 + 12 + 13) + (1 + 2 + 3) + 31 + (6 + 7 + 8));
+}
+
 TEST(StepTablesTest, ChunkBordersCutSegmentsAndRowsCountFromTheChunk) {
   StepTables tables(Limits(), /*chunk_rows=*/4, kBlockTokens);
   DistinctTokens distinct(10);
