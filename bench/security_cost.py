@@ -3,7 +3,7 @@
 
 Usage: security_cost.py --model=FILE.gguf --tiny=FILE.gguf [--bin=build/release/bin] [--rounds=3] [--json=FILE [--append]]
 
-Prints, as medians over the rounds,
+Prints medians over the rounds, and how far the ways of one round lie apart:
 - tokens/s of a closed loop of 64 streams on --model, in plain text and over TLS, client and daemon on one machine;
 - CPU of the server per generated token on --tiny, a model so small that serving is most of the work, likewise;
 - CPU of the daemon per request of two tokens on --tiny: open, with a token and its tenant's limits, and with 4,096 tokens
@@ -105,8 +105,10 @@ def main():
                     "4,096 tokens": ([f"--tokens_file={folder}/many.json"], token)}
         tiny = [f"--model={options.tiny}", "--threads=1", "--host_pool=256MiB"]
         for _ in range(options.rounds):
+            # Backwards every other time: what comes first finds another machine.
+            turn = 1 if len(load_averages) % 2 == 0 else -1
             load_averages.append(os.getloadavg()[0])
-            for way, (flags, client) in ways.items():
+            for way, (flags, client) in list(ways.items())[::turn]:
                 with daemon(programs, f"--model={options.model}", "--host_pool=2GiB", *flags):
                     report = bench(programs, folder, "serve", "--concurrency=64", f"--duration_s={options.seconds}", "--warmup=64",
                                    "--prompt_tokens=fixed:16", "--output_tokens=fixed:64", *client)
@@ -115,7 +117,7 @@ def main():
                     report = bench(programs, folder, "server_cpu", f"--model={options.tiny}", "--duration_s=8", *client)
                 raw.setdefault(f"server CPU, us a token, {way}", []).append(report["cpu_us_per_token"]["server"])
                 raw.setdefault(f"server CPU, us a delta, {way}", []).append(report["server_cpu_us_per_delta"])
-            for access, (flags, client) in accesses.items():
+            for access, (flags, client) in list(accesses.items())[::turn]:
                 with daemon(programs, *tiny, *flags):
                     report = bench(programs, folder, "server_cpu", f"--model={options.tiny}", "--concurrency=16", "--prompt_tokens=4",
                                    "--output_tokens=2", "--duration_s=8", *client)
@@ -124,12 +126,16 @@ def main():
     median = {name: statistics.median(values) for name, values in raw.items()}
     for name, values in raw.items():
         print(f"{name:45s} {median[name]:9.1f}   ({', '.join(f'{value:.1f}' for value in values)})")
-    plain, secure = (median[f"tokens/s, 64 streams, {way}"] for way in ways)
-    requests = [median[f"daemon CPU, us a request, {access}"] for access in accesses]
-    summary = {"tls_cost_percent": 100 * (1 - secure / plain), "token_us_a_request": requests[1] - requests[0],
-               "many_tokens_us_a_request": requests[2] - requests[0]}
-    print(f"TLS costs {summary['tls_cost_percent']:.1f} % of tokens/s; a token {summary['token_us_a_request']:.1f} us a request, "
-          f"among 4,096 {summary['many_tokens_us_a_request']:.1f} us")
+    # Of the two that a round measured one after the other.
+    names = [f"daemon CPU, us a request, {access}" for access in accesses]
+    differences = {
+        "tls_cost_percent": [100 * (1 - secure / plain) for plain, secure in zip(*(raw[f"tokens/s, 64 streams, {way}"] for way in ways))],
+        "tls_us_a_delta": [secure - plain for plain, secure in zip(*(raw[f"server CPU, us a delta, {way}"] for way in ways))],
+        "token_us_a_request": [one - open_ for open_, one in zip(raw[names[0]], raw[names[1]])],
+        "many_tokens_us_a_request": [many - open_ for open_, many in zip(raw[names[0]], raw[names[2]])]}
+    summary = {name: {"median": statistics.median(values), "lowest": min(values), "highest": max(values)} for name, values in differences.items()}
+    for name, of in summary.items():
+        print(f"{name:45s} {of['median']:9.1f}   ({of['lowest']:.1f} to {of['highest']:.1f} in {len(differences[name])} rounds)")
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(
             {"schema_version": 1, "benchmark": "security_cost", "load_averages": load_averages, "model": os.path.basename(options.model),
