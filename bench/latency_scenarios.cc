@@ -74,7 +74,7 @@ absl::Status WaitForPrefill(ServerProbe& probe, const std::atomic<bool>& stop) {
 
 ExitCode RunLongPromptScenario(const ServeContext& context) {
   const ServeOptions& options = context.options;
-  ServerProbe probe(options.connection.server, options.metrics_url, options.access);
+  ServerProbe probe(options.connection.server, options.metrics_url, options.access, options.admin);
   const absl::StatusOr<v1::Model> model = probe.GetModel();
   if (!model.ok()) return BenchFailed(model.status().message(), context.console);
   const int64_t room = model->context_tokens() - kLongOutputTokens;

@@ -151,7 +151,7 @@ std::vector<std::string> Verdict(const LoadStats& stats, const ServerCost& cost,
 
 ExitCode RunLoadScenario(const ServeContext& context) {
   const ServeOptions& options = context.options;
-  ServerProbe probe(options.connection.server, options.metrics_url, options.access);
+  ServerProbe probe(options.connection.server, options.metrics_url, options.access, options.admin);
   const absl::StatusOr<v1::Model> model = probe.GetModel();
   if (!model.ok()) return BenchFailed(model.status().message(), context.console);
   absl::StatusOr<Workload> workload = Workload::Create(options.workload, *model);

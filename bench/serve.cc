@@ -32,6 +32,8 @@ constexpr absl::string_view kUsage =
 void AddFlags(FlagTable& flags, ServeOptions* options) {
   flags.Section("The daemon");
   AddConnectionFlags(flags, &options->connection);
+  flags.Add("admin", &options->admin, "HOST:PORT",
+            "Its --admin_listen, where it has one: what runs and how many blocks are in use is asked there.");
   flags.Add("metrics", &options->metrics_url, "HOST:PORT",
             "Its --metrics_listen: adds CPU and memory of the daemon to the report.");
   flags.Add("connections", &options->connections, "N",

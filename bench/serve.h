@@ -19,6 +19,7 @@ namespace spillway::bench {
 struct ServeOptions {
   client::ConnectionOptions connection;
   client::Access access;  // of it
+  std::string admin;      // of AdminService; empty: the server's
   std::string metrics_url;
   std::string json;
   std::string scenario;

@@ -28,8 +28,12 @@ absl::Status ToStatus(const grpc::Status& status, absl::string_view server) {
 }  // namespace
 
 ServerProbe::ServerProbe(absl::string_view server, absl::string_view metrics_url,
-                         const client::Access& access)
-    : server_(server), metrics_url_(metrics_url), channel_(client::OpenChannel(server, access)) {}
+                         const client::Access& access, absl::string_view admin)
+    : server_(server),
+      admin_(admin.empty() ? server : admin),
+      metrics_url_(metrics_url),
+      channel_(client::OpenChannel(server_, access)),
+      admin_channel_(client::OpenChannel(admin_, access)) {}
 
 absl::StatusOr<v1::Model> ServerProbe::GetModel() {
   grpc::ClientContext call;
@@ -44,8 +48,9 @@ absl::StatusOr<ServerSnapshot> ServerProbe::Snapshot() {
   ServerSnapshot snapshot;
   grpc::ClientContext call;
   client::SetDeadline(call, {-1}, kCallTimeoutMs);
-  const grpc::Status status = v1::AdminService::NewStub(channel_)->GetStatus(&call, {}, &snapshot.status);
-  if (!status.ok()) return ToStatus(status, server_);
+  const grpc::Status status =
+      v1::AdminService::NewStub(admin_channel_)->GetStatus(&call, {}, &snapshot.status);
+  if (!status.ok()) return ToStatus(status, admin_);
   if (!metrics_url_.empty()) {
     SPILLWAY_ASSIGN_OR_RETURN(const std::string text, HttpGet(metrics_url_));
     snapshot.metrics = MetricsText::Parse(text);

@@ -30,8 +30,9 @@ struct ServerSnapshot {
 // Thread-compatible.
 class ServerProbe {
  public:
-  // `metrics_url` may be empty.
-  ServerProbe(absl::string_view server, absl::string_view metrics_url, const client::Access& access = {});
+  // `metrics_url` may be empty, and `admin`, which is then `server`.
+  ServerProbe(absl::string_view server, absl::string_view metrics_url, const client::Access& access = {},
+              absl::string_view admin = "");
 
   // Errors are one line with the remedy.
   absl::StatusOr<v1::Model> GetModel();
@@ -44,8 +45,10 @@ class ServerProbe {
 
  private:
   const std::string server_;
+  const std::string admin_;
   const std::string metrics_url_;
   const std::shared_ptr<grpc::Channel> channel_;
+  const std::shared_ptr<grpc::Channel> admin_channel_;
 };
 
 inline bool IsIdle(const v1::GetStatusResponse& status) {

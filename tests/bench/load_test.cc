@@ -424,6 +424,18 @@ TEST_F(ServeTest, AReportThatCannotBeWrittenIsRefusedBeforeAnythingIsSent) {
   unlink(path.c_str());
 }
 
+TEST_F(ServeTest, TheStatusIsAskedForWhereOperatorsAre) {
+  // Three sequences run for the one, none for the other.
+  client::FakeDaemon operators;
+  operators.SetRunning(0);
+  const std::vector<std::string> load = {"--concurrency=1", "--requests=1", "--settle=100ms"};
+  EXPECT_EQ(Serve(load).exit_code, client::kExitFailed);
+  std::vector<std::string> there = load;
+  there.push_back("--admin=" + operators.address());
+  const Result result = Serve(there);
+  EXPECT_EQ(result.exit_code, client::kExitOk) << result.out << result.err;
+}
+
 TEST_F(ServeTest, ReportsATableAndJson) {
   daemon_.SetRunning(0);
   const OnePageHttpServer metrics(
