@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -110,45 +109,6 @@ TEST(Listener, GoesOnAfterDescriptorsRanOut) {
   EXPECT_EQ(counts.accepted, 0);
   const Descriptor late = ConnectTo((*listener)->address());
   EXPECT_TRUE(Eventually([&] { return holder.size() == 1; }));
-}
-
-TEST(Listener, WhatOthersLeaveIsTheReservesBeforeItIsAConnections) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "as above";
-#endif
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
-  auto listener = Listener::Bind("127.0.0.1:0", 1'000'000);
-  ASSERT_TRUE(listener.ok()) << listener.status();
-  const std::string address = (*listener)->address();
-  Holder holder;
-  (*listener)->Start(holder.Take());
-  std::vector<Descriptor> clients;
-  for (int i = 0; i < 200; ++i) clients.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const rlimit few{static_cast<rlim_t>(clients.back().get()) + 1, before.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
-  std::vector<Descriptor> all;
-  for (Descriptor fd(dup(0)); fd.get() >= 0; fd = Descriptor(dup(0))) all.push_back(std::move(fd));
-  // Another part of the process takes the reserve while it turns somebody away.
-  std::atomic<int> stolen{-1};
-  std::atomic<bool> stop{false};
-  std::thread thief([&] {
-    while (stolen < 0 && !stop) stolen = dup(0);
-  });
-  size_t n_connected = 0;
-  while (stolen < 0 && n_connected + 1 < clients.size()) ConnectTo(address, 10, clients[n_connected++]);
-  stop = true;
-  thief.join();
-  const bool was_stolen = stolen >= 0;
-  if (was_stolen) close(stolen);  // the one descriptor that there is
-  ConnectTo(address, 10, clients[n_connected++]);
-  size_t n_closed = 0;
-  for (size_t i = 0; i < n_connected; ++i) n_closed += IsClosed(clients[i]) ? 1 : 0;
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
-  EXPECT_TRUE(was_stolen);
-  EXPECT_EQ(n_closed, n_connected) << "nobody waits";
-  EXPECT_EQ(holder.size(), 0U);
-  EXPECT_EQ((*listener)->Counts().refused[static_cast<size_t>(ConnectionRefusal::kDescriptors)], n_connected);
 }
 
 TEST(Listener, EveryAddressOfAHostIsListenedOn) {
