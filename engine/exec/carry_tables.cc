@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "engine/exec/staging_ring.h"
 
 namespace spillway::exec {
 namespace {
@@ -139,10 +140,13 @@ void CarryTables::SaveAhead(int64_t n_ahead) {
   SPILLWAY_CHECK(n_ahead <= static_cast<int64_t>(carried_chunks_.size()) && n_ahead <= round_chunks_);
   ahead_.clear();
   ahead_blocks_.clear();
-  ahead_kv_blocks_ = ahead_x_blocks_ = 0;
-  for (int64_t i = 0; i < n_ahead; ++i) {
+  ahead_kv_blocks_ = ahead_x_blocks_ = recurring_chunks_ = 0;
+  const auto n_carried = static_cast<int64_t>(carried_chunks_.size());
+  const int64_t n_saved = std::max(n_ahead, std::min<int64_t>(n_carried, AheadChunksMax(round_chunks_)));
+  for (int64_t i = 0; i < n_saved; ++i) {
     const CarryChunk& chunk = chunks_[static_cast<size_t>(carried_chunks_[static_cast<size_t>(i)])];
-    ahead_.push_back({chunk.form, static_cast<int32_t>(ahead_blocks_.size()), chunk.n_blocks});
+    ahead_.push_back(
+        {chunk.form, static_cast<int32_t>(ahead_blocks_.size()), chunk.n_blocks, /*fetched=*/i < n_ahead});
     const auto first = blocks_taken_.begin() + chunk.first_block;
     ahead_blocks_.insert(ahead_blocks_.end(), first, first + chunk.n_blocks);
   }
@@ -172,6 +176,8 @@ void CarryTables::TakeAhead() {
     if (!IsCarriedAsItWas(ahead, &forms)) continue;
     // Those that have no other form must have room in what is left.
     if (stored_.Of(ahead.form) - forms.Of(ahead.form) > left) continue;
+    ++recurring_chunks_;
+    if (!ahead.fetched) continue;
     stored_.Of(ahead.form) -= forms.Of(ahead.form);
     stored_.both_blocks -= forms.both_blocks;
     ahead.taken = true;

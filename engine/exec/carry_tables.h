@@ -93,6 +93,9 @@ class CarryTables {
              int64_t n_ahead = 0);
   // Whether of those the i-th is one of the carried chunks now. They come first, in the same order.
   bool Took(int64_t i) const { return ahead_[static_cast<size_t>(i)].taken; }
+  // Of the last Build's first carried chunks, as many as may be fetched ahead: how many are carried again, or
+  // could be, had they been fetched.
+  int64_t recurring_chunks() const { return recurring_chunks_; }
 
   absl::Span<const CarryChunk> chunks() const { return chunks_; }
   // Those that take the link and the ring, as numbers of chunks(), in the same order.
@@ -137,11 +140,12 @@ class CarryTables {
     int32_t place;
   };
 
-  // A chunk that was fetched ahead.
+  // A chunk that was fetched ahead, or might have been.
   struct Ahead {
     kv::Form form = kv::Form::kKv;
     int32_t first = 0;  // into ahead_blocks_
     int32_t n_blocks = 0;
+    bool fetched = false;
     bool taken = false;
   };
 
@@ -215,6 +219,7 @@ class CarryTables {
   int64_t resident_x_blocks_ = 0;
   int64_t ahead_kv_blocks_ = 0;
   int64_t ahead_x_blocks_ = 0;
+  int64_t recurring_chunks_ = 0;
   int64_t full_blocks_ = 0;
 };
 

@@ -272,8 +272,10 @@ int64_t LinkExecutor::ChunksToExpect(const Item& item, Phase phase, const SplitP
   const auto end =
       std::find_if(carried.begin(), carried.end(), [&](int32_t chunk) { return chunk >= promoted; });
   // Half of the ring: the next step's tables cross the link behind these copies, and while compute then comes
-  // to the first chunk, the other half keeps the link busy.
-  return std::min<int64_t>(end - carried.begin(), AheadChunksMax(ring_->n_chunks()));
+  // to the first chunk, the other half keeps the link busy. And no more than recurred in this step: where
+  // batches take turns in the item, the next one carries other blocks.
+  return std::min<int64_t>(
+      {end - carried.begin(), AheadChunksMax(ring_->n_chunks()), item.carry.recurring_chunks()});
 }
 
 void LinkExecutor::StartStats(Item& item, Phase phase, const SplitPlan& plan, MonotonicNs begin_ns) {

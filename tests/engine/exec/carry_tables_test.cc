@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/device/cpu/cpu_device.h"
+#include "engine/exec/staging_ring.h"
 #include "engine/kv/block_store.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -394,6 +395,34 @@ TEST_F(CarryTablesTest, SmallChunksFetchedAheadDoNotStay) {
   EXPECT_EQ(tables_->carried_chunks().size(), 2u);
 }
 
+// Whether fetching ahead would have been of use shows without doing it.
+TEST_F(CarryTablesTest, ChunksRecurAsLongAsTheNextStepCarriesThemAsTheyWere) {
+  MakeForms(std::vector<kv::Form>(kBlocks, kv::Form::kBoth), 2);
+  const std::vector<kv::BlockId> first_blocks = {0, 1, 2, 3, 4, 5, 6};
+  const std::vector<kv::BlockId> second_blocks = {10, 11, 12, 13, 14, 15, 16};
+  const Segment first = Reader(first_blocks, 6 * kBlockTokens);
+  const Segment second = Reader(second_blocks, 6 * kBlockTokens);
+  const int64_t most = AheadChunksMax(kRingChunks);
+  Build({first});
+  EXPECT_EQ(tables_->recurring_chunks(), 0);
+  Build({second});
+  EXPECT_EQ(tables_->recurring_chunks(), 0);
+  Build({first, second});
+  EXPECT_EQ(tables_->recurring_chunks(), most);
+  Build({first, second}, /*x_share=*/0, /*n_ahead=*/2);
+  EXPECT_EQ(tables_->recurring_chunks(), 2);
+  Build({first, second}, /*x_share=*/1);
+  EXPECT_EQ(tables_->recurring_chunks(), 0) << "the plan wants another form";
+  Build({first, second}, /*x_share=*/1);
+  EXPECT_EQ(tables_->recurring_chunks(), most);
+  Build({first});
+  Build({first});
+  EXPECT_EQ(tables_->recurring_chunks(), most);
+  for (const kv::BlockId block : first_blocks) cache_->OnBlockLost(block);
+  Build({first});
+  EXPECT_EQ(tables_->recurring_chunks(), 0) << "of other content";
+}
+
 // Every cached block of every reader is found exactly once in the chunks, with its reader's rows.
 TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
   for (uint32_t seed = 1; seed <= 200; ++seed) {
@@ -435,6 +464,8 @@ TEST_F(CarryTablesTest, RandomBatchesReadEveryBlockOnce) {
       if (!tables_->Took(i)) continue;
       EXPECT_EQ(after[n_taken++], before[static_cast<size_t>(i)]) << "seed " << seed;
     }
+    EXPECT_GE(tables_->recurring_chunks(), static_cast<int64_t>(n_taken));
+    EXPECT_LE(tables_->recurring_chunks(), std::max<int64_t>(n_ahead, AheadChunksMax(kRingChunks)));
 
     // Where each block went, from the chunks' runs.
     std::map<std::pair<int32_t, int32_t>, kv::BlockId> at;  // chunk, place

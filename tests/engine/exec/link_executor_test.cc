@@ -616,6 +616,49 @@ TEST(LinkExecutorAheadTest, BlocksThatChangedHandsBetweenTwoStepsAreFetchedAgain
             LogitTolerance(device::DType::kF32));
 }
 
+// Batches that take turns in an item, as those do whose members are more than a batch takes: what the last
+// step carried says nothing about the next one. Then one of them goes on alone.
+TEST(LinkExecutorAheadTest, BatchesThatTakeTurnsFetchNothingAheadUntilOneGoesOnAlone) {
+  TinyEngineOptions options;
+  options.max_item_segments = 2;
+  options.max_item_rows = 80;
+  options.link.emplace();
+  options.link->resident_blocks_max = 0;
+  options.link->ring_chunks = 6;
+  TinyEngine engine(ModelPath(Heads::kMany), options);
+  const std::unique_ptr<WorkItem> item = engine.NewItem(2);
+  std::vector<Sequence> sequences(2);
+  for (Sequence& sequence : sequences) {
+    sequence.tokens = RandomTokens(73, 95, kVocab);
+    engine.Logits(sequence, 80);
+  }
+  engine.link().WaitForStores();
+  const auto step = [&](Sequence& sequence) {
+    const Segment segment = engine.Next(sequence, 1);
+    return engine.Run(*item, {&segment, 1}, Phase::kDecode).stats;
+  };
+  const int64_t carried_bytes = 80 * engine.pool().geometry().beta_bytes() * kLayers;
+  int64_t bytes = 0, n_ahead = 0, n_dropped = 0;
+  for (size_t i = 0; i < 20; ++i) {
+    const StepStats stats = step(sequences[i % 2]);
+    EXPECT_EQ(stats.tokens.carried_kv_tokens, 80);
+    bytes += stats.lanes[static_cast<size_t>(Lane::kKvLoad)].bytes;
+    n_ahead += stats.chunks_ahead;
+    n_dropped += stats.chunks_dropped;
+  }
+  EXPECT_EQ(n_ahead, 0);
+  EXPECT_EQ(n_dropped, 0);
+  EXPECT_EQ(bytes, 20 * carried_bytes);
+  step(sequences[0]);
+  step(sequences[0]);
+  for (int i = 0; i < 2; ++i) {
+    const StepStats stats = step(sequences[0]);
+    EXPECT_EQ(stats.chunks_ahead, 3);
+    EXPECT_EQ(stats.chunks_dropped, 0);
+  }
+  for (Sequence& sequence : sequences) engine.Release(sequence);
+}
+
 // --- Streamed weights.
 
 class WeightStreamTest : public ::testing::Test {
