@@ -103,6 +103,7 @@ void BlockWriter::Complete(absl::Span<const kv::BlockId> blocks) {
   if (n_stores_ == kStoresInFlight) WaitForFirst();
   Stores& stores = stores_[static_cast<size_t>((first_ + n_stores_) % kStoresInFlight)];
   stores.blocks.assign(blocks.begin(), blocks.end());
+  // Were a block lost and its id given anew, SealFirst would seal what is written under it then.
   for (const kv::BlockId block : stores.blocks) cache_.Pin(block);
   device_.Record(stores.done, copies_);
   ++n_stores_;

@@ -499,8 +499,9 @@ absl::StatusOr<StepResult> LinkExecutor::Finish(WorkItem& work_item) {
 void LinkExecutor::Abandon(WorkItem& work_item) {
   Item& item = ItemOf(work_item);
   SPILLWAY_CHECK(item.running());
-  // Until nothing enqueued touches the item's memory and blocks, on any stream. A lost device touches nothing
-  // any more, so its error is not one here.
+  // Until nothing enqueued touches the item's memory and blocks, on any stream: also not its stores, which
+  // were not handed to the writer's list, so that nobody would wait for them before the blocks' memory, or
+  // the pool, goes. A lost device touches nothing any more, so its error is not one here.
   for (const device::StreamId stream : {compute_, queue_->stream(), writer_->copies()}) {
     device_.Record(item.finished, stream);
     (void)device_.Synchronize(item.finished);

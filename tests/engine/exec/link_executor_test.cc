@@ -783,6 +783,74 @@ TEST(LinkExecutorStoresTest, BytesOfStoresAreCountedWithTheirTime) {
   EXPECT_EQ(bytes, 32 * engine.pool().geometry().beta_bytes() * kLayers);
 }
 
+// A member that is cancelled in the step that fills its block gives it up unpublished while it is stored, and
+// the next one is given the same id.
+TEST(LinkExecutorStoresTest, BlockGivenUpWhileItIsStoredIsNotSealedUnderItsNewOwner) {
+  TinyEngineOptions options;
+  options.max_item_rows = 32;
+  options.max_item_segments = 2;
+  options.link.emplace();
+  options.link->stream.link_bytes_per_s = 1e6;  // a block takes a twentieth of a second
+  options.link->resident_blocks_max = 0;
+  TinyEngine reference(ModelPath(Heads::kMany), {});
+  TinyEngine engine(ModelPath(Heads::kMany), options);
+  const kv::DeviceCache& cache = engine.link().cache();
+  const std::unique_ptr<WorkItem> item = engine.NewItem(32);
+  Sequence cancelled, next;
+  cancelled.tokens = RandomTokens(74, 16, kVocab);
+  next.tokens = RandomTokens(75, 20, kVocab);
+  Logits logits;
+  const auto step = [&](Sequence& sequence, int32_t n) {
+    const Segment segment = engine.Next(sequence, n);
+    engine.Run(*item, {&segment, 1});
+    Append(logits, engine.KeptLogits(*item, 0, n));
+  };
+  // Without outputs, which would come behind what is stored.
+  const Segment segment = engine.Next(cancelled, 16, Output::kNone);
+  engine.Run(*item, {&segment, 1});
+  const kv::BlockId block = cancelled.blocks[0];
+  engine.Release(cancelled);
+  EXPECT_TRUE(cache.IsLingering(block)) << "its store is under way";
+  step(next, 9);
+  ASSERT_EQ(next.blocks[0], block);
+  engine.link().WaitForStores();
+  ASSERT_EQ(cache.StateOf(block), kv::DeviceCache::State::kOpen);
+  step(next, 9);
+  engine.link().WaitForStores();
+  EXPECT_TRUE(cache.IsElsewhere(block));
+  step(next, 2);
+  EXPECT_LT(MaxDifference(logits, reference.LogitsOfAll(next.tokens)), LogitTolerance(device::DType::kF32));
+  engine.Release(next);
+}
+
+TEST(LinkExecutorStoresTest, AbandonedStepStoresNothingAfterwards) {
+  TinyEngineOptions options;
+  options.max_item_rows = 32;
+  options.max_item_segments = 2;
+  options.link.emplace();
+  options.link->stream.link_bytes_per_s = 1e6;
+  TinyEngine engine(ModelPath(Heads::kMany), options);
+  const std::unique_ptr<WorkItem> item = engine.NewItem(32);
+  Sequence abandoned, other;
+  abandoned.tokens = RandomTokens(76, 16, kVocab);
+  other.tokens = RandomTokens(77, 16, kVocab);
+  const Segment segment = engine.Next(abandoned, 16);
+  engine.executor().Begin(*item, Phase::kPrefill, {&segment, 1}, engine.plan());
+  ASSERT_TRUE(engine.executor().Visit(*item).ok());
+  engine.executor().Abandon(*item);
+  // Whose memory it may be by now.
+  const kv::Geometry& geometry = engine.pool().geometry();
+  uint8_t* const slot = engine.pool().Slot(0, engine.store().PlanesOf(abandoned.blocks[0]).k);
+  const std::vector<uint8_t> content(static_cast<size_t>(geometry.slot_bytes()), uint8_t{0x5a});
+  std::copy(content.begin(), content.end(), slot);
+  // What is stored later is stored behind it.
+  const Segment behind = engine.Next(other, 16);
+  engine.Run(*item, {&behind, 1});
+  engine.link().WaitForStores();
+  EXPECT_TRUE(std::equal(content.begin(), content.end(), slot));
+  for (Sequence* sequence : {&abandoned, &other}) engine.Release(*sequence);
+}
+
 TEST(LinkExecutorLimitsTest, CacheTooSmallForOpenBlocksIsRefusedWithTheSizeThatWorks) {
   TinyEngineOptions options;
   options.max_item_segments = 2;
