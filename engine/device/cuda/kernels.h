@@ -66,7 +66,9 @@ struct PackedProductArgs {
   Activation activation = Activation::kNone;
   bool out_is_f32 = true;
   bool accumulate = false;
-  bool aligned = false;  // set by the launcher
+  // Set by the launcher.
+  bool aligned = false;
+  DType type = DType::kF32;  // T
 };
 cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);
 

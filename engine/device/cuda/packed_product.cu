@@ -30,13 +30,35 @@ __global__ void ExpandKernel(PackedRows rows, T* out) {
   StoreEight(to + kVectorElements, kVectorElements, true, values[1]);
 }
 
+// The product's elements, whose type is an argument: of each type, decoders would be compiled once more, which
+// are most of the kernel, to spare a branch that all threads take alike.
+__device__ inline void LoadInput(const PackedProductArgs& args, int64_t at, float (&to)[kVectorElements]) {
+  switch (args.type) {
+    case DType::kF32:
+      return LoadEight(static_cast<const float*>(args.in) + at, kVectorElements, args.aligned, to);
+    case DType::kF16:
+      return LoadEight(static_cast<const __half*>(args.in) + at, kVectorElements, args.aligned, to);
+    case DType::kBF16:
+      return LoadEight(static_cast<const __nv_bfloat16*>(args.in) + at, kVectorElements, args.aligned, to);
+  }
+}
+__device__ inline void StoreOutput(const PackedProductArgs& args, int64_t at, float value) {
+  if (args.out_is_f32 || args.type == DType::kF32) {
+    float* out = static_cast<float*>(args.out) + at;
+    *out = args.accumulate ? *out + value : value;
+  } else if (args.type == DType::kF16) {
+    static_cast<__half*>(args.out)[at] = FromFloat<__half>(value);
+  } else {
+    static_cast<__nv_bfloat16*>(args.out)[at] = FromFloat<__nv_bfloat16>(value);
+  }
+}
+
 // A warp multiplies kFeatures rows of the matrix by kRows rows of the input; lanes take runs of k in turn.
-template <typename T, int kRows>
+template <int kRows>
 __global__ void PackedProductKernel(PackedProductArgs args) {
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kFeatures;
-  const T* in = static_cast<const T*>(args.in);
   float sums[kFeatures][kRows] = {};
   for (int64_t run = lane; run < args.weight.k / kRun; run += kWarpThreads) {
     float weights[kFeatures][kRun];
@@ -49,10 +71,10 @@ __global__ void PackedProductKernel(PackedProductArgs args) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= args.rows) break;
-      const T* at = in + r * args.weight.k + run * kRun;
+      const int64_t at = r * args.weight.k + run * kRun;
       float x[2][kVectorElements];
-      LoadEight(at, kVectorElements, args.aligned, x[0]);
-      LoadEight(at + kVectorElements, kVectorElements, args.aligned, x[1]);
+      LoadInput(args, at, x[0]);
+      LoadInput(args, at + kVectorElements, x[1]);
 #pragma unroll
       for (int f = 0; f < kFeatures; ++f) {
 #pragma unroll
@@ -70,23 +92,17 @@ __global__ void PackedProductKernel(PackedProductArgs args) {
       if (lane != (f * kRows + r) % kWarpThreads || r >= args.rows || first + f >= args.weight.n) continue;
       if (args.bias != nullptr) value += args.bias[first + f];
       value = Activate(args.activation, value);
-      const int64_t at = r * args.weight.n + first + f;
-      if (args.out_is_f32) {
-        float* out = static_cast<float*>(args.out) + at;
-        *out = args.accumulate ? *out + value : value;
-      } else {
-        static_cast<T*>(args.out)[at] = FromFloat<T>(value);
-      }
+      StoreOutput(args, r * args.weight.n + first + f, value);
     }
   }
 }
 
-template <typename T, int kRows>
+template <int kRows>
 cudaError_t LaunchRows(const PackedProductArgs& args, cudaStream_t stream) {
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, kWarps * kFeatures)));
   shape.block = dim3(kThreads);
-  return Launch(PackedProductKernel<T, kRows>, shape, stream, args);
+  return Launch(PackedProductKernel<kRows>, shape, stream, args);
 }
 
 }  // namespace
@@ -104,12 +120,10 @@ cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, cudaStre
 cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream) {
   PackedProductArgs in = args;
   in.aligned = AllAligned(reinterpret_cast<uint64_t>(args.in));
-  return WithElement(type, [&](auto tag) {
-    using T = typename decltype(tag)::Type;
-    if (in.rows == 1) return LaunchRows<T, 1>(in, stream);
-    if (in.rows <= 4) return LaunchRows<T, 4>(in, stream);
-    return LaunchRows<T, kPackedProductRowsMax>(in, stream);
-  });
+  in.type = type;
+  if (in.rows == 1) return LaunchRows<1>(in, stream);
+  if (in.rows <= 4) return LaunchRows<4>(in, stream);
+  return LaunchRows<kPackedProductRowsMax>(in, stream);
 }
 
 }  // namespace spillway::device::cuda
