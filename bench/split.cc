@@ -29,11 +29,12 @@ constexpr absl::string_view kUsage =
     "reach\n"
     "attention, and how well they were predicted. It proves byte accounting, overlap and the linear "
     "program,\n"
-    "not PCIe.\n\n"
+    "not PCIe. With --device=cuda the link is a GPU's own (not run on a GPU so far).\n\n"
     "usage: spillway-bench split [flags]\n\n"
     "Examples:\n"
     "  spillway-bench split --json=split.json && python3 bench/plot_split.py split.json\n"
-    "  spillway-bench split --quick --json=-\n\n"
+    "  spillway-bench split --quick --json=-\n"
+    "  spillway-bench split --quick --device=cuda --contexts=4096 --json=-\n\n"
     "Columns:\n"
     "  X share     of the carried tokens, carried as X and rebuilt\n"
     "  predicted   by the linear program's rows from the machine's profile alone, which is measured first, "
@@ -55,6 +56,8 @@ absl::Status MeasureMachine(const std::string& model, double link_mb_per_s, cons
                             const std::atomic<bool>& stop, SplitReport& report, AtFirstRate* first) {
   SplitMachineOptions machine_options;
   machine_options.model = ModelOf(model);
+  machine_options.cuda = options.device == "cuda";
+  machine_options.cuda_module = options.cuda_module;
   machine_options.link_mb_per_s = link_mb_per_s;
   machine_options.threads = options.threads;
   machine_options.profile_budget_s = options.profile_s;
@@ -85,18 +88,21 @@ absl::Status Measure(const SplitBenchOptions& options, const std::atomic<bool>& 
           MeasureMachine(model, link, options, stop, report, is_first ? &first : nullptr));
     }
   }
-  if (!options.quick && !stop.load()) {
+  const bool emulated = options.device == "cpu";
+  if (emulated && !options.quick && !stop.load()) {
     SPILLWAY_RETURN_IF_ERROR(CheckLargeContext(ModelOf(options.models.front()), options, report));
   }
   SweepRatios(options.links_mb_per_s.front(), options.resident, report);
   CheckLinkIsBusy(report);
   SummarizeErrors(first.errors, report);
   SummarizeEquality(first.equality, report);
-  StreamedOptions streamed;
-  streamed.config_json = ModelOf(options.models.front()).config_json;
-  streamed.threads = options.threads;
-  SPILLWAY_ASSIGN_OR_RETURN(const StreamedResult result, MeasureStreamed(streamed, stop));
-  ReportStreamed(streamed, result, report);
+  if (emulated) {
+    StreamedOptions streamed;
+    streamed.config_json = ModelOf(options.models.front()).config_json;
+    streamed.threads = options.threads;
+    SPILLWAY_ASSIGN_OR_RETURN(const StreamedResult result, MeasureStreamed(streamed, stop));
+    ReportStreamed(streamed, result, report);
+  }
   report.PrintRatios();
   return absl::OkStatus();
 }
@@ -110,6 +116,7 @@ client::ExitCode RunSplit(absl::Span<const std::string> args, client::Console& c
   AddSplitFlags(flags, &options);
   const auto ended = ReadArgs("split", kUsage, flags, args, console, [&] {
     if (options.quick) MakeQuick(&options, SplitBenchOptions(options));
+    if (options.device == "cuda") options.links_mb_per_s = {0};  // it is as it is
     return Complaint(options);
   });
   if (ended.has_value()) return *ended;
@@ -117,7 +124,7 @@ client::ExitCode RunSplit(absl::Span<const std::string> args, client::Console& c
   const double busy = LoadAverage();  // before this process adds to it
   nlohmann::json head = NewReport("split", args);
   head["machine"]["load_average"] = busy;
-  head["link"] = "emulated";
+  head["link"] = options.device == "cuda" ? "cuda" : "emulated";
   std::ostream& out = TableStream(options.json, console);
   if (busy > 0.5) {
     out << absl::StrFormat(

@@ -6,11 +6,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "bench/split_batch.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/device/cpu/emulated_link_device.h"
+#include "engine/device/cuda/loader.h"
 #include "profiler/measure.h"
 
 namespace spillway::bench {
@@ -56,23 +58,39 @@ SplitModel GroupedQueryModel() {
     "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "bfloat16"})")};
 }
 
-absl::Status SplitMachine::MakeDevice() {
+absl::StatusOr<std::unique_ptr<device::Device>> SplitMachine::MakeDevice() const {
+  if (options_.cuda) {
+    device::cuda::CudaLoadOptions gpu;
+    gpu.module_path = options_.cuda_module;
+    gpu.memory_bytes = options_.device_memory_bytes;
+    return device::cuda::LoadCudaDevice(gpu);
+  }
   device::CpuDeviceOptions cpu;
   cpu.threads = options_.threads;
   cpu.memory_bytes = options_.device_memory_bytes;
   SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<device::Device> compute, device::CreateCpuDevice(cpu));
   device::StreamEngineOptions link;
   link.link_bytes_per_s = link_bytes_per_s();
-  SPILLWAY_ASSIGN_OR_RETURN(device_, device::CreateEmulatedLinkDevice(std::move(compute), link));
+  return device::CreateEmulatedLinkDevice(std::move(compute), link);
+}
+
+absl::Status SplitMachine::LoadModel() {
   const TemporaryFile config(options_.model.config_json);
   SPILLWAY_ASSIGN_OR_RETURN(model_, model::LoadRandomModel(config.path(), /*seed=*/1, *device_, {}));
   return absl::OkStatus();
 }
 
+std::string SplitMachine::DescribeLink() const {
+  if (!options_.cuda) return absl::StrFormat("EMULATED link of %g MB/s", options_.link_mb_per_s);
+  return absl::StrFormat("%s, %s: %.1f GB/s measured", device_->info().name, device_->info().link,
+                         link_bytes_per_s() / 1e9);
+}
+
 absl::StatusOr<std::unique_ptr<SplitMachine>> SplitMachine::Create(const SplitMachineOptions& options) {
   auto machine = std::unique_ptr<SplitMachine>(new SplitMachine);
   machine->options_ = options;
-  SPILLWAY_RETURN_IF_ERROR(machine->MakeDevice());
+  SPILLWAY_ASSIGN_OR_RETURN(machine->device_, machine->MakeDevice());
+  SPILLWAY_RETURN_IF_ERROR(machine->LoadModel());
 
   const model::ModelConfig& shape = machine->model_.config;
   kv::Geometry& geometry = machine->geometry_;

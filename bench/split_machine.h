@@ -1,5 +1,5 @@
-// SplitMachine: a model of random weights on the CPU device behind an EMULATED link, and the profile that
-// plans are made from, measured as the daemon measures it.
+// SplitMachine: a model of random weights on the CPU device behind an EMULATED link, or on a GPU behind its
+// own, and the profile that plans are made from, measured as the daemon measures it.
 //
 // Its sessions run on its one device, so that the weights cross the link once.
 #ifndef SPILLWAY_BENCH_SPLIT_MACHINE_H_
@@ -29,7 +29,9 @@ constexpr int64_t kRingChunkBytes = int64_t{512} << 10;
 
 struct SplitMachineOptions {
   SplitModel model;
-  double link_mb_per_s = 100;
+  bool cuda = false;           // instead of an emulated link
+  std::string cuda_module;     // empty: beside the program
+  double link_mb_per_s = 100;  // with cuda of no account
   int32_t threads = 0;              // 0: the cores of this process
   int64_t device_memory_bytes = 0;  // 0: no budget
   double profile_budget_s = 8;
@@ -49,7 +51,11 @@ class SplitMachine {
     return geometry_.chi_bytes() < geometry_.beta_bytes() ? kv::Form::kBoth : kv::Form::kKv;
   }
   const profiler::MachineProfile& profile() const { return profile_; }
-  double link_bytes_per_s() const { return options_.link_mb_per_s * 1e6; }
+  std::string DescribeLink() const;  // "EMULATED link of 100 MB/s", or the GPU and its own
+  // A GPU's is measured.
+  double link_bytes_per_s() const {
+    return options_.cuda ? profile_.copy_in.bytes_per_s : options_.link_mb_per_s * 1e6;
+  }
   // Seconds that carrying this many distinct tokens as keys and values takes at the link's rate, all layers.
   double TransferSeconds(double tokens) const {
     return tokens * static_cast<double>(geometry_.beta_bytes() * geometry_.n_layers) / link_bytes_per_s();
@@ -58,7 +64,8 @@ class SplitMachine {
  private:
   SplitMachine() = default;
 
-  absl::Status MakeDevice();
+  absl::StatusOr<std::unique_ptr<device::Device>> MakeDevice() const;
+  absl::Status LoadModel();
 
   SplitMachineOptions options_;
   std::unique_ptr<device::Device> device_;

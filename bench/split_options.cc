@@ -46,6 +46,10 @@ void AddSplitFlags(client::FlagTable& flags, SplitBenchOptions* options) {
   flags.Add("resident", &options->resident, "SHARE",
             "Of the tokens, resident as K and V in the rows that say so. Default: 0.5.");
   flags.Section("Measuring");
+  flags.Add("device", &options->device, "cpu|cuda",
+            "What computes: the CPU behind an emulated link, or a GPU behind its own, whose rate is measured and "
+            "which streamed weights and large contexts are left out for. Default: cpu.");
+  flags.Add("cuda_module", &options->cuda_module, "FILE", "As spillwayd's. Default: beside this program.");
   flags.Add(
       "steps", &options->steps, "N",
       "Measured steps of each row at most, half of them where these agree; their median counts. Default: 5.");
@@ -71,6 +75,7 @@ void MakeQuick(SplitBenchOptions* options, const SplitBenchOptions& given) {
 }
 
 std::string Complaint(const SplitBenchOptions& options) {
+  if (options.device != "cpu" && options.device != "cuda") return "--device must be cpu or cuda";
   for (const std::string& model : options.models) {
     if (model != "multi-head" && model != "grouped-query") {
       return absl::StrCat("--models: \"", model, "\" is neither multi-head nor grouped-query");

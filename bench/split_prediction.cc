@@ -35,8 +35,8 @@ absl::Status PredictUnseen(const SplitMachine& machine, const SplitBenchOptions&
   SPILLWAY_ASSIGN_OR_RETURN(const auto session, SplitSession::Create(machine, session_options));
   SPILLWAY_ASSIGN_OR_RETURN(const auto frozen, ModePlanner::Create(machine, "auto", /*feedback=*/false));
   SPILLWAY_ASSIGN_OR_RETURN(const auto learning, ModePlanner::Create(machine, "auto", /*feedback=*/true));
-  report.Section(absl::StrFormat("Shapes that nothing was fitted to: %s, EMULATED link of %g MB/s",
-                                 machine.options().model.name, machine.options().link_mb_per_s));
+  report.Section(absl::StrFormat("Shapes that nothing was fitted to: %s, %s", machine.options().model.name,
+                                 machine.DescribeLink()));
   report.Line(absl::StrFormat("%-28s %7s %10s %10s %7s %15s", "batch", "X share", "ms a step", "predicted",
                               "error", "with feedback"));
   for (const SplitBatch& batch : DrawBatches(seed, n, kLongest, kMostTokens)) {

@@ -11,8 +11,8 @@ void SplitReport::Machine(const SplitMachine& machine) {
   const kv::Geometry& geometry = machine.geometry();
   const double rebuild_s = profile.rebuild.At(profile.model.chunk_tokens) / profile.model.chunk_tokens;
   const double carry_s = static_cast<double>(geometry.beta_bytes()) / machine.link_bytes_per_s();
-  Section(absl::StrFormat("%s, EMULATED link of %g MB/s", machine.options().model.name,
-                          machine.options().link_mb_per_s));
+  const device::DeviceInfo& device = machine.device().info();
+  Section(absl::StrFormat("%s, %s", machine.options().model.name, machine.DescribeLink()));
   Line(absl::StrFormat(
       "%d layers, d = %d; a token's K and V %d bytes a layer, its X %d; rebuilding a token takes "
       "%.2f of carrying it; profile's fit %.1f %% off at worst",
@@ -20,6 +20,9 @@ void SplitReport::Machine(const SplitMachine& machine) {
       100 * profiler::WorstFitError(profile)));
   json_["machines"].push_back({{"model", machine.options().model.name},
                                {"link_mb_per_s", machine.options().link_mb_per_s},
+                               {"device", device.name},
+                               {"link", device.link},
+                               {"driver", device.driver},
                                {"n_layers", geometry.n_layers},
                                {"d", geometry.d},
                                {"beta_bytes", geometry.beta_bytes()},

@@ -50,9 +50,8 @@ absl::Status MeasureResidency(const SplitMachine& machine, const SplitBenchOptio
     return static_cast<double>(n) / static_cast<double>(tokens.total_tokens());
   };
   const double kv = share(tokens.resident_kv_tokens), x = share(tokens.resident_x_tokens);
-  report.Section(absl::StrFormat("%s of device memory for resident tokens: %s, EMULATED link of %g MB/s",
-                                 FormatBytes(bytes), machine.options().model.name,
-                                 machine.options().link_mb_per_s));
+  report.Section(absl::StrFormat("%s of device memory for resident tokens: %s, %s", FormatBytes(bytes),
+                                 machine.options().model.name, machine.DescribeLink()));
   report.Line(
       absl::StrFormat("as the linear program chooses, %.0f %% of the tokens as X and %.0f %% as K and V: "
                       "%.1f ms a step, predicted "

@@ -118,6 +118,19 @@ TEST(SplitOptions, QuickKeepsWhatWasGiven) {
   EXPECT_EQ(Complaint(options), "");
   options.modes = {"auto", "sideways"};
   EXPECT_THAT(Complaint(options), HasSubstr("sideways"));
+  options.modes = {"auto"};
+  options.device = "gpu";
+  EXPECT_THAT(Complaint(options), HasSubstr("--device must be cpu or cuda"));
+}
+
+TEST(SplitMachine, AGpuThatIsNotThereIsNamed) {
+  SplitMachineOptions options;
+  options.model = MultiHeadModel();
+  options.cuda = true;
+  options.cuda_module = "/nowhere/libspillway_cuda.so";
+  const auto machine = SplitMachine::Create(options);
+  ASSERT_FALSE(machine.ok());
+  EXPECT_THAT(std::string(machine.status().message()), HasSubstr("no CUDA module"));
 }
 
 // One reader leaves compute with slack for rebuilding; eight readers of the same blocks take it.
