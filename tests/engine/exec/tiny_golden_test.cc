@@ -2,40 +2,17 @@
 // weights (tests/golden/make_model_goldens.py).
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/engine/exec/golden_logits.h"
 #include "tests/engine/exec/tiny_engine.h"
 
 namespace spillway::exec {
 namespace {
-
-struct Golden {
-  std::vector<std::vector<text::TokenId>> ids;          // [prompts][tokens]
-  std::vector<std::vector<std::vector<float>>> logits;  // [prompts][tokens][vocab]
-};
-
-Golden ReadGolden(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  int32_t sizes[3] = {0, 0, 0};
-  file.read(reinterpret_cast<char*>(sizes), sizeof(sizes));
-  const auto [prompts, tokens, vocab] = std::tie(sizes[0], sizes[1], sizes[2]);
-  Golden golden;
-  golden.ids.assign(static_cast<size_t>(prompts), std::vector<text::TokenId>(static_cast<size_t>(tokens)));
-  for (auto& ids : golden.ids) file.read(reinterpret_cast<char*>(ids.data()), int64_t{tokens} * 4);
-  golden.logits.assign(static_cast<size_t>(prompts),
-                       std::vector<std::vector<float>>(static_cast<size_t>(tokens),
-                                                       std::vector<float>(static_cast<size_t>(vocab))));
-  for (auto& prompt : golden.logits) {
-    for (auto& row : prompt) file.read(reinterpret_cast<char*>(row.data()), int64_t{vocab} * 4);
-  }
-  EXPECT_TRUE(file.good()) << path;
-  return golden;
-}
 
 using Case = std::tuple<const char*, device::DType, int32_t>;
 
@@ -45,7 +22,7 @@ TEST_P(TinyGoldenTest, LogitsAreThoseOfTransformers) {
   const auto& [name, dtype, chunk_rows] = GetParam();
   const std::string path = std::string(SPILLWAY_TESTDATA "/model/") + name;
   const bool is_directory = std::filesystem::is_directory(path);
-  const Golden golden = ReadGolden(path + (is_directory ? "/logits" : ".logits"));
+  const GoldenLogits golden = ReadGoldenLogits(path + (is_directory ? "/logits" : ".logits"));
   ASSERT_FALSE(golden.ids.empty());
   TinyEngineOptions options;
   options.dtype = dtype;
@@ -79,7 +56,7 @@ INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest,
 TEST(TinyGoldenOverLinkTest, KeysAndValuesRebuiltFromXGiveTheLogitsOfTransformers) {
   for (const char* name : {"llama_shards", "llama_biases", "opt"}) {
     const std::string path = std::string(SPILLWAY_TESTDATA "/model/") + name;
-    const Golden golden = ReadGolden(path + "/logits");
+    const GoldenLogits golden = ReadGoldenLogits(path + "/logits");
     TinyEngineOptions options;
     options.dtype = device::DType::kF32;
     options.max_item_segments = 2;
