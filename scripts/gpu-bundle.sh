@@ -61,7 +61,7 @@ find "$root/bin" -type f -executable -print0 | xargs -0 ldd 2>/dev/null | awk '$
 
 step "data"
 cp -r tests/golden "$root/tests/"
-cp scripts/gpu-check.sh scripts/lib.sh "$root/scripts/"
+cp scripts/gpu-check.sh scripts/gpu-logits.py scripts/lib.sh "$root/scripts/"
 git rev-parse HEAD > "$root/COMMIT" 2>/dev/null || true
 
 mkdir -p "$(dirname "$out")"

@@ -4,17 +4,21 @@
 #
 # Usage: scripts/gpu-check.sh [--out=FOLDER] [--model=FILE]
 #
-# Under eight minutes, in this order, each step bounded in time and told apart in the report: what the machine
-# gives (gpu_spike), every test of the device and of the executors, compute-sanitizer on short ones, the daemon's
-# profile. A step that fails does not keep the others from running; the exit code is theirs.
+# Under eight minutes, in this order, each step bounded in time and told apart in the report: every test of the
+# device and of the executors, logits against Transformers on the same GPU (where python3 has torch and
+# transformers), the short split benchmark, the daemon's profile, what the machine gives (gpu_spike), and
+# compute-sanitizer on short tests. A step that fails does not keep the others from running; one for which no time
+# is left is skipped, and the report says so.
 #
 #   --out=FOLDER   where reports go (default: gpu-report): report.txt, results.json, a log for each step
 #   --model=FILE   a GGUF model for the profile (default: a tiny one with random weights)
 #   -h, --help     this text
+#
+# Exit code: 0 all steps passed, 1 some failed, 3 there is no GPU that can be used (the report says why).
 set -uo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-cd "$SPILLWAY_ROOT" || die "no folder $SPILLWAY_ROOT"
+began=$PWD
 
 out=gpu-report model=''
 while (($# > 0)); do
@@ -26,57 +30,103 @@ while (($# > 0)); do
   esac
   shift
 done
-mkdir -p "$out"
+mkdir -p "$out" && out=$(cd "$out" && pwd) || die "no folder can be made at $out"
+[[ -z $model || $model == /* ]] || model=$began/$model
+cd "$SPILLWAY_ROOT" || die "no folder $SPILLWAY_ROOT"  # tests name their data from here
 bin=bin
 [[ -d $bin ]] || bin=build/release/bin
-cuda_lib=$(ldconfig -p 2>/dev/null | awk '/libcublasLt.so.13 / { print $NF; exit }')
-for folder in "$(dirname "${cuda_lib:-/none/x}")" /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib; do
-  [[ -e $folder/libcublasLt.so.13 ]] && LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder"
+[[ -x $bin/device_gpu_test ]] || die "$bin/device_gpu_test is not there: unpack what scripts/gpu-bundle.sh made"
+
+# The bundle's libraries and CUDA's, for the bundle's programs alone: Python and CUDA's tools bring their own.
+libraries=$SPILLWAY_ROOT/lib
+cuda_folders() {
+  ldconfig -p 2> /dev/null | awk '/lib(cublasLt|cudart)\.so\.13 / { print $NF }' | xargs -r -n 1 dirname
+  printf '%s\n' /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib
+  python3 -c 'import glob, nvidia; [print(f) for p in nvidia.__path__ for f in glob.glob(p + "/*/lib")]' 2> /dev/null
+}
+for library in libcudart.so.13 libcublasLt.so.13; do
+  while read -r folder; do
+    [[ -e $folder/$library ]] || continue
+    [[ :$libraries: == *:$folder:* ]] || libraries+=:$folder
+    break
+  done < <(cuda_folders)
 done
-export LD_LIBRARY_PATH="$SPILLWAY_ROOT/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-export TEST_TMPDIR="$out/tmp"
-mkdir -p "$TEST_TMPDIR"
-if [[ -z $model ]]; then
-  model=$out/tiny.gguf
-  "$bin/write-tiny-llama" "$model" > /dev/null || die "write-tiny-llama failed"
-fi
+ours=(env "LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "TEST_TMPDIR=$out/tmp")
 
 failed=0
+deadline=$((SECONDS + 465))
 : > "$out/report.txt"
 : > "$out/steps.jsonl"
+mkdir -p "$out/tmp"
+note() { printf '%s\n' "$*" | tee -a "$out/report.txt" >&2; }
 # run NAME SECONDS COMMAND...: one step, its output in NAME.log.
 run() {
   local name=$1 limit_s=$2 begin rc took_s
   shift 2
+  ((deadline - SECONDS >= limit_s)) || limit_s=$((deadline - SECONDS))
+  if ((limit_s < 3)); then
+    note "$(printf '%-18s skipped: no time is left' "$name")"
+    return 1
+  fi
   step "$name (at most $limit_s s)"
-  begin=$(date +%s)
+  begin=$SECONDS
   timeout "$limit_s" "$@" > "$out/$name.log" 2>&1
   rc=$?
-  took_s=$(($(date +%s) - begin))
+  took_s=$((SECONDS - begin))
   ((rc == 0)) || failed=1
-  printf '%-24s rc %3d  %4d s  %s\n' "$name" "$rc" "$took_s" "$*" | tee -a "$out/report.txt" >&2
+  note "$(printf '%-18s rc %3d  %4d s  %s' "$name" "$rc" "$took_s" "$(grep -aE '^\[  (PASSED|FAILED)  \] [0-9]+' "$out/$name.log" | tr '\n' ' ')")"
   printf '{"step":"%s","rc":%d,"took_s":%d}\n' "$name" "$rc" "$took_s" >> "$out/steps.jsonl"
+  return "$rc"
+}
+# finish CODE GPU
+finish() {
+  {
+    printf '{"schema_version":1,"date":"%s","commit":"%s","gpu":%s,"steps":[' "$(date -u +%FT%TZ)" \
+      "$(cat COMMIT 2> /dev/null)" "$2"
+    paste -sd, "$out/steps.jsonl"
+    printf ']}\n'
+  } > "$out/results.json"
+  rm -rf "$out/tmp" "$out/mid-size"
+  say "report: $out/report.txt, $out/results.json"
+  exit "$1"
 }
 
-run machine 20 nvidia-smi -q
-[[ -x $bin/gpu_spike ]] && run gpu_spike 200 "$bin/gpu_spike"
-run device_tests 120 "$bin/device_gpu_test" --gtest_brief=1
-run executor_tests 90 "$bin/exec_gpu_test" --gtest_brief=1
-[[ -x $bin/device_code_gpu_test ]] && run device_code_tests 30 "$bin/device_code_gpu_test" --gtest_brief=1
+# The tests' main says which GPU there is, or why there is none.
+gpu=$("${ours[@]}" "$bin/device_gpu_test" --gtest_filter=-* 2>&1)
+rc=$?
+gpu=$(grep -aE '^(on |SKIPPED: )' <<< "$gpu" | head -n 1 || printf '%s' "$gpu" | tail -n 1)
+if ((rc != 0)); then
+  note "no GPU: ${gpu#SKIPPED: } (exit code $rc); nothing was run"
+  finish 3 null
+fi
+note "$gpu, $(nproc) cores, $(date -u +%FT%TZ), commit $(cat COMMIT 2> /dev/null)"
+command -v nvidia-smi > /dev/null && run machine 10 nvidia-smi -q
+
+run device_tests 120 "${ours[@]}" "$bin/device_gpu_test" --gtest_brief=1
+run executor_tests 120 "${ours[@]}" "$bin/exec_gpu_test" --gtest_brief=1
+run device_code_tests 30 "${ours[@]}" "$bin/device_code_gpu_test" --gtest_brief=1
+if python3 -c 'import torch, transformers' 2> /dev/null; then
+  run transformers 60 python3 scripts/gpu-logits.py "$out/mid-size" --device="${SPILLWAY_LOGITS_DEVICE:-cuda}" &&
+    run logits 40 "${ours[@]}" "SPILLWAY_MID_SIZE_MODEL=$out/mid-size" "$bin/exec_gpu_test" --gtest_filter='MidSizeLogits.*'
+else
+  note "logits             skipped: python3 has no torch and transformers"
+fi
+run split 60 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --json="$out/split.json"
+if [[ -z $model ]]; then
+  model=$out/tiny.gguf
+  "${ours[@]}" "$bin/write-tiny-llama" "$model" > /dev/null || die "write-tiny-llama failed"
+fi
+run profile 30 "${ours[@]}" "$bin/spillwayd" --model="$model" --device=cuda --profile_only --profile="$out/profile.json"
+[[ -x $bin/gpu_spike ]] && run gpu_spike 200 "${ours[@]}" "$bin/gpu_spike"
 sanitizer=$(command -v compute-sanitizer || true)
 [[ -n $sanitizer ]] || sanitizer=/usr/local/cuda/bin/compute-sanitizer
 if [[ -x $sanitizer ]]; then
   short='*Norm*/bf16:*Rope*/bf16:*RowsWithoutKeys*/bf16:*Ragged*/bf16:*Greedy*/bf16:*Logprob*/bf16:*Packed*/bf16'
-  run memcheck 60 "$sanitizer" --tool memcheck --error-exitcode 9 "$bin/device_gpu_test" --gtest_brief=1 --gtest_filter="$short"
-  run racecheck 60 "$sanitizer" --tool racecheck --error-exitcode 9 "$bin/device_gpu_test" --gtest_brief=1 --gtest_filter="$short"
+  for tool in memcheck racecheck; do
+    run "$tool" 60 "${ours[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/device_gpu_test" --gtest_brief=1 \
+      --gtest_filter="$short"
+  done
+else
+  note "memcheck           skipped: no compute-sanitizer here"
 fi
-run profile 60 "$bin/spillwayd" --model="$model" --device=cuda --profile_only --profile="$out/profile.json"
-
-{
-  printf '{"schema_version":1,"date":"%s","commit":"%s","steps":[' "$(date -u +%FT%TZ)" "$(cat COMMIT 2> /dev/null)"
-  paste -sd, "$out/steps.jsonl"
-  printf ']}\n'
-} > "$out/results.json"
-rm -rf "$TEST_TMPDIR"
-say "report: $out/report.txt, $out/results.json"
-exit "$failed"
+finish "$failed" "\"$(sed 's/^on //; s/["\\]//g' <<< "$gpu")\""
