@@ -29,9 +29,9 @@ constexpr int64_t kRingChunkBytes = int64_t{512} << 10;
 
 struct SplitMachineOptions {
   SplitModel model;
-  bool cuda = false;           // instead of an emulated link
-  std::string cuda_module;     // empty: beside the program
-  double link_mb_per_s = 100;  // with cuda of no account
+  bool cuda = false;                // instead of an emulated link
+  std::string cuda_module;          // empty: beside the program
+  double link_mb_per_s = 100;       // with cuda of no account
   int32_t threads = 0;              // 0: the cores of this process
   int64_t device_memory_bytes = 0;  // 0: no budget
   double profile_budget_s = 8;

@@ -46,9 +46,10 @@ void AddSplitFlags(client::FlagTable& flags, SplitBenchOptions* options) {
   flags.Add("resident", &options->resident, "SHARE",
             "Of the tokens, resident as K and V in the rows that say so. Default: 0.5.");
   flags.Section("Measuring");
-  flags.Add("device", &options->device, "cpu|cuda",
-            "What computes: the CPU behind an emulated link, or a GPU behind its own, whose rate is measured and "
-            "which streamed weights and large contexts are left out for. Default: cpu.");
+  flags.Add(
+      "device", &options->device, "cpu|cuda",
+      "What computes: the CPU behind an emulated link, or a GPU behind its own, whose rate is measured and "
+      "which streamed weights and large contexts are left out for. Default: cpu.");
   flags.Add("cuda_module", &options->cuda_module, "FILE", "As spillwayd's. Default: beside this program.");
   flags.Add(
       "steps", &options->steps, "N",

@@ -60,8 +60,8 @@ absl::Status MeasurePool(const SplitMachine& machine, const SplitBenchOptions& o
   const double over_kv = over(kv::Form::kKv), over_both = over(kv::Form::kBoth);
   const std::string& model = machine.options().model.name;
   const double link = machine.options().link_mb_per_s;
-  report.Section(absl::StrFormat("The host pool at the target ratio of forms: %s, %s", model,
-                                 machine.DescribeLink()));
+  report.Section(
+      absl::StrFormat("The host pool at the target ratio of forms: %s, %s", model, machine.DescribeLink()));
   report.Line(
       absl::StrFormat("target: %.2f as X; %d slots hold %d blocks (%d as X, %d as K and V, %d as both): %.2f "
                       "times the tokens "

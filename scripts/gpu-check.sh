@@ -30,7 +30,8 @@ while (($# > 0)); do
   esac
   shift
 done
-mkdir -p "$out" && out=$(cd "$out" && pwd) || die "no folder can be made at $out"
+mkdir -p "$out" || die "no folder can be made at $out"
+out=$(cd "$out" && pwd)
 [[ -z $model || $model == /* ]] || model=$began/$model
 cd "$SPILLWAY_ROOT" || die "no folder $SPILLWAY_ROOT"  # tests name their data from here
 bin=bin

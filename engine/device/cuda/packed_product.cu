@@ -30,8 +30,8 @@ __global__ void ExpandKernel(PackedRows rows, T* out) {
   StoreEight(to + kVectorElements, kVectorElements, true, values[1]);
 }
 
-// The product's elements, whose type is an argument: of each type, decoders would be compiled once more, which
-// are most of the kernel, to spare a branch that all threads take alike.
+// The product's elements, whose type is an argument: of each type, decoders would be compiled once more,
+// which are most of the kernel, to spare a branch that all threads take alike.
 __device__ inline void LoadInput(const PackedProductArgs& args, int64_t at, float (&to)[kVectorElements]) {
   switch (args.type) {
     case DType::kF32:

@@ -1,5 +1,5 @@
-// A mid-size model against what Transformers computed for it on this machine, where scripts/gpu-logits.py was run
-// and SPILLWAY_MID_SIZE_MODEL names its folder: made there and not committed, because it is large.
+// A mid-size model against what Transformers computed for it on this machine, where scripts/gpu-logits.py was
+// run and SPILLWAY_MID_SIZE_MODEL names its folder: made there and not committed, because it is large.
 #include <cstdlib>
 #include <iostream>
 #include <string>
@@ -28,8 +28,8 @@ TEST(MidSizeLogits, AreAsNearToExactOnesAsTransformersAre) {
       const LogitDifference theirs = Difference(rounded.logits[i], exact.logits[i]);
       const LogitDifference ours = Difference(engine.LogitsOfAll(exact.ids[i]), exact.logits[i]);
       std::cout << (over_link ? "over a link: " : "") << "bf16 differs from f32 by rms " << ours.rms
-                << " (at most " << ours.largest << "), Transformers' by " << theirs.rms << " (" << theirs.largest
-                << ")\n";
+                << " (at most " << ours.largest << "), Transformers' by " << theirs.rms << " ("
+                << theirs.largest << ")\n";
       EXPECT_GT(theirs.rms, 0);
       EXPECT_LT(ours.rms, 1.5 * theirs.rms);
       EXPECT_LT(ours.largest, 2.5 * theirs.largest);
