@@ -45,7 +45,8 @@ for file in "${programs[@]/#/$bin/}" "$module"; do
   chmod +x "$root/bin/$(basename "$file")"
 done
 if [[ -r ${SPILLWAY_GPU_SPIKE:-} ]]; then
-  nvcc -O3 -std=c++17 -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a \
+  nvcc=$(command -v nvcc || printf '%s/bin/nvcc' "${CUDA_PATH:-/usr/local/cuda}")
+  "$nvcc" -O3 -std=c++17 -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a \
     -Xcompiler=-mavx2,-pthread "$SPILLWAY_GPU_SPIKE" -o "$root/bin/gpu_spike" -lcublasLt
 else
   warn "no gpu_spike: SPILLWAY_GPU_SPIKE names no source"
