@@ -21,6 +21,7 @@ TEST(MidSizeLogits, AreAsNearToExactOnesAsTransformersAre) {
   ASSERT_EQ(exact.ids, rounded.ids);
   TinyEngineOptions options;
   options.dtype = device::DType::kBF16;
+  options.max_item_segments = 2;
   for (const bool over_link : {false, true}) {
     if (over_link) options.link.emplace();
     TinyEngine engine(folder, options);
