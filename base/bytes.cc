@@ -54,4 +54,8 @@ std::string FormatBytes(int64_t bytes) {
   return absl::StrCat(bytes, " B");
 }
 
+std::string FormatExactBytes(int64_t bytes) {
+  return absl::StrCat(bytes, " bytes (", FormatBytes(bytes), ")");
+}
+
 }  // namespace spillway

@@ -20,6 +20,8 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text);
 
 // "23.5 GiB", "512.0 MiB", "17 B".
 std::string FormatBytes(int64_t bytes);
+// A number that is to be used as it is printed: "25232932045 bytes (23.5 GiB)".
+std::string FormatExactBytes(int64_t bytes);
 
 }  // namespace spillway
 

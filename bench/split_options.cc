@@ -93,7 +93,7 @@ std::string Complaint(const SplitBenchOptions& options) {
   if (options.steps < 1 || options.steps > 1000) return "--steps must be in 1..1000";
   if (options.unseen < 0 || options.unseen > 1000) return "--unseen must be in 0..1000";
   if (!(options.profile_s >= 1 && options.profile_s <= 20)) return "--profile_s must be in 1..20";
-  if (options.threads < 0) return "--threads must not be negative";
+  if (options.threads < 0 || options.threads > 1024) return "--threads must be in 0..1024";
   return "";
 }
 

@@ -53,11 +53,13 @@ void AddPlanFlags(FlagTable& flags, PlanFlags* plan) {
   flags.Add("sequences", &query.sequences, "N", "Sequences that decode at once (1).");
   flags.Add("context", &query.context_tokens, "N", "Cached tokens of each (4096).");
   flags.Add("shared", &query.shared_tokens, "N", "Of these, a prefix that all share (0).");
-  AddSize(flags, "device_memory", &query.device_memory_bytes, "Memory of the device. 0: the profile's (0).");
+  AddSize(flags, "device_memory", &query.device_memory_bytes,
+          "Memory of the device. 0: the daemon's, or the profile's (0).");
   AddSize(flags, "host_pool", &query.host_pool_bytes,
-          "Host memory for cached tokens. 0: the profile's host memory (0).");
+          "Host memory for cached tokens. 0: the daemon's, or the profile's host memory (0).");
   AddSize(flags, "scratch", &query.scratch_bytes.emplace(-1),
-          "Device memory for staging, tails and activations (1GiB, at most an eighth of the device's).");
+          "Device memory for staging, tails and activations (the daemon's, or 1GiB, at most an eighth of the "
+          "device's).");
   flags.AddSwitch("stream_weights", &query.stream_weights,
                   "Load the weights layer by layer in every step, instead of keeping them on the device.");
   flags.AddSwitch("json", &plan->json, "One JSON object, with every alternative's split.");

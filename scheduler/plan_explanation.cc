@@ -18,11 +18,14 @@ using exec::BatchShape;
 using exec::SplitMode;
 using profiler::MachineProfile;
 
-// Every number that is out of range, by its name.
-// What staging, tails and activations take where nobody says it.
+// What staging, tails and activations take where nobody says it: 1 GiB, at most an eighth of the memory.
 constexpr double kScratchBytes = 1 << 30;
 constexpr double kScratchParts = 8;
 
+// Of everything that is given in bytes.
+constexpr double kBytesMax = 1e15;
+
+// Every number that is out of range, by its name.
 absl::Status CheckQuery(const PlanQuery& q) {
   std::vector<FieldViolation> violations;
   const auto in_range = [&violations](double value, double low, double high, const char* field) {
@@ -38,14 +41,30 @@ absl::Status CheckQuery(const PlanQuery& q) {
   // Part of the context, where that is one.
   in_range(static_cast<double>(q.shared_tokens), 0,
            context >= 1 && context <= kContextMax ? context : kContextMax, "shared_tokens");
-  in_range(q.device_memory_bytes, 0, 1e15, "device_memory_bytes");
-  in_range(q.host_pool_bytes, 0, 1e15, "host_pool_bytes");
-  in_range(q.scratch_bytes.value_or(0), 0, 1e15, "scratch_bytes");
+  in_range(q.device_memory_bytes, 0, kBytesMax, "device_memory_bytes");
+  in_range(q.host_pool_bytes, 0, kBytesMax, "host_pool_bytes");
+  in_range(q.scratch_bytes.value_or(0), 0, kBytesMax, "scratch_bytes");
+  in_range(q.residency_bytes.value_or(0), 0, kBytesMax, "residency_bytes");
   return violations.empty() ? absl::OkStatus() : MakeFieldError(violations);
 }
 
 // Numbers of bytes may be absurd without being refused; no conversion of them is undefined.
 int64_t Whole(double value) { return static_cast<int64_t>(std::clamp(value, -9e18, 9e18)); }
+
+// The weights leave no room.
+absl::Status DeviceTooSmall(const PlanQuery& asked, const PlanExplanation& e) {
+  // The least memory whose own default of scratch leaves them room.
+  const double enough_bytes =
+      asked.scratch_bytes.has_value()
+          ? e.weight_bytes + *asked.scratch_bytes
+          : std::min(e.weight_bytes + kScratchBytes, e.weight_bytes * kScratchParts / (kScratchParts - 1));
+  return MakeError(
+      Reason::kMemoryTooSmall,
+      absl::StrCat("weights and scratch take ", FormatBytes(Whole(e.weight_bytes + *e.query.scratch_bytes)),
+                   " of device memory, of which there is ", FormatBytes(Whole(e.query.device_memory_bytes)),
+                   "; ", FormatExactBytes(Whole(std::ceil(enough_bytes))), " would do",
+                   asked.stream_weights ? "" : ", or stream the weights, or use a smaller model"));
+}
 
 int64_t DistinctTokens(const PlanQuery& q) {
   return q.shared_tokens + q.sequences * (q.context_tokens - q.shared_tokens);
@@ -71,7 +90,7 @@ absl::StatusOr<SplitSolution> Solve(const MachineProfile& profile, const PlanExp
   // As the daemon stores it; rebuilding needs it whatever it takes.
   inputs.placement->stores_x =
       mode == SplitMode::kRebuild || (mode != SplitMode::kTransfer && policy.store_x);
-  if (q.stream_weights) inputs.placement->host_fixed_bytes = profile.model.weight_bytes;
+  inputs.placement->host_fixed_bytes = e.pool_weight_bytes;
   absl::StatusOr<SplitSolution> solution = SolveSplit(inputs);
   if (solution.ok()) return solution;
   switch (solution.status().code()) {
@@ -86,6 +105,16 @@ absl::StatusOr<SplitSolution> Solve(const MachineProfile& profile, const PlanExp
 
 }  // namespace
 
+PlanQuery WithDefaults(PlanQuery query, const ServedMemory& served) {
+  if (query.host_pool_bytes == 0) query.host_pool_bytes = served.host_pool_bytes;
+  if (query.device_memory_bytes != 0) return query;
+  query.device_memory_bytes = served.device_memory_bytes;
+  if (query.scratch_bytes.has_value() || (query.stream_weights && !served.streams_weights)) return query;
+  query.stream_weights = served.streams_weights;
+  query.residency_bytes = served.residency_bytes;
+  return query;
+}
+
 absl::StatusOr<PlanExplanation> ExplainPlan(const MachineProfile& profile, const PlanQuery& query) {
   SPILLWAY_RETURN_IF_ERROR(profiler::ValidateProfile(profile));
   SPILLWAY_RETURN_IF_ERROR(CheckQuery(query));
@@ -98,22 +127,23 @@ absl::StatusOr<PlanExplanation> ExplainPlan(const MachineProfile& profile, const
   e.chi_bytes = model.chi_bytes();
   e.query = query;
   if (e.query.device_memory_bytes == 0) e.query.device_memory_bytes = profile.device_memory_bytes;
-  if (e.query.host_pool_bytes == 0) e.query.host_pool_bytes = profile.host_memory_bytes;
-  if (!e.query.scratch_bytes.has_value()) {
-    e.query.scratch_bytes = std::min(kScratchBytes, e.query.device_memory_bytes / kScratchParts);
+  if (e.query.host_pool_bytes == 0) {
+    e.query.host_pool_bytes = profile.host_memory_bytes;
+    e.pool_weight_bytes = query.stream_weights ? model.weight_bytes : 0;
   }
   e.weight_bytes = query.stream_weights ? model.weight_bytes - (model.n_layers - 2) * model.layer_weight_bytes
                                         : model.weight_bytes;
   e.cache_bytes = static_cast<double>(DistinctTokens(query)) * model.beta_bytes() * model.n_layers;
-  const double fixed_bytes = e.weight_bytes + *e.query.scratch_bytes;
-  e.residency_bytes = e.query.device_memory_bytes - fixed_bytes;
-  if (e.residency_bytes < 0) {
-    return MakeError(
-        Reason::kMemoryTooSmall,
-        absl::StrCat("weights and scratch take ", FormatBytes(Whole(fixed_bytes)),
-                     " of device memory, of which there is ", FormatBytes(Whole(e.query.device_memory_bytes)),
-                     query.stream_weights ? "" : "; stream the weights, or use a smaller model"));
+  if (e.query.residency_bytes.has_value()) {
+    e.query.scratch_bytes =
+        std::max(0.0, e.query.device_memory_bytes - e.weight_bytes - *e.query.residency_bytes);
+  } else if (!e.query.scratch_bytes.has_value()) {
+    e.query.scratch_bytes = std::min(kScratchBytes, e.query.device_memory_bytes / kScratchParts);
   }
+  e.residency_bytes =
+      e.query.residency_bytes.value_or(e.query.device_memory_bytes - e.weight_bytes - *e.query.scratch_bytes);
+  if (e.residency_bytes < -0.5) return DeviceTooSmall(query, e);
+  e.residency_bytes = std::max(0.0, e.residency_bytes);
   const std::pair<SplitMode, const char*> modes[] = {{SplitMode::kAuto, "auto"},
                                                      {SplitMode::kSerial, "serial"},
                                                      {SplitMode::kTransfer, "transfer"},

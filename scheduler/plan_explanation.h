@@ -20,11 +20,25 @@ struct PlanQuery {
   int64_t context_tokens = 4096;   // cached, of each sequence
   int64_t shared_tokens = 0;       // of them, a prefix that all sequences share
   double device_memory_bytes = 0;  // 0: the profile's
-  double host_pool_bytes = 0;      // 0: the profile's host memory
+  double host_pool_bytes = 0;  // for cached tokens alone; 0: the profile's host memory, less streamed weights
   // Staging, tails, activations; unset: 1 GiB, at most an eighth of the device's memory.
   std::optional<double> scratch_bytes;
+  // Device memory for cached tokens, where it is known: a daemon's own. Scratch is then what is left.
+  std::optional<double> residency_bytes;
   bool stream_weights = false;  // weights are loaded layer by layer in every step
 };
+
+// What a daemon serves with: what a query that does not say otherwise is about.
+struct ServedMemory {
+  double device_memory_bytes = 0;
+  double host_pool_bytes = 0;
+  std::optional<double> residency_bytes;  // unset: nothing is carried, all cached tokens lie on the device
+  bool streams_weights = false;
+};
+
+// The query about these memories where it names none. Weights are kept as the daemon keeps them unless the
+// query is about another device, another scratch, or streams them itself.
+PlanQuery WithDefaults(PlanQuery query, const ServedMemory& served);
 
 // One way to serve the query.
 struct PlanAlternative {
@@ -42,6 +56,7 @@ struct PlanExplanation {
   double chi_bytes = 0;
   PlanQuery query;                            // with the defaults filled in
   double weight_bytes = 0;                    // resident on the device; two layers where streamed
+  double pool_weight_bytes = 0;               // streamed weights that lie in the query's host pool
   double cache_bytes = 0;                     // K and V of every distinct token, 16 bit or as profiled
   double residency_bytes = 0;                 // device memory that is left for cached tokens
   std::vector<PlanAlternative> alternatives;  // the first is what Spillway would do

@@ -29,6 +29,10 @@ double Movable(const LayerGroup& g) { return g.host_kv_tokens + g.host_x_tokens 
 double AllTokens(const LayerGroup& g) { return Movable(g) + g.resident_kv_tokens + g.resident_x_tokens; }
 
 std::string Bytes(double bytes) { return FormatBytes(static_cast<int64_t>(std::min(bytes, 9e18))); }
+// Whole bytes that are enough for `bytes`, a sum that may be off in its last digits.
+std::string EnoughBytes(double bytes) {
+  return FormatExactBytes(static_cast<int64_t>(std::ceil(std::min(bytes, 9e18) - 1e-3)));
+}
 
 // Refuses what no placement can hold: on the device what must be resident, on the host every other token.
 absl::Status CheckPlacementFits(const SplitInputs& in) {
@@ -44,8 +48,8 @@ absl::Status CheckPlacementFits(const SplitInputs& in) {
   for (const LayerGroup& g : in.groups) device_bytes += g.n_layers * AllTokens(g) * resident * in.beta_bytes;
   if (device_bytes <= budget.device_bytes * (1 + 1e-9)) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat("the device memory's ", Bytes(budget.device_bytes),
-                                                    " do not hold what must be there; ", Bytes(device_bytes),
-                                                    " would"));
+                                                    " do not hold what must be there; ",
+                                                    EnoughBytes(device_bytes), " would"));
 }
 
 absl::Status PoolTooSmall(const SplitInputs& in) {
@@ -58,7 +62,7 @@ absl::Status PoolTooSmall(const SplitInputs& in) {
   }
   return absl::FailedPreconditionError(absl::StrCat(
       "the host pool's ", Bytes(budget.host_bytes),
-      " cannot store these tokens in the forms that this mode needs; ", Bytes(host_bytes), " would"));
+      " cannot store these tokens in the forms that this mode needs; ", EnoughBytes(host_bytes), " would"));
 }
 
 // Columns of one layer group.

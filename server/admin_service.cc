@@ -280,7 +280,12 @@ absl::Status AdminService::ExplainPlan(AnswerCall& call, const grpc::ByteBuffer&
   SPILLWAY_RETURN_IF_ERROR(ParseSmallMessage(bytes, &request));
   SPILLWAY_ASSIGN_OR_RETURN(const Backend* const backend, state_.Loaded());
   if (backend->plans == nullptr) return NoProfile();
-  return backend->plans->Explain(ToQuery(request),
+  scheduler::ServedMemory served;
+  {
+    MutexLock lock(mutex_);
+    served = static_.served_memory;
+  }
+  return backend->plans->Explain(scheduler::WithDefaults(ToQuery(request), served),
                                  [&call](const absl::StatusOr<scheduler::PlanExplanation>& answer) {
                                    if (!answer.ok()) return call.Answer(answer.status());
                                    v1::ExplainPlanResponse response;

@@ -36,6 +36,7 @@ struct StaticStatus {
   int32_t max_queue = 0;
   int32_t context_tokens = 0;
   int64_t max_connections = 0;
+  scheduler::ServedMemory served_memory;
 };
 
 class AdminService final : public MessageService {

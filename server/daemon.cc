@@ -198,7 +198,8 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
                             .max_sequences = static_cast<int32_t>(settings_.max_sequences),
                             .max_queue = static_cast<int32_t>(settings_.max_queue),
                             .context_tokens = model.context_tokens,
-                            .max_connections = ConnectionLimit(settings_.max_connections, MaxOpenFiles())});
+                            .max_connections = ConnectionLimit(settings_.max_connections, MaxOpenFiles()),
+                            .served_memory = engine_->served_memory()});
   grpc_->admin().SetDrain([&signals] { signals.Stop("AdminService.Drain"); });
   if (engine_->profile().has_value()) grpc_->admin().SetProfile(*engine_->profile());
   backend_ =

@@ -291,6 +291,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   add(place, "scratch",
       device.allocated_bytes() - weights_bytes - executor.weight_slots_bytes() - executor.cache_bytes() -
           executor.staging_bytes());
+  scheduler::ServedMemory& served = engine->served_memory_;
+  served.device_memory_bytes = static_cast<double>(device.info().memory_bytes);
+  served.host_pool_bytes = static_cast<double>(engine->pool_->size_bytes());
+  if (executor.splits()) served.residency_bytes = static_cast<double>(executor.residency_bytes());
+  served.streams_weights = engine->loaded_.weights->host_bytes() > 0;
   engine->start_times_.Ended("executor");
   return engine;
 }

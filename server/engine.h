@@ -72,6 +72,7 @@ class Engine {
   exec::Timeline& timeline() { return timeline_; }
   const kv::Geometry& geometry() const { return pool_->geometry(); }
   const std::vector<MemoryUse>& memory() const { return memory_; }
+  const scheduler::ServedMemory& served_memory() const { return served_memory_; }
   // How long each phase of the start took; the last one once WarmUp is done.
   const StartTimes& start_times() const { return start_times_; }
   // Empty where none was asked for or could be measured.
@@ -96,6 +97,7 @@ class Engine {
   std::unique_ptr<scheduler::Planner> planner_;         // and the executor splits
   std::unique_ptr<scheduler::Scheduler> scheduler_;     // stops before the others go
   std::vector<MemoryUse> memory_;
+  scheduler::ServedMemory served_memory_;
 };
 
 // The memory table, a line a row: use, bytes on the host and on the device.

@@ -45,10 +45,11 @@ absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, con
   if (settings.host_pool_bytes == 0) return absl::OkStatus();
   const kv::MemoryBudget budget = kv::ReadMemoryBudget("/");
   if (budget.known() && settings.host_pool_bytes > budget.available_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--host_pool: a KV pool of ", FormatBytes(settings.host_pool_bytes),
-                     " does not fit: ", FormatBytes(budget.available_bytes), " of memory are available (",
-                     budget.source, "), and the weights need their part of it"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--host_pool: a KV pool of ", FormatBytes(settings.host_pool_bytes),
+        " does not fit: ", FormatBytes(budget.available_bytes), " of memory are available (", budget.source,
+        "), and the weights need their part of it; without the flag the daemon "
+        "takes what is left when they are loaded"));
   }
   return CheckPoolBytes(settings.host_pool_bytes, context_tokens, GeometryOf(info, config));
 }

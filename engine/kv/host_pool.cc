@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& devic
     return absl::ResourceExhaustedError(
         absl::StrCat("a KV pool of ", FormatBytes(std::max<int64_t>(pool_bytes, 0)), " holds less than ",
                      kMinBlocks, " blocks of ", geometry.block_tokens, " tokens; the least that works is ",
-                     kMinBlocks * block_bytes, " bytes (", FormatBytes(kMinBlocks * block_bytes), ")"));
+                     FormatExactBytes(kMinBlocks * block_bytes)));
   }
   const int64_t n_slots = n_blocks * block_slots;
   const int64_t arena_bytes = RoundUp(n_slots * geometry.slot_bytes(), kArenaAlignmentBytes);

@@ -23,6 +23,7 @@ TEST(ParseBytes, RefusesWhatIsNotASize) {
 TEST(FormatBytes, PicksTheLargestUnitThatFits) {
   EXPECT_EQ(FormatBytes(17), "17 B");
   EXPECT_EQ(FormatBytes(512 * kMiB), "512.0 MiB");
+  EXPECT_EQ(FormatExactBytes(512 * kMiB), "536870912 bytes (512.0 MiB)");
   EXPECT_EQ(FormatBytes(3 * kGiB / 2), "1.5 GiB");
 }
 

@@ -1,6 +1,7 @@
 #include "scheduler/plan_inputs.h"
 
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -218,14 +219,77 @@ TEST(ExplainPlan, SharedPrefixIsCarriedOnce) {
               16 * Find(*shared, off).solution.groups[0].carried_kv_tokens, 1);
 }
 
-TEST(ExplainPlan, MemoryTooSmallSaysHowMuchWouldDo) {
+// The number before " bytes (" in a refusal.
+int64_t BytesThatWouldDo(const absl::Status& refused) {
+  const std::string message(refused.message());
+  const size_t end = message.find(" bytes (");
+  if (end == std::string::npos) return -1;
+  return std::stoll(message.substr(message.rfind(' ', end - 1) + 1, end));
+}
+
+TEST(ExplainPlan, DeviceMemoryThatWouldDoDoes) {
+  for (const double scratch_bytes : {-1.0, 0.0, 3e9}) {
+    for (const bool streamed : {false, true}) {
+      PlanQuery query;
+      query.device_memory_bytes = 1e8;
+      query.stream_weights = streamed;
+      if (scratch_bytes >= 0) query.scratch_bytes = scratch_bytes;
+      const auto refused = ExplainPlan(MultiHeadProfile(), query);
+      ASSERT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+      query.device_memory_bytes = static_cast<double>(BytesThatWouldDo(refused.status()));
+      EXPECT_TRUE(ExplainPlan(MultiHeadProfile(), query).ok()) << refused.status();
+      query.device_memory_bytes -= 1000;
+      EXPECT_FALSE(ExplainPlan(MultiHeadProfile(), query).ok()) << "not the least: " << refused.status();
+    }
+  }
+}
+
+TEST(ExplainPlan, HostPoolThatWouldDoDoes) {
+  std::mt19937 random(5);
+  for (int i = 0; i < 200; ++i) {
+    PlanQuery query;
+    query.sequences = 1 + static_cast<int32_t>(random() % 100);
+    query.context_tokens = 1 + static_cast<int64_t>(random() % 5000);
+    query.stream_weights = i % 2 == 0;
+    query.host_pool_bytes = 1;
+    query.device_memory_bytes = 1.4e10;
+    query.scratch_bytes = 0;
+    const auto refused = ExplainPlan(MultiHeadProfile(), query);
+    if (refused.ok()) continue;  // all of it fits on the device
+    ASSERT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+    query.host_pool_bytes = static_cast<double>(BytesThatWouldDo(refused.status()));
+    EXPECT_TRUE(ExplainPlan(MultiHeadProfile(), query).ok()) << refused.status();
+  }
+}
+
+TEST(ExplainPlan, StreamedWeightsLieBesideAPoolThatIsGiven) {
   PlanQuery query;
-  query.device_memory_bytes = 8e9;
-  const auto weights = ExplainPlan(MultiHeadProfile(), query);
-  EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(weights.status().message().find("13.4 GiB"), absl::string_view::npos) << weights.status();
+  query.sequences = 8;
+  query.context_tokens = 1024;
   query.stream_weights = true;
+  query.host_pool_bytes =
+      8.0 * 1024 * MultiHeadProfile().model.beta_bytes() * MultiHeadProfile().model.n_layers;
   EXPECT_TRUE(ExplainPlan(MultiHeadProfile(), query).ok());
+}
+
+TEST(ExplainPlan, AQueryWithoutMemoriesIsAboutTheDaemons) {
+  const ServedMemory served{
+      .device_memory_bytes = 3e9, .host_pool_bytes = 5e10, .residency_bytes = 7e8, .streams_weights = true};
+  const auto e = ExplainPlan(MultiHeadProfile(), WithDefaults(PlanQuery(), served));
+  ASSERT_TRUE(e.ok()) << e.status();
+  EXPECT_EQ(e->query.device_memory_bytes, 3e9);
+  EXPECT_EQ(e->query.host_pool_bytes, 5e10);
+  EXPECT_TRUE(e->query.stream_weights);
+  EXPECT_EQ(e->residency_bytes, 7e8);
+  EXPECT_EQ(*e->query.scratch_bytes, 3e9 - 7e8 - e->weight_bytes);
+
+  PlanQuery other;
+  other.device_memory_bytes = 2e10;
+  const PlanQuery about = WithDefaults(other, served);
+  EXPECT_EQ(about.device_memory_bytes, 2e10);
+  EXPECT_EQ(about.host_pool_bytes, 5e10);
+  EXPECT_FALSE(about.stream_weights);
+  EXPECT_FALSE(about.residency_bytes.has_value());
 }
 
 TEST(ExplainPlan, NoNumberCrashesIt) {

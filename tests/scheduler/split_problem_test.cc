@@ -236,7 +236,7 @@ TEST(SplitProblem, APoolThatIsTooSmallForTheModeIsRefusedWithOneThatWorks) {
     const absl::Status refused = SolveSplit(in).status();
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
     EXPECT_THAT(std::string(refused.message()),
-                testing::HasSubstr(FormatBytes(static_cast<int64_t>(enough)) + " would"));
+                testing::HasSubstr(FormatExactBytes(static_cast<int64_t>(enough)) + " would"));
   }
 }
 

@@ -226,7 +226,7 @@ TEST(Admin, StatusSaysWhatRuns) {
   geometry.d_head = 8;
   geometry.d = 8;
   geometry.block_tokens = 4;
-  server.server->admin().SetStatic({"cpu: fake", geometry, {{"host", "weights", 12}}});
+  server.server->admin().SetStatic({"cpu: fake", geometry, {{"host", "weights", 12}}, 0, 0, 0, 0, {}});
   const auto stub = v1::AdminService::NewStub(server.Connect());
   v1::GetStatusResponse status;
   ASSERT_TRUE(stub->GetStatus(NewContext().get(), {}, &status).ok());
