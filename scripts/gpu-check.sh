@@ -103,9 +103,9 @@ fi
 note "$gpu, $(nproc) cores, $(date -u +%FT%TZ), commit $(cat COMMIT 2> /dev/null)"
 command -v nvidia-smi > /dev/null && run machine 10 nvidia-smi -q
 
-run device_tests 120 "${ours[@]}" "$bin/device_gpu_test" --gtest_brief=1
-run executor_tests 120 "${ours[@]}" "$bin/exec_gpu_test" --gtest_brief=1
-run device_code_tests 30 "${ours[@]}" "$bin/device_code_gpu_test" --gtest_brief=1
+run device_tests 120 "${ours[@]}" "$bin/device_gpu_test"
+run executor_tests 120 "${ours[@]}" "$bin/exec_gpu_test"
+run device_code_tests 30 "${ours[@]}" "$bin/device_code_gpu_test"
 if python3 -c 'import torch, transformers' 2> /dev/null; then
   run transformers 60 python3 scripts/gpu-logits.py "$out/mid-size" --device="${SPILLWAY_LOGITS_DEVICE:-cuda}" &&
     run logits 40 "${ours[@]}" "SPILLWAY_MID_SIZE_MODEL=$out/mid-size" "$bin/exec_gpu_test" --gtest_filter='MidSizeLogits.*'
@@ -124,7 +124,7 @@ sanitizer=$(command -v compute-sanitizer || true)
 if [[ -x $sanitizer ]]; then
   short='*Norm*/bf16:*Rope*/bf16:*RowsWithoutKeys*/bf16:*Ragged*/bf16:*Greedy*/bf16:*Logprob*/bf16:*Packed*/bf16'
   for tool in memcheck racecheck; do
-    run "$tool" 60 "${ours[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/device_gpu_test" --gtest_brief=1 \
+    run "$tool" 60 "${ours[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/device_gpu_test" \
       --gtest_filter="$short"
   done
 else
