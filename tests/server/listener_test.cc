@@ -1,9 +1,11 @@
 #include "server/listener.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -109,6 +111,44 @@ TEST(Listener, GoesOnAfterDescriptorsRanOut) {
   EXPECT_EQ(counts.accepted, 0);
   const Descriptor late = ConnectTo((*listener)->address());
   EXPECT_TRUE(Eventually([&] { return holder.size() == 1; }));
+}
+
+TEST(Listener, WhatOthersLeaveIsTheReservesBeforeItIsAConnections) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "as above";
+#endif
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const auto is_open = [](int fd) { return fcntl(fd, F_GETFD) >= 0; };
+  Descriptor spare(dup(0));
+  const int limit = spare.get() + 1;
+  const Descriptor clients[] = {Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
+                                Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0))};
+  auto listener = Listener::Bind("127.0.0.1:0", 1'000'000);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  std::vector<int>
+      own;  // the listener's, all beyond the limit that comes: once closed they are not had again
+  for (int fd = clients[1].get() + 1; is_open(fd); ++fd) own.push_back(fd);
+  ASSERT_GE(own.size(), 3U);
+  Holder holder;
+  (*listener)->Start(holder.Take());
+  const rlimit few{static_cast<rlim_t>(limit), before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<Descriptor> all;
+  for (Descriptor fd(dup(0)); fd.get() >= 0; fd = Descriptor(dup(0))) all.push_back(std::move(fd));
+  ConnectTo((*listener)->address(), 10, clients[0]);
+  // The reserve was given up, and there is none in its place.
+  const bool was_lost = Eventually([&] { return !std::all_of(own.begin(), own.end(), is_open); });
+  spare.Close();
+  const bool first_turned_away = IsClosed(clients[0]);
+  ConnectTo((*listener)->address(), 10, clients[1]);
+  const bool second_turned_away = IsClosed(clients[1]);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(was_lost);
+  EXPECT_TRUE(first_turned_away) << "it waits";
+  EXPECT_TRUE(second_turned_away);
+  EXPECT_EQ(holder.size(), 0U);
+  EXPECT_EQ((*listener)->Counts().refused[static_cast<size_t>(ConnectionRefusal::kDescriptors)], 2);
 }
 
 TEST(Listener, EveryAddressOfAHostIsListenedOn) {
