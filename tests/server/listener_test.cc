@@ -38,7 +38,7 @@ bool Eventually(const std::function<bool()>& condition) {
   return false;
 }
 
-// Holds what is accepted until it is told to let go.
+// Holds what is accepted until it is told to let go. Outlives the listener, whose thread calls it.
 class Holder {
  public:
   Listener::Take Take() {
@@ -62,9 +62,9 @@ class Holder {
 };
 
 TEST(Listener, WhatIsBeyondTheLimitIsClosedUntilOthersLeave) {
+  Holder holder;
   auto listener = Listener::Bind("127.0.0.1:0", 2);
   ASSERT_TRUE(listener.ok()) << listener.status();
-  Holder holder;
   (*listener)->Start(holder.Take());
   const Descriptor a = ConnectTo((*listener)->address());
   const Descriptor b = ConnectTo((*listener)->address());
@@ -88,9 +88,9 @@ TEST(Listener, GoesOnAfterDescriptorsRanOut) {
 #endif
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  Holder holder;
   auto listener = Listener::Bind("127.0.0.1:0", 1'000'000);
   ASSERT_TRUE(listener.ok()) << listener.status();
-  Holder holder;
   (*listener)->Start(holder.Take());
   // UndefinedBehaviorSanitizer looks at the first object of a class through a pipe, which soon cannot be had.
   EXPECT_GT(Clock::Real().NowNs(), 0);
@@ -124,13 +124,13 @@ TEST(Listener, WhatOthersLeaveIsTheReservesBeforeItIsAConnections) {
   const int limit = spare.get() + 1;
   const Descriptor clients[] = {Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
                                 Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0))};
+  Holder holder;
   auto listener = Listener::Bind("127.0.0.1:0", 1'000'000);
   ASSERT_TRUE(listener.ok()) << listener.status();
   std::vector<int>
       own;  // the listener's, all beyond the limit that comes: once closed they are not had again
   for (int fd = clients[1].get() + 1; is_open(fd); ++fd) own.push_back(fd);
   ASSERT_GE(own.size(), 3U);
-  Holder holder;
   (*listener)->Start(holder.Take());
   const rlimit few{static_cast<rlim_t>(limit), before.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
@@ -152,9 +152,9 @@ TEST(Listener, WhatOthersLeaveIsTheReservesBeforeItIsAConnections) {
 }
 
 TEST(Listener, EveryAddressOfAHostIsListenedOn) {
+  Holder holder;
   auto listener = Listener::Bind("localhost:0", 10);
   ASSERT_TRUE(listener.ok()) << listener.status();
-  Holder holder;
   (*listener)->Start(holder.Take());
   const Descriptor client = ConnectTo((*listener)->address());
   EXPECT_TRUE(Eventually([&] { return holder.size() == 1; }));
