@@ -25,7 +25,6 @@ namespace {
 constexpr int32_t kBlockTokensWithoutLink = 16;
 constexpr int64_t kLinkBlockBytes = 256 * kKiB;
 constexpr int32_t kHeadRows = 64;
-constexpr int32_t kRingChunks = 6;
 // A chunk of the ring: large enough for a link to be at its best, and a small part of a small device.
 constexpr int64_t kRingChunkBytesMax = 2 * kMiB;
 constexpr int64_t kDeviceParts = 128;
@@ -51,7 +50,6 @@ exec::LinkExecutorOptions LinkOptions(const Settings& settings, const device::De
                                       const kv::Geometry& geometry) {
   exec::LinkExecutorOptions options;
   options.head_rows = kHeadRows;
-  options.ring_chunks = kRingChunks;
   options.ring_chunk_bytes = RingChunkBytes(info, geometry);
   options.chunk_rows = LinkItemRows(settings);
   return options;
