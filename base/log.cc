@@ -32,9 +32,28 @@ absl::string_view LevelName(LogLevel level) {
   return "error";
 }
 
-// A JSON string, with invalid UTF-8 replaced.
+// What moves a terminal's cursor, ends a line or turns the direction of what follows: controls of one byte
+// and of two (C1), line and paragraph separators, marks of direction and of no width.
+bool MovesText(const std::string& text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = [&](size_t ahead) {
+      return i + ahead < text.size() ? static_cast<unsigned char>(text[i + ahead]) : 0;
+    };
+    const int first = byte(0), second = byte(1), third = byte(2);
+    if (first < 0x20 || first == 0x7f || (first == 0xc2 && second >= 0x80 && second < 0xa0)) return true;
+    if (first == 0xe2 && second == 0x80 &&
+        ((third >= 0x8b && third <= 0x8f) || (third >= 0xa8 && third <= 0xae)))
+      return true;
+    if (first == 0xe2 && second == 0x81 && third >= 0xa0 && third <= 0xaf) return true;
+    if (first == 0xef && second == 0xbb && third == 0xbf) return true;
+  }
+  return false;
+}
+
+// A JSON string, with invalid UTF-8 replaced; of what moves text nothing but escapes is left.
 std::string Quoted(const std::string& text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/MovesText(text),
+                                   nlohmann::json::error_handler_t::replace);
 }
 
 // Thousandths are enough for a reader; what is smaller keeps three digits.
@@ -47,7 +66,7 @@ std::string FormatReal(double value) {
 std::string FormatValue(const LogField& field, LogFormat format) {
   if (const auto* text = std::get_if<std::string>(&field.value)) {
     const bool plain = format == LogFormat::kText && !text->empty() &&
-                       text->find_first_of(" \"\n\r\t\\=") == std::string::npos;
+                       text->find_first_of(" \"\\=") == std::string::npos && !MovesText(*text);
     return plain ? *text : Quoted(*text);
   }
   if (const auto* integer = std::get_if<int64_t>(&field.value)) return absl::StrCat(*integer);

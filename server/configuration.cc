@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/bytes.h"
+#include "base/json_keys.h"
 #include "base/small_file.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -146,13 +147,18 @@ absl::StatusOr<GivenValues> ReadFile(const std::string& path) {
         absl::StrCat("--config=", path, ": ", text.status().message(), "; give a readable JSON file"));
   }
   nlohmann::json json;
+  JsonKeys keys;
   try {
-    json = nlohmann::json::parse(*text);
+    json = nlohmann::json::parse(*text, std::ref(keys));
   } catch (const nlohmann::json::parse_error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not JSON at byte ", error.byte, "; correct it there"));
   } catch (const nlohmann::json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.what(), "; correct it"));
+  }
+  if (!keys.repeated().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": \"", keys.repeated(), "\" is there twice; remove one of them"));
   }
   if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": must be one JSON object"));
   GivenValues values;

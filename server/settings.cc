@@ -306,7 +306,8 @@ constexpr absl::string_view kActions =
     "  --version\n"
     "  -h, --help\n"
     "\n"
-    "Signals: SIGTERM and SIGINT finish running streams and exit 0; a second one exits at once.\n"
+    "Signals: SIGTERM and SIGINT finish running streams and exit 0; a second one exits at once. SIGHUP does "
+    "nothing: files are looked at by themselves.\n"
     "Exit code 1: it could not start (one line says why) or the device failed.\n";
 
 }  // namespace

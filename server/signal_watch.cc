@@ -16,6 +16,7 @@ sigset_t StopSignals() {
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGHUP);
   return set;
 }
 
@@ -66,6 +67,10 @@ void SignalWatch::Work() {
     if (sigwait(&set, &signal_number) != 0) continue;
     MutexLock lock(mutex_);
     if (stopping_) return;
+    if (signal_number == SIGHUP) {
+      Log(LogLevel::kInfo, "files are looked at by themselves; SIGTERM stops", {{"signal", "SIGHUP"}});
+      continue;
+    }
     const char* const name = signal_number == SIGTERM ? "SIGTERM" : "SIGINT";
     if (!armed_) {
       Log(LogLevel::kInfo, "stopped before serving", {{"signal", name}});

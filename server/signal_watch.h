@@ -1,5 +1,6 @@
-// SIGTERM and SIGINT as something to wait for. A thread takes them; the second one ends the process at once,
-// so that a drain can always be cut short.
+// SIGTERM and SIGINT as something to wait for; SIGHUP, which hooks of certificates send, as something to go
+// on after. A thread takes them; the second one ends the process at once, so that a drain can always be cut
+// short.
 #ifndef SPILLWAY_SERVER_SIGNAL_WATCH_H_
 #define SPILLWAY_SERVER_SIGNAL_WATCH_H_
 
@@ -43,7 +44,7 @@ class SignalWatch {
   std::thread thread_;
 };
 
-// Keeps SIGTERM and SIGINT from every thread made later, and ignores SIGPIPE. First thing in main.
+// Keeps SIGTERM, SIGINT and SIGHUP from every thread made later, and ignores SIGPIPE. First thing in main.
 void BlockSignals();
 
 }  // namespace spillway::server

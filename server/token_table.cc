@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/json_keys.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -77,12 +78,17 @@ absl::StatusOr<TokenEntry> ReadToken(const Json& object, const std::string& wher
 
 absl::StatusOr<Json> ParseObject(absl::string_view text) {
   Json json;
+  JsonKeys keys;
   try {
-    json = Json::parse(text.begin(), text.end());
+    json = Json::parse(text.begin(), text.end(), std::ref(keys));
   } catch (const Json::parse_error& error) {
     return absl::InvalidArgumentError(absl::StrCat("not JSON at byte ", error.byte, "; correct it there"));
   } catch (const Json::exception& error) {
     return absl::InvalidArgumentError(error.what());
+  }
+  if (!keys.repeated().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", keys.repeated(), "\" is there twice in one object; remove one of them"));
   }
   if (!json.is_object()) return absl::InvalidArgumentError("must be one JSON object");
   return json;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
+#include "base/json_keys.h"
 #include "base/status_macros.h"
 #include "engine/model/gguf_cursor.h"
 #include "engine/model/mapped_file.h"
@@ -57,29 +58,19 @@ absl::Status CheckLimits(absl::string_view text, absl::string_view file, const J
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::string_view file,
                                                const JsonLimits& limits) {
   SPILLWAY_RETURN_IF_ERROR(CheckLimits(text, file, limits));
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
-  std::string repeated;
-  const auto watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-    using Event = nlohmann::json::parse_event_t;
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(value.get<std::string>()).second && repeated.empty()) {
-      repeated = value.get<std::string>();
-    }
-    return true;
-  };
+  JsonKeys keys;
   nlohmann::json root;
   try {
-    root = nlohmann::json::parse(text.begin(), text.end(), watch);
+    root = nlohmann::json::parse(text.begin(), text.end(), std::ref(keys));
   } catch (const nlohmann::json::parse_error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(file, ": byte ", error.byte, ": not JSON; ", kDamagedJson));
   } catch (const nlohmann::json::exception&) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": a number is out of range; ", kDamagedJson));
   }
-  if (!repeated.empty()) {
+  if (!keys.repeated().empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(file, ": field ", Quoted(repeated), " is there twice; ", kDamagedJson));
+        absl::StrCat(file, ": field ", Quoted(keys.repeated()), " is there twice; ", kDamagedJson));
   }
   if (!root.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": not a JSON object; ", kDamagedJson));

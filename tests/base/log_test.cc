@@ -15,6 +15,32 @@ TEST(Log, TextQuotesOnlyWhatNeedsIt) {
             "1970-01-01T00:00:00.000Z info    ready path=/a why=\"a b\" n=3");
 }
 
+TEST(Log, WhatMovesTextIsEscaped) {
+  const std::string texts[] = {"\x1b[2J",
+                               "\x0b",
+                               "\x7f",
+                               "a\xc2\x85z",
+                               "a\xe2\x80\xa8z",
+                               "\xe2\x80\xae"
+                               "gpj",
+                               "\xe2\x81\xa6x",
+                               "\xef\xbb\xbfx",
+                               "\r\n\t"};
+  for (const std::string& text : texts) {
+    for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
+      const std::string line = FormatLogLine(format, LogLevel::kInfo, 0, "m", {{"id", text}});
+      for (const char c : line) EXPECT_TRUE(c >= 0x20 && c < 0x7f) << line;
+      if (format == LogFormat::kJson) {
+        EXPECT_EQ(nlohmann::json::parse(line)["id"], text);
+      }
+    }
+  }
+  // Words of any language stay readable.
+  EXPECT_NE(FormatLogLine(LogFormat::kText, LogLevel::kInfo, 0, "m", {{"id", "gr\xc3\xbc\xc3\x9f"}})
+                .find("id=gr\xc3\xbc\xc3\x9f"),
+            std::string::npos);
+}
+
 TEST(Log, JsonLinesParseWhateverTheText) {
   const std::string line = FormatLogLine(LogFormat::kJson, LogLevel::kError, 0, "bad \"file\"\n",
                                          {{"path", "\xff\x01"}, {"ok", false}});

@@ -308,6 +308,16 @@ TEST(Daemon, AStopRightAfterReadinessDrains) {
   EXPECT_THAT(result.output, AllOf(HasSubstr("draining"), Not(HasSubstr("stopped before serving"))));
 }
 
+TEST(Daemon, AHangupIsNoReasonToStop) {
+  SpawnedDaemon daemon(ModelFlags({}));
+  ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();
+  daemon.Signal(SIGHUP);
+  ASSERT_TRUE(Logs(daemon, "signal=SIGHUP")) << daemon.output();
+  EXPECT_EQ(Get(daemon.metrics_address(), "/readyz").code, 200);
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.Wait().code, 0);
+}
+
 TEST(Daemon, ASecondSignalExitsAtOnce) {
   SpawnedDaemon daemon(ModelFlags({"--lame_duck_ms=60000"}));
   ASSERT_TRUE(daemon.WaitUntilReady()) << daemon.output();

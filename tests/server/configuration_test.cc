@@ -129,6 +129,8 @@ TEST(Configuration, WhatIsMissingIsNamed) {
 
 TEST(Configuration, FilesAreChecked) {
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("a.json", "{\"model\": ")}), HasSubstr("not JSON at byte"));
+  EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("b.json", R"({"model": "a", "model": "b"})")}),
+              HasSubstr("\"model\" is there twice"));
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("b.json", "[]")}), HasSubstr("JSON object"));
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("c.json", R"({"schema_version": 2})")}),
               HasSubstr("must be 1"));

@@ -56,6 +56,9 @@ TEST(TokenTable, ReadsTokensAndLimits) {
 
 TEST(TokenTable, SaysWhereAndWhatIsWrong) {
   EXPECT_THAT(ErrorOf("{"), HasSubstr("not JSON at byte"));
+  // A parser takes the last one: limits would be gone without a word.
+  EXPECT_THAT(ErrorOf(R"({"schema_version": 1, "tenants": {"a": {}}, "tokens": [], "tenants": {}})"),
+              HasSubstr("\"tenants\" is there twice"));
   EXPECT_THAT(ErrorOf("[]"), HasSubstr("must be one JSON object"));
   EXPECT_THAT(ErrorOf("{}"), HasSubstr("schema_version: must be 1"));
   EXPECT_THAT(ErrorOf("{\"schema_version\": 1, \"token\": []}"), HasSubstr("unknown name \"token\""));
