@@ -1,14 +1,18 @@
 // `spillway token`: makes a token, and puts what the daemon needs to know of it into its tokens file.
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -36,6 +40,9 @@ constexpr absl::string_view kUsage =
     "--tokens_file=tokens.json\n"
     "  spillway token --tenant=operations --role=admin --tokens_file=tokens.json\n"
     "  spillway --token_file=acme.token complete \"The capital of France is\"\n\n";
+
+// The daemon refuses files with larger ones.
+constexpr int64_t kMostLimit = int64_t{1} << 50;
 
 struct TokenOptions {
   std::string tenant;
@@ -84,25 +91,51 @@ void AddTo(Json& tokens, const Json& entry, const TokenOptions& options) {
   limit("tokens_per_minute", options.tokens_per_minute);
 }
 
-// Whole or not at all: the daemon may look at any time. The mode of a file that is there stays.
+absl::Status SystemError(absl::string_view what) {
+  return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
+}
+
+// Whole or not at all: the daemon may look at any time. Mode and owner of a file that is there stay, or the
+// daemon could not read its own file.
 absl::Status Replace(const std::string& path, const std::string& text) {
   struct stat about {};
-  const mode_t mode = stat(path.c_str(), &about) == 0 ? about.st_mode & 0777 : 0600;
-  const std::string next = path + ".new";
-  const auto error = [](absl::string_view what) {
-    return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
-  };
-  const int file = open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
-  if (file < 0) return error("cannot be written");
-  const bool written = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                       fchmod(file, mode) == 0 && fsync(file) == 0;
-  const absl::Status failed = error("cannot be written");
-  if (close(file) != 0 || !written) {
-    unlink(next.c_str());
-    return failed;
+  const bool is_there = stat(path.c_str(), &about) == 0;
+  const mode_t mode = is_there ? about.st_mode & 0777 : 0600;
+  std::string next = path + ".XXXXXX";
+  const int file = mkostemp(next.data(), O_CLOEXEC);
+  if (file < 0) return SystemError("cannot be written");
+  absl::Status status;
+  if (is_there && fchown(file, about.st_uid, about.st_gid) != 0) {
+    status = SystemError("its owner would change; add the token as that user, or as root");
+  } else if (write(file, text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
+             fchmod(file, mode) != 0 || fsync(file) != 0) {
+    status = SystemError("cannot be written");
   }
-  if (rename(next.c_str(), path.c_str()) != 0) return error("cannot be replaced");
-  return absl::OkStatus();
+  if (close(file) != 0 && status.ok()) status = SystemError("cannot be written");
+  if (status.ok() && rename(next.c_str(), path.c_str()) != 0) status = SystemError("cannot be replaced");
+  if (!status.ok()) unlink(next.c_str());
+  return status;
+}
+
+// One command after the other: each reads what the one before has written. A link to the file stays one.
+absl::Status AddToFile(const std::string& path, const Json& entry, const TokenOptions& options) {
+  std::error_code unresolved;
+  const std::filesystem::path resolved =
+      std::filesystem::weakly_canonical(std::filesystem::absolute(path), unresolved);
+  if (unresolved) return absl::UnavailableError(unresolved.message());
+  const int folder = open(resolved.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return SystemError("its folder cannot be opened");
+  absl::Status status;
+  if (flock(folder, LOCK_EX) != 0) {
+    status = SystemError("its folder cannot be locked");
+  } else if (absl::StatusOr<Json> tokens = ReadTokens(resolved); tokens.ok()) {
+    AddTo(*tokens, entry, options);
+    status = Replace(resolved, tokens->dump(2) + "\n");
+  } else {
+    status = tokens.status();
+  }
+  close(folder);
+  return status;
 }
 
 }  // namespace
@@ -138,8 +171,10 @@ ExitCode RunToken(absl::Span<const std::string> args, CommandContext& context) {
     return UsageError("token", "--tenant must be 1 to 64 letters, digits, dots, dashes and underscores",
                       console);
   }
-  if (options.max_concurrent_requests.value_or(0) < 0 || options.tokens_per_minute.value_or(0) < 0) {
-    return UsageError("token", "a limit cannot be negative", console);
+  for (const std::optional<int64_t>& limit : {options.max_concurrent_requests, options.tokens_per_minute}) {
+    if (limit.value_or(0) < 0 || limit.value_or(0) > kMostLimit) {
+      return UsageError("token", absl::StrCat("a limit must lie in 0..", kMostLimit), console);
+    }
   }
 
   const absl::StatusOr<std::string> token = MakeToken();
@@ -157,14 +192,8 @@ ExitCode RunToken(absl::Span<const std::string> args, CommandContext& context) {
     console.err << "spillway: for the daemon's --tokens_file: " << tokens.dump() << "\n";
     return kExitOk;
   }
-  absl::StatusOr<Json> tokens = ReadTokens(options.tokens_file);
-  absl::Status replaced = tokens.status();
-  if (tokens.ok()) {
-    AddTo(*tokens, entry, options);
-    replaced = Replace(options.tokens_file, tokens->dump(2) + "\n");
-  }
-  if (!replaced.ok()) {
-    return Failed(absl::StrCat("--tokens_file=", options.tokens_file, ": ", replaced.message()), console);
+  if (const absl::Status added = AddToFile(options.tokens_file, entry, options); !added.ok()) {
+    return Failed(absl::StrCat("--tokens_file=", options.tokens_file, ": ", added.message()), console);
   }
   console.out << *token << "\n";
   console.err << "spillway: added to " << options.tokens_file << "\n";

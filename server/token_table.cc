@@ -33,7 +33,7 @@ absl::StatusOr<int64_t> ReadLimit(const Json& object, const char* name, const st
   if (!object.contains(name)) return 0;
   const Json& value = object[name];
   if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 50) {
-    return Bad(where, absl::StrCat(name, " must be a whole number from 0 (no limit)"));
+    return Bad(where, absl::StrCat(name, " must be a whole number from 0 (no limit) to 2^50"));
   }
   return value.get<int64_t>();
 }

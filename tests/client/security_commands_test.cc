@@ -2,10 +2,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "base/sha256.h"
@@ -90,7 +94,49 @@ TEST_F(SpillwayTest, TokenAddsTheDigestToAFileThatItsOwnerAloneReads) {
   struct stat about {};
   ASSERT_EQ(stat(path.c_str(), &about), 0);
   EXPECT_EQ(about.st_mode & 0777, 0600U);
-  EXPECT_NE(access((path + ".new").c_str(), F_OK), 0);
+  std::remove(path.c_str());
+}
+
+TEST_F(SpillwayTest, TokensAddedAtOnceAreAllThere) {
+  const std::string folder = testing::TempDir() + std::to_string(getpid()) + "_tokens_at_once";
+  ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
+  const std::string path = folder + "/tokens.json";
+  std::vector<std::thread> threads;
+  std::atomic<int> added{0};
+  for (int i = 0; i < 16; ++i) {
+    threads.emplace_back([&] {
+      added += Run({"token", "--tenant=acme", "--tokens_file=" + path}).exit_code == kExitOk ? 1 : 0;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(added, 16);
+  std::ifstream file(path);
+  EXPECT_EQ(nlohmann::json::parse(file)["tokens"].size(), 16U);
+  std::remove(path.c_str());
+  EXPECT_EQ(rmdir(folder.c_str()), 0) << "nothing else is left there";
+}
+
+TEST_F(SpillwayTest, TokenLeavesTheFileToItsOwnerAndALinkALink) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_owned.json";
+  const std::string link = path + ".link";
+  std::ofstream(path) << "{\"schema_version\": 1}";
+  ASSERT_EQ(chmod(path.c_str(), 0640), 0);
+  const bool is_root = geteuid() == 0;
+  if (is_root) {
+    ASSERT_EQ(chown(path.c_str(), 65534, 65534), 0);
+  }
+  ASSERT_EQ(symlink(std::filesystem::absolute(path).c_str(), link.c_str()), 0);
+  const Result result = Run({"token", "--tenant=acme", "--tokens_file=" + link});
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  struct stat about {};
+  ASSERT_EQ(lstat(link.c_str(), &about), 0);
+  EXPECT_TRUE(S_ISLNK(about.st_mode));
+  ASSERT_EQ(stat(path.c_str(), &about), 0);
+  EXPECT_EQ(about.st_mode & 0777, 0640U);
+  EXPECT_EQ(about.st_uid, is_root ? 65534U : geteuid());
+  std::ifstream file(path);
+  EXPECT_EQ(nlohmann::json::parse(file)["tokens"].size(), 1U);
+  std::remove(link.c_str());
   std::remove(path.c_str());
 }
 
@@ -100,6 +146,7 @@ TEST_F(SpillwayTest, TokenRefusesWhatTheDaemonWould) {
   EXPECT_EQ(Run({"token", "--tenant=" + std::string(65, 'a')}).exit_code, kExitUsage);
   EXPECT_EQ(Run({"token", "--tenant=a", "--role=root"}).exit_code, kExitUsage);
   EXPECT_EQ(Run({"token", "--tenant=a", "--tokens_per_minute=-1"}).exit_code, kExitUsage);
+  EXPECT_EQ(Run({"token", "--tenant=a", "--tokens_per_minute=9000000000000000000"}).exit_code, kExitUsage);
   const std::string path = testing::TempDir() + std::to_string(getpid()) + "_other.json";
   std::ofstream(path) << "{\"model\": \"m\"}";
   const Result other = Run({"token", "--tenant=a", "--tokens_file=" + path});
@@ -108,7 +155,7 @@ TEST_F(SpillwayTest, TokenRefusesWhatTheDaemonWould) {
   EXPECT_THAT(other.err, HasSubstr("is not a tokens file"));
   std::remove(path.c_str());
   EXPECT_THAT(Run({"token", "--tenant=a", "--tokens_file=/no/such/folder/tokens.json"}).err,
-              HasSubstr("cannot be written"));
+              HasSubstr("its folder cannot be opened"));
 }
 
 TEST_F(SpillwayTest, TokenWithoutAFileSaysWhatToAdd) {
