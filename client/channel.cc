@@ -1,6 +1,9 @@
 #include "client/channel.h"
 
+#include <arpa/inet.h>
+
 #include <cstdlib>
+#include <string>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -19,9 +22,13 @@ using grpc::experimental::InterceptionHookPoints;
 using grpc::experimental::Interceptor;
 using grpc::experimental::InterceptorBatchMethods;
 
+// By what it says alone: a name that begins as an address does is anybody's.
 bool IsOnThisMachine(absl::string_view server) {
-  return absl::StartsWith(server, "127.") || absl::StartsWith(server, "localhost:") ||
-         absl::StartsWith(server, "[::1]") || absl::StartsWith(server, "unix:");
+  if (absl::StartsWith(server, "unix:")) return true;
+  const std::string host(server.substr(0, server.rfind(':')));
+  in_addr address{};
+  return host == "localhost" || host == "[::1]" ||
+         (inet_pton(AF_INET, host.c_str(), &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
 }
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;

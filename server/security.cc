@@ -83,6 +83,13 @@ void Security::WarnOfExposure(const Settings& settings) const {
           "authenticates in front",
           {{"address", address}});
     }
+    const bool serves_admin = settings.admin_listen.empty() || address == settings.admin_listen;
+    if (tokens_ == nullptr && tls_ != nullptr && tls_->wants_client_certificates() && serves_admin) {
+      Log(LogLevel::kWarning,
+          "EVERY CLIENT WITH A CERTIFICATE IS AN OPERATOR, who may drain the daemon: give --tokens_file, or "
+          "--admin_listen on an address that clients do not reach",
+          {{"address", address}});
+    }
   }
 }
 

@@ -54,6 +54,9 @@ TEST_F(SpillwayTest, ATokenGoesWithEveryCallAndNeverInPlainTextToAnotherMachine)
   const Result elsewhere = Run({"models", "--server=192.0.2.1:1"});
   EXPECT_EQ(elsewhere.exit_code, kExitFailed);
   EXPECT_THAT(elsewhere.err, HasSubstr("the token would go to 192.0.2.1:1 in plain text"));
+  for (const std::string server : {"127.0.0.1.example.invalid:1", "localhost.example.invalid:1", "127.1:1"}) {
+    EXPECT_THAT(Run({"models", "--server=" + server}).err, HasSubstr("in plain text")) << server;
+  }
   EXPECT_THAT(elsewhere.err, Not(HasSubstr("spw_env")));
   unsetenv("SPILLWAY_TOKEN");
   EXPECT_EQ(Run({"models"}).exit_code, kExitOk);
