@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,23 @@ def rendered(folder):
 def one(objects, kind):
     [found] = [each for each in objects if each["kind"] == kind]
     return found
+
+
+def selects(selector, labels):
+    """A LabelSelector, of which the manifests use matchLabels alone; an empty one selects everything."""
+    if not selector.keys() <= {"matchLabels"}:
+        raise AssertionError(f"the test has to follow: {selector}")
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+def admitted(rule, pod, namespace):
+    """Whether a rule's `from` lets a pod of these labels come, whose namespace has these, or (None) is the policy's own."""
+    for peer in rule["from"]:
+        own = namespace is None
+        if (selects(peer["namespaceSelector"], namespace or {}) and not own if "namespaceSelector" in peer else own) and \
+                selects(peer.get("podSelector", {}), pod):
+            return True
+    return False
 
 
 class KubernetesTest(unittest.TestCase):
@@ -130,6 +148,46 @@ class KubernetesTest(unittest.TestCase):
             self.assertEqual(host, "127.0.0.1")
             self.assertNotIn(int(port), [each["containerPort"] for each in pod["containers"][0]["ports"]])
             self.assertNotIn(int(port), [each["port"] for each in one(objects, "Service")["spec"]["ports"]])
+
+    def test_who_may_call_is_who_the_guide_says(self):
+        client = re.search(r'pods of the namespace with the label `([\w./-]+): "(\w+)"`', (ROOT / "docs" / "operations.md").read_text())
+        client = {client[1]: client[2]}
+        monitoring = {"kubernetes.io/metadata.name": "monitoring"}
+        for _, objects in self.each():
+            policy = one(objects, "NetworkPolicy")["spec"]
+            daemon = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+            self.assertTrue(selects(policy["podSelector"], daemon))
+            for other in ({}, {"app": "database"}, client):
+                self.assertFalse(selects(policy["podSelector"], other), f"the policy takes {other}'s network away")
+
+            def may(port, pod, namespace=None):
+                return any(admitted(rule, pod, namespace) for rule in policy["ingress"] if port in [each["port"] for each in rule["ports"]])
+
+            self.assertEqual(set(policy["policyTypes"]), {"Ingress", "Egress"})
+            self.assertTrue(may("grpc", client), "the documented label alone")
+            self.assertTrue(may("grpc", client | {"app": "shop"}))
+            self.assertFalse(may("grpc", {}))
+            self.assertFalse(may("grpc", {"app": "shop"}))
+            self.assertFalse(may("grpc", daemon), "the daemons do not call each other")
+            self.assertFalse(may("grpc", client, monitoring))
+            self.assertFalse(may("metrics", client))
+            self.assertTrue(may("metrics", {"app": "prometheus"}, monitoring))
+            self.assertFalse(may("metrics", {"app": "prometheus"}, {"kubernetes.io/metadata.name": "default"}))
+
+    def test_selectors_find_the_daemons(self):
+        ours = {"app.kubernetes.io/name": "spillway", "app.kubernetes.io/part-of": "spillway"}
+        for _, objects in self.each():
+            deployment = one(objects, "Deployment")["spec"]
+            # Cannot be changed in a cluster that has the Deployment.
+            self.assertEqual(deployment["selector"], {"matchLabels": ours})
+            daemon = deployment["template"]["metadata"]["labels"]
+            self.assertTrue(selects(deployment["selector"], daemon))
+            for selector in (one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"], one(objects, "Service")["spec"]["selector"]):
+                self.assertTrue(selector, "empty: every pod, or none")
+                self.assertLessEqual(selector.items(), daemon.items())
+            for each in objects:
+                if each["kind"] in ("Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget", "ServiceAccount"):
+                    self.assertLessEqual(ours.items(), each["metadata"]["labels"].items(), each["kind"])
 
     def test_requests_are_limits(self):
         for _, pod in self.pods():
