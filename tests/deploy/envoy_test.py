@@ -67,7 +67,8 @@ class EnvoyTest(unittest.TestCase):
 
     def load(self, server, *flags):
         return [f"{OPTIONS.bin}/spillway-bench", "serve", f"--server={server}", "--prompt_tokens=uniform:20-200",
-                "--output_tokens=uniform:8-60", "--max_rejected=1000000", f"--json={self.folder}/report.json", *flags]
+                "--output_tokens=uniform:8-60", "--max_rejected=1000000", f"--json={self.folder}/report.json",
+                f"--admin={next(iter(self.daemons.values())).grpc}", *flags]
 
     def ledger(self):
         return json.loads((self.folder / "report.json").read_text())["results"]["ledger"]
@@ -113,6 +114,22 @@ class EnvoyTest(unittest.TestCase):
         ledger = self.run_load(envoy.address, *burst)
         self.assertEqual((ledger["ok"], ledger["rejected"], ledger["failed"]), (20, 0, 0))
         self.assertGreater(envoy.stat("cluster.spillway.upstream_rq_retry_backoff_ratelimited"), 0)
+
+    def test_operators_calls_do_not_pass_and_clients_calls_do(self):
+        daemon = self.start("--lame_duck_ms=0", name="only")
+        envoy = self.enterContext(Envoy(self.folder, [int(daemon.grpc.rsplit(":", 1)[1])]))
+
+        def ask(*arguments):
+            return subprocess.run([f"{OPTIONS.bin}/spillway", f"--server={envoy.address}", *arguments], env=daemons.environment(),
+                                  capture_output=True, text=True, check=False, timeout=30)
+
+        for command in ("status", "drain"):
+            with self.subTest(command):
+                self.assertNotEqual((refused := ask(command)).returncode, 0, refused.stdout)
+        self.assertEqual(envoy.stat("http.grpc.no_route"), 2, "refused by Envoy itself; health, which status asks first, passes")
+        self.assertEqual(daemons.get(daemon.metrics, "/readyz")[0], 200)
+        self.assertEqual((done := ask("complete", "--max_tokens=2", "the quick")).returncode, 0, done.stderr)
+        self.assertNotIn("deprecated", envoy.log().lower())
 
     def test_a_long_silence_passes(self):
         fault = self.folder / "fault"
