@@ -30,9 +30,10 @@ def panel_expressions(dashboard):
 
 
 def without_thresholds(expression):
-    """An alert's expression with data whether it fires or not: comparisons give 0 or 1, and every part of it is needed."""
+    """An alert's expression with data whether it fires or not: comparisons give 0 or 1, every part of it is needed, and what is
+    looked for is there."""
     expression = COMPARISON.sub(lambda match: match[1] or match[2] + " bool", expression)
-    return re.sub(r"\bor\b", "and", expression)
+    return re.sub(r"\bor\b", "and", re.sub(r"\babsent\(", "(", expression))
 
 
 def query(prometheus, expression):
