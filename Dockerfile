@@ -3,8 +3,8 @@
 #
 #   docker build --target cpu --tag spillway:0.1.0 .
 #   docker build --target cuda --tag spillway:0.1.0-cuda .
-#   docker run --read-only --publish 127.0.0.1:8090:8090 --volume "$PWD/models:/models:ro" --volume spillway-cache:/cache \
-#     --stop-timeout 60 spillway:0.1.0 --model=/models/model.gguf
+#   docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges --publish 127.0.0.1:8090:8090 \
+#     --volume "$PWD/models:/models:ro" --volume spillway-cache:/cache --stop-timeout 60 spillway:0.1.0 --model=/models/model.gguf
 #
 # Licences: Spillway is GPL-3.0-or-later. The CUDA image puts NVIDIA's proprietary CUDA runtime and cuBLASLt beside it, under NVIDIA's
 # own licence: build it for yourself; whoever passes it on has to satisfy both.

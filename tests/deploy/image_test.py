@@ -77,6 +77,22 @@ class ImageTest(unittest.TestCase):
                                   env=daemons.environment() | environment)
             self.assertEqual(done.returncode, 0, name + done.stderr)
 
+    def test_the_guide_names_what_the_environment_takes_from_a_mounted_configuration(self):
+        file = self.folder / "spillwayd.json"
+        settings = {"listen": "127.0.0.1:1", "metrics_listen": "127.0.0.1:2", "cache_dir": "/elsewhere", "device": "cpu"}
+        file.write_text(json.dumps({"schema_version": 1} | settings))
+        [said] = re.findall(r"(?s)The image sets (.*?) of a mounted file have no effect", (ROOT / "docs" / "operations.md").read_text())
+        for _, (_, steps) in self.final_stages():
+            environment = dict(item.split("=", 1) for item in dict(steps)["ENV"].split() if item.startswith("SPILLWAY_"))
+            done = subprocess.run([f"{OPTIONS.bin}/spillwayd", f"--config={file}", "--print_config"], capture_output=True, text=True, check=False,
+                                  env=daemons.environment() | environment)
+            for variable, value in environment.items():
+                name = variable.removeprefix("SPILLWAY_").lower()
+                self.assertRegex(done.stdout, rf"(?m)^--{name}={re.escape(value)} ")
+                self.assertIn(f"`{variable}`", said)
+                self.assertIn(f"`{name}`", said)
+                self.assertIn(name, settings, "the test has to follow")
+
     def test_the_version_is_the_projects(self):
         [version] = re.findall(r"^project\(spillway VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text(), re.M)
         for _, (_, steps) in self.final_stages():

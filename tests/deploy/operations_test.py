@@ -55,6 +55,8 @@ case $1 in
   run) for argument in "$@"; do
          [[ $argument != *:/models:ro && $argument != *:/cache ]] || { volume=${argument#*:}; grep -q "^VOLUME .*\"${volume%:ro}\"" Dockerfile || exit 1; }
        done
+       # As the manifests have it.
+       for flag in --read-only --cap-drop=ALL --security-opt=no-new-privileges; do [[ " $* " == *" $flag "* ]] || { echo "no $flag" >&2; exit 1; }; done
        # What follows the image is the daemon's.
        "$BIN/spillwayd" "${@: -2}" --print_config ;;
   *) exit 1 ;;
@@ -122,7 +124,8 @@ class OperationsTest(unittest.TestCase):
         helps = "".join(subprocess.run([f"{OPTIONS.bin}/{program}", *arguments, "--help"], capture_output=True, text=True, check=True).stdout
                         for program, *arguments in (("spillwayd",), ("spillway", "plan"), ("spillway", "profile")))
         spans = [name for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", self.text, flags=re.M | re.S)) for name in span.split()]
-        flags = {name.partition("=")[0] for name in spans if name.startswith("--")} - {"--target", "--previous", "--prometheus"}
+        flags = {name.partition("=")[0] for name in spans if name.startswith("--")} - {
+            "--target", "--previous", "--prometheus", "--read-only", "--cap-drop", "--security-opt", "--env"}  # docker's and others'
         self.assertGreater(len(flags), 20)
         self.assertEqual({flag for flag in flags if not re.search(rf"{flag}\b", helps)}, set())
 
