@@ -138,8 +138,8 @@ class RowSampler {
          [&](int token) { atomicCAS(&counts[token], 0u, 1u); });
     // Each token once: by the thread that takes its count away.
     each(0, row.n_history, [&](int token) {
-      const uint32_t count = counts[token];
-      if (count == 0 || atomicCAS(&counts[token], count, 0u) != count) return;
+      const uint32_t count = atomicExch(&counts[token], 0u);
+      if (count == 0) return;
       float logit = changed[token];
       logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
       if (count > 1) {
