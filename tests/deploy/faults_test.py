@@ -185,7 +185,7 @@ class FaultsTest(unittest.TestCase):
         fault = self.folder / "fault"
         fault.write_text("slow")
         daemon = self.start(program="faulty-spillwayd", variables={"FAULT_FILE": str(fault)})
-        streams = [self.complete(daemon, 200) for _ in range(3)]
+        streams = [self.complete(daemon, 480) for _ in range(3)]  # ten seconds at least, on a busy machine too
         daemon.wait_for(lambda: daemon.metric("spillway_requests_running") == 3, "streams")
         pid = daemon.process.pid
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -206,6 +206,7 @@ class FaultsTest(unittest.TestCase):
             refused, taken = refused + (not served), taken + served
             self.assertLess(taken, 10, "what other connections left has to be used up")
         self.assertEqual([stream.poll() for stream in streams], [None] * 3, "they were to run meanwhile")
+        fault.write_text("")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
         self.assertIn(b"HTTP/1.1 200", probe.recv(100))
         self.answer(daemon)
