@@ -55,8 +55,7 @@ absl::StatusOr<std::unique_ptr<HostPool>> HostPool::Create(device::Device& devic
   if (budget.known() && size_bytes > budget.available_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "a KV pool of ", FormatBytes(size_bytes), " does not fit: ", FormatBytes(budget.available_bytes),
-        " of memory are available; the least that works is ", kMinBlocks * block_bytes, " bytes (",
-        FormatBytes(kMinBlocks * block_bytes), ")"));
+        " of memory are available; the least that works is ", FormatExactBytes(kMinBlocks * block_bytes)));
   }
   void* base = mmap(nullptr, static_cast<size_t>(size_bytes), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
