@@ -29,6 +29,13 @@ absl::StatusOr<absl::string_view> TokenOf(const grpc::CallbackServerContext& con
 
 }  // namespace
 
+std::string TenantRefused(const absl::Status& why) {
+  for (const auto& [name, value] : MetadataOf(why)) {
+    if (name == "tenant") return value;
+  }
+  return "";
+}
+
 absl::StatusOr<Caller> Authorizer::Admit(const grpc::CallbackServerContext& context, Access access) const {
   if (tokens_ == nullptr || access == Access::kOpen) return Caller();
   SPILLWAY_ASSIGN_OR_RETURN(const absl::string_view token, TokenOf(context));

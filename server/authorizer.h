@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "grpcpp/server_context.h"
 #include "server/tenant.h"
@@ -22,13 +23,14 @@ enum class Access : uint8_t {
   kAdmin,  // who shows a token of role admin
 };
 
-// Who makes a call. Kept by the call for as long as it lives.
+// Who makes a call. The call keeps the place until its end is told to the client.
 struct Caller {
   std::shared_ptr<Tenant> tenant;  // null: nobody was asked for a token
   Tenant::Place place;
-
-  std::string tenant_name() const { return tenant == nullptr ? "" : tenant->name(); }
 };
+
+// Of a refusal by Admit: the tenant whose token was shown; empty where none was that is known.
+std::string TenantRefused(const absl::Status& why);
 
 class Authorizer {
  public:

@@ -103,19 +103,19 @@ void GenerationCall::Label(scheduler::Request* request) {
   request->parent_span_id = std::move(trace.parent_span_id);
   request->arrival_ns = arrival_ns_;
   request->deadline_ns = deadline_ns_;
-  if (caller().tenant == nullptr) return;
+  if (tenant() == nullptr) return;
   // Nobody finds out what another tenant asked. A name has no zero in it, so no two pairs are alike.
-  request->tenant = caller().tenant->name();
+  request->tenant = tenant()->name();
   request->cache_salt.insert(request->cache_salt.begin(), 0);
   request->cache_salt.insert(request->cache_salt.begin(), request->tenant.begin(), request->tenant.end());
 }
 
 absl::Status GenerationCall::PayAndSubmit(scheduler::Request request) {
-  if (caller().tenant == nullptr) return Submit(std::move(request));
+  if (tenant() == nullptr) return Submit(std::move(request));
   const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  SPILLWAY_RETURN_IF_ERROR(caller().tenant->Spend(prompt_tokens, parts_.clock.NowNs()));
+  SPILLWAY_RETURN_IF_ERROR(tenant()->Spend(prompt_tokens, parts_.clock.NowNs()));
   absl::Status submitted = Submit(std::move(request));
-  if (!submitted.ok()) caller().tenant->GiveBack(prompt_tokens);
+  if (!submitted.ok()) tenant()->GiveBack(prompt_tokens);
   return submitted;
 }
 
@@ -144,7 +144,7 @@ void GenerationCall::Refuse(const absl::Status& status) {
 }
 
 Refusal GenerationCall::MakeRefusal(const absl::Status& status, std::string request_id) {
-  Refusal refusal = RefusalOf(status, method_, context(), caller().tenant_name());
+  Refusal refusal = RefusalOf(status, method_, context(), tenant_name());
   if (!request_id.empty()) refusal.request_id = std::move(request_id);
   return refusal;
 }
@@ -155,8 +155,7 @@ void GenerationCall::AnswerOnly(const absl::Status& status) {
     MutexLock lock(mutex_);
     answered_ = true;
   }
-  AwaitReader();
-  Finish(WireStatus(status));
+  Conclude(WireStatus(status));
 }
 
 grpc::Status GenerationCall::WireStatus(const absl::Status& status) {
@@ -229,10 +228,10 @@ void StreamCall::Pump() {
       StartWrite(&message_, options_);
       break;
     case Step::kWriteAndAnswer:
-      StartWriteAndFinish(&message_, grpc::WriteOptions(), WireStatus(status));
+      ConcludeWith(message_, WireStatus(status));
       break;
     case Step::kAnswer:
-      Finish(WireStatus(status));
+      Conclude(WireStatus(status));
       break;
   }
 }
@@ -276,10 +275,7 @@ void UnaryCall::Pump() {
     if (!answered_) return;
     bytes = gathered_bytes_;
   }
-  if (!status.ok()) {
-    AwaitReader();
-    return Finish(WireStatus(status));
-  }
+  if (!status.ok()) return Conclude(WireStatus(status));
   // The delivery thread has other streams to serve. Where the pool is full they wait all the same.
   const auto send_elsewhere = [&] {
     return text_pool().Submit(/*bytes=*/0, [self = shared_from_this(), this] { SendWhole(); });
@@ -289,8 +285,7 @@ void UnaryCall::Pump() {
 
 void UnaryCall::SendWhole() {
   response_ = gatherer_->Serialize();
-  AwaitReader();
-  StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+  ConcludeWith(response_, grpc::Status::OK);
 }
 
 }  // namespace spillway::server

@@ -54,8 +54,8 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
       inference_(parts, waits_, authorizer_),
       admin_(parts.state, parts.clock, waits_, parts.telemetry, authorizer_),
       health_({std::string(v1::InferenceService::service_full_name())}, waits_),
-      reflection_(ServiceNames(options), waits_, authorizer_),
-      reflection_alpha_(ServiceNames(options), waits_, authorizer_) {}
+      reflection_(ServiceNames(options), waits_, {&authorizer_, Access::kUser, &parts.telemetry}),
+      reflection_alpha_(ServiceNames(options), waits_, {&authorizer_, Access::kUser, &parts.telemetry}) {}
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               const CallParts& parts) {

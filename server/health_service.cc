@@ -67,8 +67,7 @@ class HealthService::Watcher final : public MessageCall {
       MutexLock lock(mutex_);
       if (std::exchange(finished_, true)) return;
     }
-    AwaitReader();
-    Finish(FinishStatus(why, kRetryWatchMs, context()));
+    Conclude(FinishStatus(why, kRetryWatchMs, context()));
   }
 
   void Set(HealthCheckResponse::ServingStatus status) {
@@ -120,8 +119,7 @@ class HealthService::Watcher final : public MessageCall {
   void Take(Step step) {
     if (step == Step::kWrite) StartWrite(&message_);
     if (step != Step::kFinish) return;
-    AwaitReader();
-    Finish(grpc::Status::CANCELLED);
+    Conclude(grpc::Status::CANCELLED);
   }
 
   HealthService& service_;

@@ -42,6 +42,24 @@ void MessageCall::AwaitReader() {
   if (unread_ == 0) unread_ = waits_.unread.Begin(context_.c_call());
 }
 
+void MessageCall::LeavePlace() {
+  Tenant::Place place;
+  MutexLock lock(mutex_);
+  place = std::move(place_);
+}
+
+void MessageCall::Conclude(const grpc::Status& status) {
+  AwaitReader();
+  LeavePlace();
+  Finish(status);
+}
+
+void MessageCall::ConcludeWith(const ByteBuffer& last, const grpc::Status& status) {
+  AwaitReader();
+  LeavePlace();
+  StartWriteAndFinish(&last, grpc::WriteOptions(), status);
+}
+
 void MessageCall::OnDone() {
   {
     MutexLock lock(mutex_);
@@ -88,20 +106,28 @@ void AnswerCall::Answer(absl::StatusOr<ByteBuffer> answer) {
   if (!answer.ok()) {
     const absl::Status& why = answer.status();
     if (telemetry_ != nullptr) {
-      telemetry_->OnRefused(RefusalOf(why, method_, context(), caller().tenant_name()));
+      telemetry_->OnRefused(RefusalOf(why, method_, context(), tenant_name()));
     }
     return Refuse(FinishStatus(why, 0, context()));
   }
   ForgetMessage();
-  AwaitReader();
   response_ = *std::move(answer);
-  StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+  ConcludeWith(response_, grpc::Status::OK);
 }
 
 void AnswerCall::Refuse(const grpc::Status& status) {
   ForgetMessage();
-  AwaitReader();
-  Finish(status);
+  Conclude(status);
+}
+
+absl::StatusOr<Caller> Guard::Admit(const grpc::CallbackServerContext& context,
+                                    const std::string& method) const {
+  if (authorizer == nullptr) return Caller();
+  absl::StatusOr<Caller> caller = authorizer->Admit(context, access);
+  if (!caller.ok() && telemetry != nullptr) {
+    telemetry->OnRefused(RefusalOf(caller.status(), method, context, TenantRefused(caller.status())));
+  }
+  return caller;
 }
 
 void MessageService::AddMethod(const std::string& method, Start start) {
@@ -112,12 +138,8 @@ void MessageService::AddMethod(const std::string& method, Start start) {
   const auto handle =
       [this, method, start = std::move(start)](
           grpc::CallbackServerContext* context) -> grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* {
-    if (guard_.authorizer == nullptr) return start(*context, Caller());
-    absl::StatusOr<Caller> caller = guard_.authorizer->Admit(*context, guard_.access);
+    absl::StatusOr<Caller> caller = guard_.Admit(*context, method);
     if (caller.ok()) return start(*context, *std::move(caller));
-    if (guard_.telemetry != nullptr) {
-      guard_.telemetry->OnRefused(RefusalOf(caller.status(), method, *context, ""));
-    }
     return new RefusedCall<ByteBuffer, ByteBuffer>(waits_.unread, *context,
                                                    FinishStatus(caller.status(), 0, *context));
   };

@@ -9,6 +9,7 @@
 
 #include <deque>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -43,7 +44,10 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
 
  protected:
   MessageCall(CallWaits& waits, grpc::CallbackServerContext& context, Caller caller)
-      : waits_(waits), context_(context), caller_(std::move(caller)) {}
+      : waits_(waits),
+        context_(context),
+        tenant_(std::move(caller.tenant)),
+        place_(std::move(caller.place)) {}
 
   // The message is here; it lives until ForgetMessage, or as long as the call. Never blocks.
   virtual void OnMessage(const grpc::ByteBuffer& bytes) = 0;
@@ -57,24 +61,34 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   // no harm.
   void ForgetMessage() { request_.Clear(); }
 
-  // Nothing follows but what is on the way already: from here on the client has a time to read it. Before
-  // Finish; again does no harm.
+  // Nothing follows but what is on the way already: from here on the client has a time to read it. Again does
+  // no harm.
   void AwaitReader();
 
+  // The call's end, instead of gRPC's Finish and StartWriteAndFinish. The caller's place is free before the
+  // client can know of the end, and ask for the next.
+  void Conclude(const grpc::Status& status);
+  void ConcludeWith(const grpc::ByteBuffer& last,
+                    const grpc::Status& status);  // `last` lives as long as the call
+
   grpc::CallbackServerContext& context() { return context_; }
-  const Caller& caller() const { return caller_; }
+  // Null: nobody was asked for a token.
+  Tenant* tenant() const { return tenant_.get(); }
+  std::string tenant_name() const { return tenant_ == nullptr ? "" : tenant_->name(); }
   // 0 before the message is here.
   size_t message_bytes() const { return request_.Length(); }
 
  private:
   void OnReadDone(bool ok) final;
   void OnDone() final;
+  void LeavePlace();
 
   CallWaits& waits_;
   grpc::CallbackServerContext& context_;
-  const Caller caller_;
+  const std::shared_ptr<Tenant> tenant_;
   grpc::ByteBuffer request_;
   Mutex mutex_;
+  Tenant::Place place_ ABSL_GUARDED_BY(mutex_);
   CallTimeouts::Ticket receiving_ ABSL_GUARDED_BY(mutex_) = 0;
   CallTimeouts::Ticket unread_ ABSL_GUARDED_BY(mutex_) = 0;
 };
@@ -126,6 +140,9 @@ struct Guard {
   const Authorizer* authorizer = nullptr;  // null: everybody may
   Access access = Access::kOpen;
   Telemetry* telemetry = nullptr;
+
+  // As Authorizer::Admit; of a refusal the telemetry hears, by `method`.
+  absl::StatusOr<Caller> Admit(const grpc::CallbackServerContext& context, const std::string& method) const;
 };
 
 // A service of such calls.

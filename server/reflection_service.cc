@@ -114,13 +114,12 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
   void OnReadDone(bool ok) override {
     waits_.receiving.End(ticket_);
     if (!ok) {  // the client has asked all that it wanted
-      this->Finish(grpc::Status::OK);
+      End(grpc::Status::OK);
       return;
     }
     // Answers repeat the question.
     if (request_.ByteSizeLong() > kQuestionBytesMax) {
-      this->Finish(
-          {grpc::StatusCode::INVALID_ARGUMENT,
+      End({grpc::StatusCode::INVALID_ARGUMENT,
            absl::StrCat("a question of ", request_.ByteSizeLong(), " bytes; at most ", kQuestionBytesMax)});
       return;
     }
@@ -135,13 +134,19 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
     if (ok) {
       ReadNext();
     } else {
-      this->Finish(grpc::Status::CANCELLED);
+      End(grpc::Status::CANCELLED);
     }
   }
 
   void OnDone() override { delete this; }
 
  private:
+  // The caller's place is free before the client can know of the end, and ask for the next.
+  void End(const grpc::Status& status) {
+    caller_ = Caller();
+    this->Finish(status);
+  }
+
   void ReadNext() {
     ticket_ = waits_.receiving.Begin(context_.c_call());
     this->StartRead(&request_);
@@ -150,7 +155,7 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
   const std::vector<std::string>& services_;
   CallWaits& waits_;
   grpc::CallbackServerContext& context_;
-  const Caller caller_;
+  Caller caller_;
   CallTimeouts::Ticket ticket_ = 0;  // of the read or write in flight
   Request request_;
   Response response_;
@@ -159,9 +164,8 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
 // A call of either version.
 template <typename Request, typename Response>
 grpc::ServerBidiReactor<Request, Response>* Start(const std::vector<std::string>& services, CallWaits& waits,
-                                                  const Authorizer& authorizer,
-                                                  grpc::CallbackServerContext& context) {
-  absl::StatusOr<Caller> caller = authorizer.Admit(context, Access::kUser);
+                                                  const Guard& guard, grpc::CallbackServerContext& context) {
+  absl::StatusOr<Caller> caller = guard.Admit(context, "ServerReflectionInfo");
   if (!caller.ok()) {
     return new RefusedCall<Request, Response>(waits.unread, context,
                                               FinishStatus(caller.status(), 0, context));
@@ -175,14 +179,14 @@ grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,
                         grpc::reflection::v1::ServerReflectionResponse>*
 ReflectionService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
   return Start<grpc::reflection::v1::ServerReflectionRequest, grpc::reflection::v1::ServerReflectionResponse>(
-      services_, waits_, authorizer_, *context);
+      services_, waits_, guard_, *context);
 }
 
 grpc::ServerBidiReactor<grpc::reflection::v1alpha::ServerReflectionRequest,
                         grpc::reflection::v1alpha::ServerReflectionResponse>*
 ReflectionAlphaService::ServerReflectionInfo(grpc::CallbackServerContext* context) {
   return Start<grpc::reflection::v1alpha::ServerReflectionRequest,
-               grpc::reflection::v1alpha::ServerReflectionResponse>(services_, waits_, authorizer_, *context);
+               grpc::reflection::v1alpha::ServerReflectionResponse>(services_, waits_, guard_, *context);
 }
 
 }  // namespace spillway::server

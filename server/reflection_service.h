@@ -15,9 +15,9 @@ namespace spillway::server {
 class ReflectionService final : public grpc::reflection::v1::ServerReflection::CallbackService {
  public:
   // Full names of what the daemon serves. `waits` bounds the time between two questions, and for reading an
-  // answer; it and `authorizer` must outlive the service. Where there are tokens, who asks must show one.
-  ReflectionService(std::vector<std::string> services, CallWaits& waits, const Authorizer& authorizer)
-      : services_(std::move(services)), waits_(waits), authorizer_(authorizer) {}
+  // answer; it must outlive the service. Where there are tokens, who asks must show one.
+  ReflectionService(std::vector<std::string> services, CallWaits& waits, const Guard& guard)
+      : services_(std::move(services)), waits_(waits), guard_(guard) {}
 
   grpc::ServerBidiReactor<grpc::reflection::v1::ServerReflectionRequest,
                           grpc::reflection::v1::ServerReflectionResponse>*
@@ -26,13 +26,13 @@ class ReflectionService final : public grpc::reflection::v1::ServerReflection::C
  private:
   const std::vector<std::string> services_;
   CallWaits& waits_;
-  const Authorizer& authorizer_;
+  const Guard guard_;
 };
 
 class ReflectionAlphaService final : public grpc::reflection::v1alpha::ServerReflection::CallbackService {
  public:
-  ReflectionAlphaService(std::vector<std::string> services, CallWaits& waits, const Authorizer& authorizer)
-      : services_(std::move(services)), waits_(waits), authorizer_(authorizer) {}
+  ReflectionAlphaService(std::vector<std::string> services, CallWaits& waits, const Guard& guard)
+      : services_(std::move(services)), waits_(waits), guard_(guard) {}
 
   grpc::ServerBidiReactor<grpc::reflection::v1alpha::ServerReflectionRequest,
                           grpc::reflection::v1alpha::ServerReflectionResponse>*
@@ -41,7 +41,7 @@ class ReflectionAlphaService final : public grpc::reflection::v1alpha::ServerRef
  private:
   const std::vector<std::string> services_;
   CallWaits& waits_;
-  const Authorizer& authorizer_;
+  const Guard guard_;
 };
 
 }  // namespace spillway::server

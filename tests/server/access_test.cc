@@ -14,6 +14,7 @@
 #include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
+#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
 #include "gtest/gtest.h"
 #include "server/token_file.h"
 #include "tests/server/harness.h"
@@ -22,6 +23,7 @@ namespace spillway::server {
 namespace {
 
 using grpc::StatusCode;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 std::string Entry(const std::string& token, const std::string& tenant, const std::string& role = "user") {
@@ -166,6 +168,90 @@ TEST_F(AccessTest, ATenantRunsAsManyRequestsAsItMay) {
   // However they ended, their places are free.
   EXPECT_TRUE(server_->Eventually([&] { return tokens_->Find("user-a").tenant->running() == 0; }));
   EXPECT_TRUE(Complete("Bearer user-a").ok());
+}
+
+TEST_F(AccessTest, WhoAsksOneAfterTheOtherIsOneAtATime) {
+  Limit("{\"acme\": {\"max_concurrent_requests\": 1}}");
+  v1::TokenizeRequest wrong;  // neither text nor messages
+  v1::TokenizeResponse tokenized;
+  v1::ListModelsResponse models;
+  for (int i = 0; i < 300; ++i) {
+    const grpc::Status unary = Complete("Bearer user-a");
+    ASSERT_TRUE(unary.ok()) << i << ": " << unary.error_message();
+    const auto context = With("Bearer user-a");
+    const auto reader = server_->stub->StreamComplete(context.get(), TextRequest("x", 2));
+    v1::StreamEvent event;
+    while (reader->Read(&event)) {
+    }
+    const grpc::Status streamed = reader->Finish();
+    ASSERT_TRUE(streamed.ok()) << i << ": " << streamed.error_message();
+    const grpc::Status read = server_->stub->ListModels(With("Bearer user-a").get(), {}, &models);
+    ASSERT_TRUE(read.ok()) << i << ": " << read.error_message();
+    // A call that is refused has its end too.
+    ASSERT_EQ(DetailsOf(Complete("Bearer user-a", v1::CompleteRequest())).reason(), "INVALID_FIELD") << i;
+    const grpc::Status refused = server_->stub->Tokenize(With("Bearer user-a").get(), wrong, &tokenized);
+    ASSERT_EQ(DetailsOf(refused).reason(), "INVALID_FIELD") << i << ": " << refused.error_message();
+  }
+  EXPECT_EQ(tokens_->Find("user-a").tenant->running(), 0);
+}
+
+TEST_F(AccessTest, WhoAsksReflectionOneAfterTheOtherIsOneAtATime) {
+  Limit("{\"acme\": {\"max_concurrent_requests\": 1}}");
+  const auto reflection = grpc::reflection::v1::ServerReflection::NewStub(server_->Connect());
+  for (int i = 0; i < 300; ++i) {
+    const auto context = With("Bearer user-a");
+    const auto stream = reflection->ServerReflectionInfo(context.get());
+    stream->WritesDone();
+    const grpc::Status status = stream->Finish();
+    ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
+  }
+}
+
+TEST_F(AccessTest, RefusalsAreTheTenantsWhoseTokenWasShown) {
+  Limit("{\"acme\": {\"max_concurrent_requests\": 1}}");
+  testing::internal::CaptureStderr();
+  auto place = tokens_->Find("user-a").tenant->Enter();
+  ASSERT_TRUE(place.ok());
+  EXPECT_EQ(DetailsOf(Complete("Bearer user-a")).reason(), "TENANT_REQUESTS");
+  EXPECT_EQ(Metric("spillway_tenant_requests_total{outcome=\"rejected\",tenant=\"acme\"}"), 1);
+  const auto reflection = grpc::reflection::v1::ServerReflection::NewStub(server_->Connect());
+  const auto busy = With("Bearer user-a");
+  EXPECT_EQ(reflection->ServerReflectionInfo(busy.get())->Finish().error_code(),
+            StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(Metric("spillway_tenant_requests_total{outcome=\"rejected\",tenant=\"acme\"}"), 2);
+  EXPECT_EQ(Metric("spillway_requests_rejected_total{reason=\"TENANT_REQUESTS\"}"), 2);
+  const auto admin = v1::AdminService::NewStub(server_->Connect());
+  v1::GetStatusResponse status;
+  EXPECT_EQ(admin->GetStatus(With("Bearer user-b").get(), {}, &status).error_code(),
+            StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(Metric("spillway_tenant_requests_total{outcome=\"rejected\",tenant=\"bolt\"}"), 1);
+  server_.reset();  // the log is written whole
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(
+      log,
+      ContainsRegex("request refused [^\n]*tenant=acme [^\n]*method=Complete [^\n]*reason=TENANT_REQUESTS"));
+  EXPECT_THAT(
+      log, ContainsRegex(
+               "request refused [^\n]*tenant=acme [^\n]*method=ServerReflectionInfo [^\n]*TENANT_REQUESTS"));
+  EXPECT_THAT(
+      log, ContainsRegex("request refused [^\n]*tenant=bolt [^\n]*method=GetStatus [^\n]*PERMISSION_DENIED"));
+}
+
+TEST_F(AccessTest, WrongTokensAreToldOfWhicheverServiceIsAsked) {
+  testing::internal::CaptureStderr();
+  const auto ask = [&](auto stub) {
+    const auto context = With("Bearer guessed");
+    EXPECT_EQ(stub->ServerReflectionInfo(context.get())->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+  };
+  ask(grpc::reflection::v1::ServerReflection::NewStub(server_->Connect()));
+  EXPECT_EQ(Metric("spillway_requests_rejected_total{reason=\"UNAUTHENTICATED\"}"), 1);
+  ask(grpc::reflection::v1alpha::ServerReflection::NewStub(server_->Connect()));
+  EXPECT_EQ(Metric("spillway_requests_rejected_total{reason=\"UNAUTHENTICATED\"}"), 2);
+  server_.reset();
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(
+      log, ContainsRegex("request refused [^\n]*method=ServerReflectionInfo [^\n]*reason=UNAUTHENTICATED"));
+  EXPECT_EQ(log.find("guessed"), std::string::npos) << log;
 }
 
 TEST_F(AccessTest, TokensPerMinuteAreOfPromptAndAnswer) {
