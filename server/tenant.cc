@@ -22,10 +22,17 @@ void Tenant::Place::Leave() {
   tenant_.reset();
 }
 
-void Tenant::SetLimits(const TenantLimits& limits) {
+void Tenant::SetLimits(const TenantLimits& limits, MonotonicNs now_ns) {
   MutexLock lock(mutex_);
-  // What was spent stays spent.
-  left_tokens_ += static_cast<double>(limits.tokens_per_minute - limits_.tokens_per_minute);
+  if (limits.tokens_per_minute != limits_.tokens_per_minute) {
+    if (limits.tokens_per_minute == 0 || limits_.tokens_per_minute == 0) {
+      full_ = true;
+    } else {
+      Refill(now_ns);  // at the rate so far
+      const auto most = static_cast<double>(limits.tokens_per_minute);
+      left_tokens_ = std::max(-most, left_tokens_ * most / static_cast<double>(limits_.tokens_per_minute));
+    }
+  }
   limits_ = limits;
 }
 

@@ -49,7 +49,10 @@ class Tenant : public std::enable_shared_from_this<Tenant> {
   Tenant(std::string name, const TenantLimits& limits) : name_(std::move(name)), limits_(limits) {}
 
   const std::string& name() const { return name_; }
-  void SetLimits(const TenantLimits& limits);
+  // Where its tokens per minute change, what is left of them changes in proportion: a tenant that had spent
+  // all has nothing left, and one that owes waits no longer than it had to, and no longer than a minute until
+  // it owes nothing. A tenant that had no such limit begins anew.
+  void SetLimits(const TenantLimits& limits, MonotonicNs now_ns);
 
   // kTenantRequests where as many run as may.
   absl::StatusOr<Place> Enter();

@@ -55,6 +55,7 @@ absl::StatusOr<TokenTable> TokenFile::Check(const std::string& text) const {
 void TokenFile::Take(const TokenTable& table) {
   const std::shared_ptr<const InEffect> before = current();
   auto next = std::make_shared<InEffect>();
+  const MonotonicNs now_ns = Clock::Real().NowNs();
   for (const auto& [name, limits] : table.tenants) {
     std::shared_ptr<Tenant>& tenant = next->tenants[name];
     if (before != nullptr) {
@@ -62,7 +63,7 @@ void TokenFile::Take(const TokenTable& table) {
         tenant = found->second;
     }
     if (tenant == nullptr) tenant = std::make_shared<Tenant>(name, limits);
-    tenant->SetLimits(limits);
+    tenant->SetLimits(limits, now_ns);
   }
   for (const TokenEntry& entry : table.tokens) {
     next->digests.push_back(entry.digest);

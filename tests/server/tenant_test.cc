@@ -84,16 +84,60 @@ TEST(Tenant, WhatARefusedRequestHadPaidComesBack) {
   EXPECT_TRUE(tenant->Spend(60, kBegin_ns).ok());
 }
 
+TEST(Tenant, ALowerLimitIsWaitedForAtItsOwnScale) {
+  const auto tenant = std::make_shared<Tenant>("acme", TenantLimits{.tokens_per_minute = 6000});
+  EXPECT_TRUE(tenant->Spend(6000, kBegin_ns).ok());
+  tenant->SetLimits({.tokens_per_minute = 60}, kBegin_ns);
+  EXPECT_EQ(MetadataAt(tenant->Spend(30, kBegin_ns), "retry_after_ms"), "30000");
+  EXPECT_TRUE(tenant->Spend(30, kBegin_ns + 30 * kNsPerSecond).ok());
+}
+
+TEST(Tenant, WhatCameBackBeforeNewLimitsCameBackAtTheOldRate) {
+  const auto tenant = std::make_shared<Tenant>("acme", TenantLimits{.tokens_per_minute = 6000});
+  EXPECT_TRUE(tenant->Spend(6000, kBegin_ns).ok());
+  const MonotonicNs change_ns = kBegin_ns + 30 * kNsPerSecond;  // half of a minute's are back
+  tenant->SetLimits({.tokens_per_minute = 60}, change_ns);
+  EXPECT_FALSE(tenant->Spend(31, change_ns).ok());
+  EXPECT_TRUE(tenant->Spend(30, change_ns).ok());
+  tenant->SetLimits({.tokens_per_minute = 600}, change_ns + 15 * kNsPerSecond);
+  EXPECT_FALSE(tenant->Spend(151, change_ns + 15 * kNsPerSecond).ok());
+  EXPECT_TRUE(tenant->Spend(150, change_ns + 15 * kNsPerSecond).ok());
+}
+
+TEST(Tenant, ADebtOfManyMinutesIsOneOfNewLimits) {
+  const auto tenant = std::make_shared<Tenant>("acme", TenantLimits{.tokens_per_minute = 600});
+  tenant->Pay(60'000, kBegin_ns);
+  tenant->SetLimits({.tokens_per_minute = 60}, kBegin_ns);
+  EXPECT_EQ(MetadataAt(tenant->Spend(1, kBegin_ns), "retry_after_ms"), "61000");
+}
+
 TEST(Tenant, NewLimitsKeepWhatWasSpent) {
   const auto tenant = std::make_shared<Tenant>("acme", TenantLimits{.tokens_per_minute = 60});
   EXPECT_TRUE(tenant->Spend(60, kBegin_ns).ok());
-  tenant->SetLimits({.tokens_per_minute = 100});
-  EXPECT_FALSE(tenant->Spend(41, kBegin_ns).ok());
-  EXPECT_TRUE(tenant->Spend(40, kBegin_ns).ok());
-  tenant->SetLimits({.max_concurrent_requests = 1});
+  tenant->SetLimits({.tokens_per_minute = 60}, kBegin_ns);
+  EXPECT_FALSE(tenant->Spend(1, kBegin_ns).ok());
+  tenant->SetLimits({.tokens_per_minute = 120}, kBegin_ns);
+  EXPECT_FALSE(tenant->Spend(1, kBegin_ns).ok()) << "a part of nothing is nothing";
+  EXPECT_TRUE(tenant->Spend(2, kBegin_ns + kNsPerSecond).ok());
+}
+
+TEST(Tenant, NewLimitsOfOneThatHasSpentNothingAreWhole) {
+  const auto tenant = std::make_shared<Tenant>("acme", TenantLimits{.tokens_per_minute = 60});
+  tenant->SetLimits({.tokens_per_minute = 6000}, kBegin_ns);
+  EXPECT_TRUE(tenant->Spend(6000, kBegin_ns).ok());
+  EXPECT_FALSE(tenant->Spend(1, kBegin_ns).ok());
+}
+
+TEST(Tenant, ALimitThatIsTakenAwayIsForgotten) {
+  const auto tenant = std::make_shared<Tenant>("acme", TenantLimits{.tokens_per_minute = 60});
+  tenant->Pay(6000, kBegin_ns);
+  tenant->SetLimits({.max_concurrent_requests = 1}, kBegin_ns);
   EXPECT_TRUE(tenant->Spend(1'000'000, kBegin_ns).ok());
   const auto place = tenant->Enter();
   EXPECT_FALSE(tenant->Enter().ok());
+  tenant->SetLimits({.tokens_per_minute = 100}, kBegin_ns);
+  EXPECT_TRUE(tenant->Spend(100, kBegin_ns).ok());
+  EXPECT_FALSE(tenant->Spend(1, kBegin_ns).ok());
 }
 
 }  // namespace
