@@ -116,18 +116,28 @@ std::map<std::string, std::string> PartsOf(absl::string_view parts) {
 
 constexpr size_t kShownMax = 200;  // of a text in a file
 
-absl::Status Differs(absl::string_view what, absl::string_view saved, absl::string_view now) {
-  const std::map<std::string, std::string> before = PartsOf(saved);
+// Where `saved` says otherwise than `now`, part by part. `whole`: it must say no more, either.
+std::vector<std::string> Differences(absl::string_view saved, absl::string_view now, bool whole) {
+  const std::map<std::string, std::string> before = PartsOf(saved), here = PartsOf(now);
+  // The file's own words, which may be any.
+  const auto shown = [](absl::string_view text) {
+    return absl::Utf8SafeCHexEscape(text.substr(0, kShownMax));
+  };
   std::vector<std::string> differences;
-  for (const auto& [name, value] : PartsOf(now)) {
+  for (const auto& [name, value] : here) {
     const auto old = before.find(name);
     if (old != before.end() && old->second == value) continue;
-    // The file's own words, which may be any.
-    const std::string said =
-        old == before.end() ? "not said"
-                            : absl::Utf8SafeCHexEscape(absl::string_view(old->second).substr(0, kShownMax));
+    const std::string said = old == before.end() ? "not said" : shown(old->second);
     differences.push_back(absl::StrCat(name, ": ", said, ", here ", value));
   }
+  for (const auto& [name, value] : before) {
+    if (!whole || here.contains(name)) continue;
+    differences.push_back(absl::StrCat(shown(name), ": ", shown(value), ", not here"));
+  }
+  return differences;
+}
+
+absl::Status Differs(absl::string_view what, const std::vector<std::string>& differences) {
   return absl::FailedPreconditionError(absl::StrCat(
       "the profile was measured ", what, " (",
       differences.empty() ? "its digest is not that of its parts" : absl::StrJoin(differences, "; "),
@@ -166,10 +176,16 @@ absl::Status ValidateProfile(const MachineProfile& profile) {
 absl::Status CheckProfileMatches(const MachineProfile& profile, const ProfileIdentity& identity) {
   const ProfileIdentity& saved = profile.identity;
   if (saved.machine != identity.machine) {
-    return Differs("on another machine", saved.machine_parts, identity.machine_parts);
+    return Differs("on another machine",
+                   Differences(saved.machine_parts, identity.machine_parts, /*whole=*/true));
+  }
+  if (identity.model.empty()) {
+    const std::vector<std::string> known =
+        Differences(saved.model_parts, identity.model_parts, /*whole=*/false);
+    return known.empty() ? absl::OkStatus() : Differs("for another model", known);
   }
   if (saved.model != identity.model) {
-    return Differs("for another model", saved.model_parts, identity.model_parts);
+    return Differs("for another model", Differences(saved.model_parts, identity.model_parts, /*whole=*/true));
   }
   return absl::OkStatus();
 }

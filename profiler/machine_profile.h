@@ -89,7 +89,7 @@ struct MachineProfile {
 absl::Status ValidateProfile(const MachineProfile& profile);
 
 // FailedPrecondition names the parts in which the saved profile's machine or model differs ("threads: 4, here
-// 2") and what to do.
+// 2") and what to do. Of an identity without the model's digest the parts that it says are compared.
 absl::Status CheckProfileMatches(const MachineProfile& profile, const ProfileIdentity& identity);
 
 std::string ProfileToJson(const MachineProfile& profile);

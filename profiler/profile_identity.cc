@@ -69,8 +69,8 @@ HostIdentity ReadHostIdentity(absl::string_view root) {
 }
 
 ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& info,
-                           const model::ModelConfig& config, const model::ModelWeights& weights,
-                           const kv::Geometry& geometry) {
+                           const model::ModelConfig& config, const model::ModelWeights* weights,
+                           const kv::Geometry& geometry, absl::string_view ring_chunk) {
   const auto or_none = [](const std::string& text) { return text.empty() ? std::string("none") : text; };
   ProfileIdentity identity;
   identity.machine_parts = Join({{"processor", host.processor},
@@ -79,20 +79,22 @@ ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& i
                                  {"threads", absl::StrCat(info.threads)},
                                  {"driver", or_none(info.driver)},
                                  {"link", or_none(info.link)}});
-  identity.model_parts = Join({{"family", std::string(model::NameOf(config.family))},
-                               {"layers", absl::StrCat(config.n_layers)},
-                               {"d", absl::StrCat(config.d_model)},
-                               {"heads", absl::StrCat(config.n_heads)},
-                               {"kv heads", absl::StrCat(config.n_kv_heads)},
-                               {"d_head", absl::StrCat(config.d_head)},
-                               {"d_ff", absl::StrCat(config.d_ff)},
-                               {"activation", std::string(NameOf(config.activation))},
-                               {"vocabulary", absl::StrCat(config.vocab_size)},
-                               {"dtype", device::NameOf(info.compute_dtype)},
-                               {"encodings", Encodings(weights)},
-                               {"block tokens", absl::StrCat(geometry.block_tokens)}});
+  Parts model = {{"family", std::string(model::NameOf(config.family))},
+                 {"layers", absl::StrCat(config.n_layers)},
+                 {"d", absl::StrCat(config.d_model)},
+                 {"heads", absl::StrCat(config.n_heads)},
+                 {"kv heads", absl::StrCat(config.n_kv_heads)},
+                 {"d_head", absl::StrCat(config.d_head)},
+                 {"d_ff", absl::StrCat(config.d_ff)},
+                 {"activation", std::string(NameOf(config.activation))},
+                 {"vocabulary", absl::StrCat(config.vocab_size)},
+                 {"dtype", device::NameOf(info.compute_dtype)}};
+  if (weights != nullptr) model.emplace_back("encodings", Encodings(*weights));
+  model.emplace_back("block tokens", absl::StrCat(geometry.block_tokens));
+  if (!ring_chunk.empty()) model.emplace_back("ring chunk", ring_chunk);
+  identity.model_parts = Join(model);
   identity.machine = Digest(identity.machine_parts);
-  identity.model = Digest(identity.model_parts);
+  if (weights != nullptr) identity.model = Digest(identity.model_parts);
   return identity;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "engine/device/device.h"
 #include "engine/kv/geometry.h"
 #include "engine/model/model_config.h"
@@ -21,11 +22,16 @@ struct HostIdentity {
 HostIdentity ReadHostIdentity(absl::string_view root);
 
 // Machine: processor, memory (to the GiB), and the device's name, threads, driver and link. Model: family,
-// shape, compute dtype, the encodings that its matrices are held in, and the block. Weights' values are not
-// part of it: they cost the same whatever they are; nor is the device's memory budget.
+// shape, compute dtype, the encodings that its matrices are held in, the block, and `ring_chunk`: what a
+// chunk of the staging ring holds, where a small device makes it less than usual (empty elsewhere), for
+// attention and rebuilding are measured chunk by chunk. Weights' values are not part of it: they cost the
+// same whatever they are; nor is the device's memory budget beside that.
+//
+// Null `weights`: as far as a model's header knows, before any are loaded. Encodings are not said then, and
+// the model has no digest.
 ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& info,
-                           const model::ModelConfig& config, const model::ModelWeights& weights,
-                           const kv::Geometry& geometry);
+                           const model::ModelConfig& config, const model::ModelWeights* weights,
+                           const kv::Geometry& geometry, absl::string_view ring_chunk);
 
 // FailedPrecondition, naming the number, where a profile that is this model's by its identity was edited to
 // describe another: steps are planned with its numbers.

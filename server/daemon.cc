@@ -332,6 +332,7 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SPILLWAY_RETURN_IF_ERROR(CheckChatTemplate(settings));
   SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
   SPILLWAY_RETURN_IF_ERROR(CheckPlanModes(settings, header.config, *device));
+  SPILLWAY_RETURN_IF_ERROR(CheckProfileFlag(settings, header.config, device->info()));
   if (settings.profile_only) return ProfileOnly(settings, *device);
   SPILLWAY_RETURN_IF_ERROR(CheckPoolFlag(settings, context_tokens, header.config, device->info()));
   Daemon daemon(settings, Clock::Real(), address_file, std::move(security));

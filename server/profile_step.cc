@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 #include <system_error>
 #include <utility>
 
@@ -90,18 +91,42 @@ bool Save(const MachineProfile& profile, const std::string& path) {
   return true;
 }
 
+// What a chunk of the staging ring holds of X, and of K and V.
+struct ChunkTokens {
+  int32_t x = 0;
+  int32_t kv = 0;
+  bool operator==(const ChunkTokens&) const = default;
+};
+
+ChunkTokens ChunkTokensOf(const device::DeviceInfo& info, const kv::Geometry& geometry) {
+  const int64_t chunk_bytes = RingChunkBytes(info, geometry);
+  const auto whole_blocks = [&](int64_t token_bytes) {
+    return static_cast<int32_t>(chunk_bytes / (geometry.block_tokens * token_bytes) * geometry.block_tokens);
+  };
+  return {whole_blocks(geometry.chi_bytes()), whole_blocks(geometry.beta_bytes())};
+}
+
+// Null `weights`: before they are loaded.
+profiler::ProfileIdentity IdentityHere(const device::DeviceInfo& info, const model::ModelConfig& config,
+                                       const kv::Geometry& geometry, const model::ModelWeights* weights) {
+  device::DeviceInfo large = info;
+  large.memory_bytes = std::numeric_limits<int64_t>::max();
+  const ChunkTokens chunk = ChunkTokensOf(info, geometry);
+  const std::string ring_chunk =
+      chunk == ChunkTokensOf(large, geometry)
+          ? ""
+          : absl::StrCat(chunk.x, " tokens of X, ", chunk.kv, " of K and V (--device_memory)");
+  return profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, config, weights, geometry, ring_chunk);
+}
+
 absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device& device,
                                        const model::Model& model, const kv::Geometry& geometry) {
   profiler::MeasureOptions options;
   options.visit_rows = device.info().host_addressable ? static_cast<int32_t>(settings.prefill_chunk_tokens)
                                                       : LinkItemRows(settings);
-  // What a chunk of the staging ring holds of X, and of K and V.
-  const int64_t chunk_bytes = RingChunkBytes(device.info(), geometry);
-  const auto whole_blocks = [&](int64_t token_bytes) {
-    return static_cast<int32_t>(chunk_bytes / (geometry.block_tokens * token_bytes) * geometry.block_tokens);
-  };
-  options.chunk_tokens = whole_blocks(geometry.chi_bytes());
-  options.kv_chunk_tokens = whole_blocks(geometry.beta_bytes());
+  const ChunkTokens chunk = ChunkTokensOf(device.info(), geometry);
+  options.chunk_tokens = chunk.x;
+  options.kv_chunk_tokens = chunk.kv;
   options.progress = [](absl::string_view phase, int done, int total) {
     Log(LogLevel::kInfo, "profiling", {{"phase", phase}, {"done", done}, {"total", total}});
   };
@@ -116,13 +141,20 @@ std::string ProfilePath(const Settings& settings, const profiler::ProfileIdentit
   return folder.empty() ? "" : absl::StrCat(folder, "/", profiler::ProfileFileName(identity));
 }
 
+absl::Status CheckProfileFlag(const Settings& settings, const model::ModelConfig& config,
+                              const device::DeviceInfo& info) {
+  if (settings.profile.empty()) return absl::OkStatus();
+  const kv::Geometry geometry = GeometryOf(info, config);
+  const profiler::ProfileIdentity identity = IdentityHere(info, config, geometry, /*weights=*/nullptr);
+  return ReadSaved(settings, settings.profile, identity, config, geometry).status();
+}
+
 absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::Device& device,
                                               const model::Model& model) {
   const device::DeviceInfo& info = device.info();
   if (!IsWanted(settings, info)) return ObtainedProfile();
   const kv::Geometry geometry = GeometryOf(info, model.config);
-  const profiler::ProfileIdentity identity =
-      profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, model.config, *model.weights, geometry);
+  const profiler::ProfileIdentity identity = IdentityHere(info, model.config, geometry, model.weights.get());
   const std::string path = ProfilePath(settings, identity);
   SPILLWAY_ASSIGN_OR_RETURN(std::optional<MachineProfile> profile,
                             ReadSaved(settings, path, identity, model.config, geometry));

@@ -24,6 +24,11 @@ struct ObtainedProfile {
 // where there is no folder for it.
 std::string ProfilePath(const Settings& settings, const profiler::ProfileIdentity& identity);
 
+// Refuses, as ObtainProfile does, a --profile that cannot be read or is another machine's or model's, by all
+// that is known before the weights are loaded: everything but the encodings that they will be held in.
+absl::Status CheckProfileFlag(const Settings& settings, const model::ModelConfig& config,
+                              const device::DeviceInfo& info);
+
 // Empty where the device has no link and no flag asks for a profile, and where there is no memory to measure
 // in or the numbers make no sense (the log warns; what is served does not depend on it). FailedPrecondition
 // for a --profile of another machine or model, InvalidArgument for one that is no profile; a bad file in the

@@ -255,8 +255,9 @@ std::vector<Flag> MakeFlags() {
       TextFlag(
           kProfile, "profile", &S::profile,
           "The measured rates of this machine for this model, which plans are made from. Read where the file "
-          "is there, and refused if it is another machine's or model's; else measured and written. Empty: a "
-          "file of its own in --cache_dir for each machine and model."),
+          "is there, and refused, before the weights are loaded where the model's header tells, if it is "
+          "another machine's or model's; else measured and written. Empty: a file of its own in --cache_dir "
+          "for each machine and model."),
       TextFlag(kProfile, "cache_dir", &S::cache_dir,
                "Folder of what may be lost. Empty: $XDG_CACHE_HOME/spillway, else ~/.cache/spillway."),
       SwitchFlag(

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -197,6 +198,7 @@ TEST(Daemon, ProfilesAMachineWithoutServing) {
               AllOf(HasSubstr("profile measured"), HasSubstr("link in"), HasSubstr("one layer")));
   EXPECT_THAT(result.output, Not(HasSubstr("listening")));
   EXPECT_EQ(access(file.c_str(), R_OK), 0);
+  unlink(file.c_str());
 }
 
 TEST(Daemon, SigtermLetsStreamsFinish) {
@@ -374,6 +376,24 @@ TEST(DaemonStart, BadFlagsAreRefused) {
   ExpectRefusal(RunDaemon(ModelFlags({"--split=transfer"})), {"--split=transfer", "--split=auto"});
   ExpectRefusal(RunDaemon(ModelFlags({"--schedule=column"})), {"--schedule=column", "--schedule=row"});
   ExpectRefusal(RunDaemon(ModelFlags({"--profile=/no/such/profile.json"})), {"--profile", "/no/such"});
+}
+
+TEST(DaemonStart, AWrongProfileIsRefusedBeforeAnyWeightsAreRead) {
+  const std::string folder = testing::TempDir() + std::to_string(getpid()) + "_no_weights";
+  std::filesystem::create_directories(folder);
+  std::filesystem::copy_file("tests/golden/model/opt/config.json", folder + "/config.json");
+  const std::vector<std::string> flags = {"--model=" + folder, "--threads=1"};
+  ExpectRefusal(RunDaemon(flags), {"safetensors"});
+  const auto expect = [&](const std::string& profile, const std::vector<std::string>& words) {
+    std::vector<std::string> more = flags;
+    more.push_back("--profile=" + profile);
+    ExpectRefusal(RunDaemon(more), words);
+    more.push_back("--profile_only");
+    ExpectRefusal(RunDaemon(more), words);
+  };
+  expect("examples/profiles/a100-pcie4-opt-6.7b.json", {"--profile=", "another machine", "--reprofile"});
+  expect(folder + "/config.json", {"--profile: ", "schema_version", "--reprofile"});
+  std::filesystem::remove_all(folder);
 }
 
 TEST(DaemonStart, HelpVersionAndConfigurationNeedNoModel) {

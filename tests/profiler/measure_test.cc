@@ -352,8 +352,9 @@ TEST_F(MeasureTest, IdentityKnowsWhatDiffers) {
   const model::Model model = *model::LoadModel(*path_, *device, {});
   const HostIdentity host{"A Processor; with a separator", 16 * int64_t{1 << 30}};
   const auto identity = [&](const HostIdentity& h, device::DeviceInfo info, model::ModelConfig config,
-                            int32_t block_tokens) {
-    return IdentityOf(h, info, config, *model.weights, GeometryOf(model.config, block_tokens));
+                            int32_t block_tokens, const std::string& ring_chunk = "") {
+    return IdentityOf(h, info, config, model.weights.get(), GeometryOf(model.config, block_tokens),
+                      ring_chunk);
   };
   MachineProfile profile;
   profile.identity = identity(host, device->info(), model.config, 64);
@@ -379,6 +380,37 @@ TEST_F(MeasureTest, IdentityKnowsWhatDiffers) {
   config.n_layers = 5;
   expect(identity(host, device->info(), config, 64), "another model (layers: 3, here 5)");
   expect(identity(host, device->info(), model.config, 128), "(block tokens: 64, here 128)");
+  // Attention and rebuilding were measured chunk by chunk.
+  expect(identity(host, device->info(), model.config, 64, "64 tokens"),
+         "(ring chunk: not said, here 64 tokens)");
+  profile.identity = identity(host, device->info(), model.config, 64, "64 tokens");
+  expect(identity(host, device->info(), model.config, 64), "(ring chunk: 64 tokens, not here)");
+}
+
+TEST_F(MeasureTest, BeforeAnyWeightsAreLoadedAllButTheirEncodingsIsKnownToDiffer) {
+  auto device = Cpu();
+  const model::Model model = *model::LoadModel(*path_, *device, {});
+  const HostIdentity host{"A Processor", 16 * int64_t{1 << 30}};
+  const auto header = [&](device::DeviceInfo info, const model::ModelConfig& config, int32_t block_tokens) {
+    return IdentityOf(host, info, config, /*weights=*/nullptr, GeometryOf(model.config, block_tokens), "");
+  };
+  MachineProfile profile;
+  profile.identity =
+      IdentityOf(host, device->info(), model.config, model.weights.get(), GeometryOf(model.config, 64), "");
+  EXPECT_TRUE(CheckProfileMatches(profile, header(device->info(), model.config, 64)).ok());
+  const auto expect = [&](const ProfileIdentity& other, const std::string& words) {
+    const absl::Status status = CheckProfileMatches(profile, other);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_NE(status.message().find(words), absl::string_view::npos) << status;
+    EXPECT_EQ(status.message().find("encodings"), absl::string_view::npos) << status;
+  };
+  device::DeviceInfo info = device->info();
+  info.threads = 7;
+  expect(header(info, model.config, 64), "another machine (threads: 1, here 7)");
+  model::ModelConfig config = model.config;
+  config.d_ff += 32;
+  expect(header(device->info(), config, 64), "another model (d_ff: ");
+  expect(header(device->info(), model.config, 128), "another model (block tokens: 64, here 128)");
 }
 
 }  // namespace

@@ -87,6 +87,55 @@ TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
   EXPECT_THAT(std::string(foreign.status().message()), HasSubstr("model.n_layers"));
 }
 
+TEST_F(ProfileStep, AWrongFileIsRefusedByTheModelsHeaderAlone) {
+  settings_.profile = folder_ + "/profile.json";
+  const auto check = [&](const device::DeviceInfo& info) {
+    const auto header = ReadModelHeader(settings_);
+    EXPECT_TRUE(header.ok()) << header.status();
+    return CheckProfileFlag(settings_, header->config, info);
+  };
+  EXPECT_TRUE(check(device_->info()).ok()) << "what is not there is measured later";
+  const auto measured = ObtainProfile(settings_, *device_, model_);
+  ASSERT_TRUE(measured.ok() && measured->profile.has_value()) << measured.status();
+  EXPECT_TRUE(check(device_->info()).ok());
+
+  device::DeviceInfo info = device_->info();
+  info.threads = 99;
+  EXPECT_THAT(std::string(check(info).message()), HasSubstr("(threads: 1, here 99)"));
+  info = device_->info();
+  info.compute_dtype = info.compute_dtype == device::DType::kF32 ? device::DType::kBF16 : device::DType::kF32;
+  EXPECT_THAT(std::string(check(info).message()), HasSubstr("another model (dtype: "));
+  // Chunks of the ring, which it was measured with, are smaller on a device this small.
+  info = device_->info();
+  info.memory_bytes = 2 << 20;
+  EXPECT_THAT(std::string(check(info).message()), HasSubstr("another model (ring chunk: not said, here "));
+  for (const int64_t gib : {1, 80}) {
+    info.memory_bytes = gib << 30;
+    EXPECT_TRUE(check(info).ok()) << check(info);
+  }
+
+  // What only the packed weights tell is left to them.
+  profiler::MachineProfile packed = *measured->profile;
+  const size_t at = packed.identity.model_parts.find("encodings: ");
+  ASSERT_NE(at, std::string::npos);
+  packed.identity.model_parts.insert(at + 11, "Q4_K+");
+  packed.identity.model = "0000";
+  ASSERT_TRUE(profiler::SaveProfile(packed, settings_.profile).ok());
+  EXPECT_TRUE(check(device_->info()).ok());
+  EXPECT_THAT(std::string(ObtainProfile(settings_, *device_, model_).status().message()),
+              HasSubstr("another model (encodings: Q4_K+"));
+
+  profiler::MachineProfile edited = *measured->profile;
+  edited.model.vocab_size += 1;
+  ASSERT_TRUE(profiler::SaveProfile(edited, settings_.profile).ok());
+  EXPECT_THAT(std::string(check(device_->info()).message()), HasSubstr("model.vocab_size"));
+  std::ofstream(settings_.profile) << "{\"schema_version\": 1}";
+  EXPECT_THAT(std::string(check(device_->info()).message()),
+              AllOf(HasSubstr("--profile: "), HasSubstr("schema_version"), HasSubstr("--reprofile")));
+  settings_.reprofile = true;
+  EXPECT_TRUE(check(device_->info()).ok()) << "it is replaced";
+}
+
 TEST_F(ProfileStep, AFolderThatIsNotThereIsRefusedAndNotMade) {
   settings_.profile = folder_ + "/new/profile.json";
   const auto refused = ObtainProfile(settings_, *device_, model_);
