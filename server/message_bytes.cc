@@ -28,25 +28,41 @@ using google::protobuf::io::CodedInputStream;
 constexpr int kDepthMax = 100;  // protobuf's own limit of nesting
 constexpr size_t kViolationsMax = 32;
 constexpr size_t kSmallMessageBytes = 64 * 1024;
-// Messages within one message: far more than any conversation has.
+// Parts of one message: far more than any conversation has.
 constexpr int64_t kPartsMax = 1 << 18;
 constexpr size_t kPartBytesMin = 2;  // tag and length of an empty one
 
-// Counts the messages within one of `type`, and theirs; false where they are too many. Malformed bytes end
-// the count: who parses them says so.
-bool CountParts(CodedInputStream& input, const Descriptor& type, int depth, int64_t* parts) {
+// Whether the parser makes an object of its own of a field, where two bytes of the wire become a hundred of
+// memory: messages, strings, and whatever the type does not know, which is kept aside.
+bool IsPart(const FieldDescriptor* field, WireFormatLite::WireType wire) {
+  if (field == nullptr || wire == WireFormatLite::WIRETYPE_LENGTH_DELIMITED) return true;
+  return wire != WireFormatLite::WireTypeForFieldType(static_cast<WireFormatLite::FieldType>(field->type()));
+}
+
+// Counts the parts within a message of `type` (null: within a field that nobody knows), and theirs; false
+// where they are too many. Malformed bytes end the count: who parses them says so, and has made no more until
+// there.
+bool CountParts(CodedInputStream& input, const Descriptor* type, int depth, int64_t* parts) {
+  if (depth > kDepthMax) return true;
   while (const uint32_t tag = input.ReadTag()) {
-    const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
-    if (WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED ||
-        field == nullptr || field->type() != FieldDescriptor::TYPE_MESSAGE || depth >= kDepthMax) {
+    const WireFormatLite::WireType wire = WireFormatLite::GetTagWireType(tag);
+    if (wire == WireFormatLite::WIRETYPE_END_GROUP) return true;
+    const FieldDescriptor* const field =
+        type == nullptr ? nullptr : type->FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
+    if (IsPart(field, wire) && ++*parts > kPartsMax) return false;
+    if (wire == WireFormatLite::WIRETYPE_START_GROUP) {
+      if (!CountParts(input, nullptr, depth + 1, parts)) return false;
+      continue;
+    }
+    if (wire != WireFormatLite::WIRETYPE_LENGTH_DELIMITED || field == nullptr ||
+        field->type() != FieldDescriptor::TYPE_MESSAGE) {
       if (!WireFormatLite::SkipField(&input, tag)) return true;
       continue;
     }
-    if (++*parts > kPartsMax) return false;
     uint32_t length = 0;
     if (!input.ReadVarint32(&length) || length > (uint32_t{1} << 30)) return true;
     const CodedInputStream::Limit limit = input.PushLimit(static_cast<int>(length));
-    if (!CountParts(input, *field->message_type(), depth + 1, parts)) return false;
+    if (!CountParts(input, field->message_type(), depth + 1, parts)) return false;
     // Malformed within: what follows is not at its place.
     if (input.BytesUntilLimit() > 0) return true;
     input.PopLimit(limit);
@@ -61,7 +77,7 @@ bool HasTooManyParts(const grpc::ByteBuffer& bytes, const Descriptor& type) {
   if (!reader.status().ok()) return false;
   CodedInputStream input(&reader);
   int64_t parts = 0;
-  return !CountParts(input, type, 0, &parts);
+  return !CountParts(input, &type, 0, &parts);
 }
 
 // Walks the wire format beside the descriptor. Stops silently where the bytes are malformed: the caller then
@@ -165,7 +181,9 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
     return absl::OkStatus();
   }
   if (HasTooManyParts(bytes, *message->GetDescriptor())) {
-    return MakeFieldError({{"", absl::StrCat("the message holds more than ", kPartsMax, " messages")}});
+    return MakeFieldError(
+        {{"", absl::StrCat("the message holds more than ", kPartsMax,
+                           " strings, messages and fields that this daemon does not know")}});
   }
   grpc::ByteBuffer shared = bytes;  // counts a reference; the reader wants a pointer to a mutable buffer
   grpc::ProtoBufferReader reader(&shared);

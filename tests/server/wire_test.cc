@@ -1,4 +1,5 @@
 // Bytes to messages, and errors to gRPC statuses.
+#include "absl/strings/match.h"
 #include "base/reason.h"
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
@@ -113,6 +114,47 @@ TEST(MessageBytes, MoreMessagesThanAnyConversationHasAreNotParsed) {
   // What is no message ends the count, and is said to be none.
   bytes += "\xFF\xFF";
   EXPECT_FALSE(ParseMessage(Bytes(bytes), &message).ok());
+}
+
+// Two bytes each on the wire: whatever the parser makes an object for counts.
+TEST(MessageBytes, PartsOfEveryKindAreCounted) {
+  constexpr int kMost = 1 << 18;
+  const auto times = [](int n, const std::string& part) {
+    std::string out;
+    for (int i = 0; i < n; ++i) out += part;
+    return out;
+  };
+  const auto refused_unread = [](const std::string& bytes) {
+    v1::TokenizeRequest message;
+    const absl::Status status = ParseMessage(Bytes(bytes), &message);
+    EXPECT_FALSE(status.ok());
+    const bool unread = message.GetReflection()->GetUnknownFields(message).empty();
+    EXPECT_EQ(unread, absl::StrContains(status.message(), "262144")) << status;
+    return unread;
+  };
+  const std::string unknown_bytes = Field(15, "");
+  const std::string unknown_number("\x78\x00", 2);  // 15, varint
+  const std::string unknown_group("\x7B\x7C", 2);   // 15, begin and end
+  const std::string text_as_number("\x08\x00", 2);  // 1, which is a string
+  for (const std::string& part : {unknown_bytes, unknown_number, unknown_group, text_as_number}) {
+    EXPECT_TRUE(refused_unread(times(kMost + 1, part)));
+    EXPECT_FALSE(refused_unread(times(kMost, part)));  // read, and refused for what is unknown
+  }
+  EXPECT_TRUE(refused_unread("\x7B" + times(kMost, unknown_number) + "\x7C"));
+  EXPECT_TRUE(refused_unread("\x7B" + times(kMost, unknown_group) + "\x7C"));
+
+  v1::CompleteRequest complete;
+  const auto stops = [&](int n) {
+    using Options = v1::GenerationOptions;
+    return Field(v1::CompleteRequest::kOptionsFieldNumber,
+                 Field(Options::kStopFieldNumber, times(n, Field(v1::StopOptions::kStringsFieldNumber, ""))));
+  };
+  EXPECT_TRUE(ParseMessage(Bytes(stops(kMost - 2)), &complete).ok());
+  EXPECT_EQ(ReasonOf(ParseMessage(Bytes(stops(kMost - 1)), &complete)), Reason::kInvalidField);
+  // Numbers take no more than their bytes: a prompt's ids are not parts, however they are written.
+  v1::DetokenizeRequest ids;
+  EXPECT_TRUE(ParseMessage(Bytes(times(kMost + 1, std::string("\x10\x05", 2))), &ids).ok());
+  EXPECT_EQ(ids.token_ids_size(), kMost + 1);
 }
 
 TEST(MessageBytes, SmallQuestionsAreBounded) {
