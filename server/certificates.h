@@ -22,9 +22,18 @@ struct CertificateFacts {
 // does not name the file.
 absl::StatusOr<std::vector<CertificateFacts>> ReadCertificates(const std::string& pem);
 
-// Whether a server can present the first certificate of `chain_pem` with the key: InvalidArgument where the
-// key cannot be read, is another's, or is too weak for the TLS library.
-absl::Status CheckServerPair(const std::string& chain_pem, const std::string& key_pem);
+// What a server presents: its own certificate, and those of its file that lead from it towards a root.
+struct ServerChain {
+  CertificateFacts server;
+  CertificateFacts first_to_expire;  // of all of them
+};
+
+// Whether a server can present `chain_pem` with the key, its own certificate first: InvalidArgument where the
+// key cannot be read or is another's, and where a certificate of the chain is not valid at that time, too
+// weak for the TLS library, not signed by the next, or not for servers: no client would come. Certificates
+// that do not belong to the chain, and the root, are left to the clients.
+absl::StatusOr<ServerChain> CheckServerChain(const std::string& chain_pem, const std::string& key_pem,
+                                             int64_t unix_s);
 
 // InvalidArgument where the certificate is not valid at that time.
 absl::Status CheckValidAt(const CertificateFacts& certificate, int64_t unix_s);

@@ -507,9 +507,9 @@ std::vector<MetricInfo> MakeTable() {
        "seconds",
        // Open, so that none is there where there is no TLS: 0 would have expired.
        {{"certificate", {}}},
-       "When the certificate in effect expires, since the epoch. server: of --tls_certificate, client_ca: "
-       "the "
-       "authority of --tls_client_ca that expires first. Absent without TLS.",
+       "When the certificate in effect expires, since the epoch. server: the first to do so of "
+       "--tls_certificate's chain, client_ca: the authority of --tls_client_ca that expires first. Absent "
+       "without TLS.",
        {}},
       {kReloads,
        "spillway_reloads_total",

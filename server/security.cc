@@ -58,7 +58,7 @@ SecurityCounts Security::Counts() const {
   if (tls_ == nullptr) return out;
   out.tls = tls_->counts();
   const std::shared_ptr<const TlsMaterial> now = tls_->current();
-  out.certificate_expiry_unix_s = now->server.not_after_unix_s;
+  out.certificate_expiry_unix_s = now->chain.first_to_expire.not_after_unix_s;
   out.client_ca_expiry_unix_s = now->client_ca_expiry_s;
   return out;
 }

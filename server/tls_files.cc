@@ -62,16 +62,12 @@ absl::StatusOr<TlsFiles::Texts> TlsFiles::Read() const {
 absl::StatusOr<TlsMaterial> TlsFiles::Check(const Texts& texts) const {
   const int64_t now = now_unix_s_();
   TlsMaterial material{texts.certificate, texts.key, texts.client_ca, {}, {}, 0};
-  const auto chain = ReadCertificates(texts.certificate);
-  if (!chain.ok()) return About("tls_certificate", paths_.certificate, chain.status());
-  material.server = chain->front();
-  if (const absl::Status valid = CheckValidAt(material.server, now); !valid.ok()) {
-    return About("tls_certificate", paths_.certificate, valid);
+  const auto chain = CheckServerChain(texts.certificate, texts.key, now);
+  if (!chain.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--tls_certificate=", paths_.certificate, ", --tls_key=",
+                                                   paths_.key, ": ", chain.status().message()));
   }
-  if (const absl::Status pair = CheckServerPair(texts.certificate, texts.key); !pair.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--tls_certificate=", paths_.certificate,
-                                                   ", --tls_key=", paths_.key, ": ", pair.message()));
-  }
+  material.chain = *chain;
   if (paths_.client_ca.empty()) return material;
   const auto authorities = ReadCertificates(texts.client_ca);
   if (!authorities.ok()) return About("tls_client_ca", paths_.client_ca, authorities.status());
@@ -109,26 +105,28 @@ void TlsFiles::LookForNew() {
   record_.OnTaken();
   const std::shared_ptr<const TlsMaterial> now = current();
   Log(LogLevel::kInfo, "the TLS files changed: new connections use them",
-      {{"subject", now->server.subject}, {"expires", Date(now->server.not_after_unix_s)}});
+      {{"subject", now->chain.server.subject},
+       {"expires", Date(now->chain.first_to_expire.not_after_unix_s)}});
 }
 
 void TlsFiles::Refuse(const absl::Status& why) {
   if (!record_.OnBad(why.message())) return;
   Log(LogLevel::kError, "the TLS files changed and cannot be used: those before stay in effect",
-      {{"error", why.message()}, {"expires", Date(current()->server.not_after_unix_s)}});
+      {{"error", why.message()}, {"expires", Date(current()->chain.first_to_expire.not_after_unix_s)}});
 }
 
 void TlsFiles::WarnOfExpiry() {
   const std::shared_ptr<const TlsMaterial> now = current();
-  const int64_t left_s = now->server.not_after_unix_s - now_unix_s_();
+  const CertificateFacts& first = now->chain.first_to_expire;
+  const int64_t left_s = first.not_after_unix_s - now_unix_s_();
   if (left_s < 0 && warned_expired_ != now->generation) {
     warned_expired_ = now->generation;
     Log(LogLevel::kError, "the TLS certificate has expired: clients refuse it; renew --tls_certificate",
-        {{"subject", now->server.subject}, {"expired", Date(now->server.not_after_unix_s)}});
+        {{"subject", first.subject}, {"expired", Date(first.not_after_unix_s)}});
   } else if (left_s >= 0 && left_s < kWeek_s && warned_expiring_ != now->generation) {
     warned_expiring_ = now->generation;
     Log(LogLevel::kWarning, "the TLS certificate expires within a week; renew --tls_certificate",
-        {{"subject", now->server.subject}, {"expires", Date(now->server.not_after_unix_s)}});
+        {{"subject", first.subject}, {"expires", Date(first.not_after_unix_s)}});
   }
 }
 

@@ -29,7 +29,7 @@ struct TlsMaterial {
   std::string certificate;
   std::string key;
   std::string client_ca;
-  CertificateFacts server;                    // of the first certificate
+  ServerChain chain;
   std::optional<int64_t> client_ca_expiry_s;  // of the CA that expires first
   int64_t generation = 0;                     // grows with every set that is taken
 };

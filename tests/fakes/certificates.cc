@@ -60,6 +60,10 @@ Certificate NewCertificate(const CertificateOptions& options, EVP_PKEY* key, X50
   return out;
 }
 
+void Sign(X509* certificate, EVP_PKEY* key, const CertificateOptions& options) {
+  SPILLWAY_CHECK(X509_sign(certificate, key, options.weak ? EVP_sha1() : EVP_sha256()) > 0);
+}
+
 }  // namespace
 
 struct TestAuthority::Parts {
@@ -67,25 +71,37 @@ struct TestAuthority::Parts {
   Certificate certificate;
 };
 
-TestAuthority::TestAuthority(const std::string& name) : parts_(std::make_unique<Parts>()) {
+TestAuthority::TestAuthority(const std::string& name)
+    : TestAuthority(nullptr, {.name = name, .ends_s = int64_t{3650} * 24 * 3600}) {}
+
+TestAuthority::TestAuthority(const TestAuthority& issuer, const CertificateOptions& options)
+    : TestAuthority(issuer.parts_.get(), options) {}
+
+TestAuthority::TestAuthority(const Parts* issuer, const CertificateOptions& options)
+    : parts_(std::make_unique<Parts>()) {
   parts_->key = NewKey();
-  parts_->certificate = NewCertificate({.name = name, .ends_s = int64_t{3650} * 24 * 3600}, parts_->key.get(),
-                                       /*issuer=*/nullptr);
+  parts_->certificate =
+      NewCertificate(options, parts_->key.get(),
+                     issuer == nullptr ? nullptr : X509_get_subject_name(issuer->certificate.get()));
   X509* const self = parts_->certificate.get();
-  AddExtension(self, self, NID_basic_constraints, "critical,CA:TRUE");
-  AddExtension(self, self, NID_subject_key_identifier, "hash");
-  SPILLWAY_CHECK(X509_sign(self, parts_->key.get(), EVP_sha256()) > 0);
+  const Parts& signer = issuer == nullptr ? *parts_ : *issuer;
+  AddExtension(self, signer.certificate.get(), NID_basic_constraints, "critical,CA:TRUE");
+  AddExtension(self, signer.certificate.get(), NID_subject_key_identifier, "hash");
+  Sign(self, signer.key.get(), options);
   pem_ = PemOf(self);
 }
 
 TestAuthority::~TestAuthority() = default;
 
-PemPair TestAuthority::Issue(const CertificateOptions& options) {
+PemPair TestAuthority::Issue(const CertificateOptions& options) const {
   const Key key = NewKey();
   X509* const issuer = parts_->certificate.get();
   const Certificate out = NewCertificate(options, key.get(), X509_get_subject_name(issuer));
   AddExtension(out.get(), issuer, NID_subject_alt_name, ("DNS:" + options.name + ",IP:127.0.0.1").c_str());
-  SPILLWAY_CHECK(X509_sign(out.get(), parts_->key.get(), EVP_sha256()) > 0);
+  if (!options.extended_use.empty()) {
+    AddExtension(out.get(), issuer, NID_ext_key_usage, options.extended_use.c_str());
+  }
+  Sign(out.get(), parts_->key.get(), options);
   return {PemOf(out.get()), PemOf(key.get())};
 }
 

@@ -18,12 +18,17 @@ struct CertificateOptions {
   // From now on.
   int64_t begins_s = -3600;
   int64_t ends_s = 30 * 24 * 3600;
+  std::string extended_use = {};  // "clientAuth"; empty: unlimited
+  bool weak = false;              // signed over SHA-1
 };
 
-// An elliptic-curve authority that signs itself. Not thread-safe.
+// An elliptic-curve authority. Not thread-safe.
 class TestAuthority {
  public:
+  // Signs itself.
   explicit TestAuthority(const std::string& name = "test authority");
+  // An intermediate one, signed by `issuer`.
+  TestAuthority(const TestAuthority& issuer, const CertificateOptions& options);
   ~TestAuthority();
   TestAuthority(const TestAuthority&) = delete;
   TestAuthority& operator=(const TestAuthority&) = delete;
@@ -31,10 +36,12 @@ class TestAuthority {
   // Its certificate, PEM.
   const std::string& certificate() const { return pem_; }
   // For servers (the name and 127.0.0.1) and clients alike.
-  PemPair Issue(const CertificateOptions& options = {});
+  PemPair Issue(const CertificateOptions& options = {}) const;
 
  private:
   struct Parts;
+  // `issuer` null: itself.
+  TestAuthority(const Parts* issuer, const CertificateOptions& options);
   std::unique_ptr<Parts> parts_;
   std::string pem_;
 };

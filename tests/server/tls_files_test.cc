@@ -84,13 +84,55 @@ TEST_F(TlsFilesTest, WhatCannotServeIsRefusedWithFlagFileAndCause) {
   EXPECT_THAT(LoadError(), AllOf(HasSubstr("--tls_key="), HasSubstr("No such file or directory")));
 }
 
-TEST_F(TlsFilesTest, AChainIsJudgedByItsFirstCertificate) {
+TEST_F(TlsFilesTest, WhatDoesNotBelongToTheChainIsLeftToClients) {
   const PemPair leaf = authority_.Issue();
-  // As authorities sign each other, an old one may have expired.
-  Write({leaf.certificate + authority_.Issue({.ends_s = -1}).certificate, leaf.key});
+  Write({leaf.certificate + authority_.Issue({.name = "stranger", .ends_s = -1}).certificate, leaf.key});
   EXPECT_EQ(LoadError(), "");
+  Write({leaf.certificate + authority_.certificate(), leaf.key});
+  EXPECT_EQ(LoadError(), "") << "the root";
   Write({authority_.certificate() + leaf.certificate, leaf.key});
   EXPECT_THAT(LoadError(), HasSubstr("not that of the certificate"));
+}
+
+TEST_F(TlsFilesTest, AnIntermediateThatClientsRefuseIsRefused) {
+  const auto chain_of = [this](const fakes::CertificateOptions& intermediate,
+                               const fakes::CertificateOptions& leaf = {}) {
+    const fakes::TestAuthority between(authority_, intermediate);
+    const PemPair pair = between.Issue(leaf);
+    return PemPair{pair.certificate + between.certificate(), pair.key};
+  };
+  Write(chain_of({.name = "between"}));
+  EXPECT_EQ(LoadError(), "");
+  Write(chain_of({.name = "between", .begins_s = -3 * kDay_s, .ends_s = -kDay_s}));
+  EXPECT_THAT(LoadError(), HasSubstr("CN = between expired on "));
+  Write(chain_of({.name = "between", .weak = true}));
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("CN = between, of its chain: "), HasSubstr("too weak")));
+  Write(chain_of({.name = "between"}, {.weak = true}));
+  EXPECT_THAT(LoadError(), HasSubstr("too weak"));
+  Write(chain_of({.name = "between"}, {.extended_use = "clientAuth"}));
+  EXPECT_THAT(LoadError(),
+              AllOf(HasSubstr("clients refuse the certificate of CN = localhost"), HasSubstr("purpose")));
+  // The name is right, the signature is not: the authority's key was renewed.
+  const fakes::TestAuthority before(authority_, {.name = "between"});
+  const fakes::TestAuthority after(authority_, {.name = "between"});
+  const PemPair pair = before.Issue();
+  Write({pair.certificate + after.certificate(), pair.key});
+  EXPECT_THAT(LoadError(), HasSubstr("signature failure"));
+}
+
+TEST_F(TlsFilesTest, TheFirstOfTheChainToExpireIsTheOneToWatch) {
+  const fakes::TestAuthority outer(authority_, {.name = "outer", .ends_s = kDay_s});
+  fakes::TestAuthority inner(outer, {.name = "inner"});
+  const PemPair pair = inner.Issue();
+  // In any order behind the server's own.
+  Write({pair.certificate + outer.certificate() + inner.certificate(), pair.key});
+  testing::internal::CaptureStderr();
+  const auto files = Load();
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              AllOf(HasSubstr("expires within a week"), HasSubstr("outer")));
+  ASSERT_NE(files, nullptr);
+  EXPECT_EQ(files->current()->chain.server.subject, "CN = localhost");
+  EXPECT_EQ(files->current()->chain.first_to_expire.subject, "CN = outer");
 }
 
 TEST_F(TlsFilesTest, TheAuthorityThatExpiresFirstIsTheOneToWatch) {
@@ -109,7 +151,7 @@ TEST_F(TlsFilesTest, NewFilesAreTakenAndUnchangedOnesAreNot) {
   EXPECT_EQ(files->current(), before);
   Write(authority_.Issue({.name = "renewed"}));
   files->Reload();
-  EXPECT_EQ(files->current()->server.subject, "CN = renewed");
+  EXPECT_EQ(files->current()->chain.server.subject, "CN = renewed");
   EXPECT_GT(files->current()->generation, before->generation);
   EXPECT_EQ(files->counts().taken, 1);
   EXPECT_EQ(files->counts().refused, 0);
@@ -120,12 +162,12 @@ TEST_F(TlsFilesTest, APairThatIsHalfReplacedIsWaitedFor) {
   const PemPair renewed = authority_.Issue({.name = "renewed"});
   WriteFile(paths_.certificate, renewed.certificate);
   files->Reload();
-  EXPECT_EQ(files->current()->server.subject, "CN = localhost");
+  EXPECT_EQ(files->current()->chain.server.subject, "CN = localhost");
   EXPECT_EQ(files->counts().refused, 0) << "seen between two writes";
   EXPECT_FALSE(files->counts().stale);
   WriteFile(paths_.key, renewed.key);
   files->Reload();
-  EXPECT_EQ(files->current()->server.subject, "CN = renewed");
+  EXPECT_EQ(files->current()->chain.server.subject, "CN = renewed");
 }
 
 TEST_F(TlsFilesTest, BadOnesLeaveTheOldOnesInEffectAndAreSaidOnce) {
