@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/reason.h"
 #include "base/status_macros.h"
 #include "profiler/profile_text.h"
@@ -172,6 +173,12 @@ void Fill(const exec::Recording& recording, v1::RecordTraceResponse* out) {
   }
 }
 
+// Who did something to the daemon, for whoever asks later.
+void LogAsked(absl::string_view what, const AnswerCall& call) {
+  Log(LogLevel::kInfo, "an admin call",
+      {{"what", what}, {"tenant", call.tenant_name()}, {"peer", call.peer()}});
+}
+
 constexpr int64_t kTraceMs = 1'000;
 constexpr int64_t kTraceMsMax = 60'000;
 
@@ -206,6 +213,7 @@ AdminService::AdminService(const ServingState& state, const Clock& clock, CallWa
     if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok())
       return call.Answer(parsed);
     if (const absl::Status refused = Drain(); !refused.ok()) return call.Answer(refused);
+    LogAsked("drain", call);
     call.Answer(SerializeMessage(v1::DrainResponse()));
   });
   AddAnswer("RecordTrace", [this](AnswerCall& call, const grpc::ByteBuffer& bytes) {
@@ -315,6 +323,7 @@ absl::Status AdminService::RecordTrace(AnswerCall& call, const grpc::ByteBuffer&
                                              }
                                              call.Answer(SerializeMessage(response));
                                            }));
+  LogAsked("record_trace", call);
   // Nobody else could record for the rest of the time. The call may be answered by now, but it is there until
   // its message's reaction, which this is, has returned.
   call.WhenGone([this, number] { traces_.End(number); });

@@ -18,9 +18,10 @@ namespace {
 // Of a name that nobody has.
 constexpr size_t kNameBytesShown = 256;
 
-// Each is a call that lasts: they must not add up without bound.
+// Each is a call that lasts: they must not add up without bound, nor one client take them all. A client has
+// one for each name that it watches; a proxy has those of many.
 constexpr size_t kWatchersMax = 10'000;
-constexpr int64_t kRetryWatchMs = 1000;
+constexpr int kConnectionWatchersMax = 64;
 
 }  // namespace
 
@@ -28,7 +29,9 @@ constexpr int64_t kRetryWatchMs = 1000;
 class HealthService::Watcher final : public MessageCall {
  public:
   Watcher(HealthService& service, CallWaits& waits, grpc::CallbackServerContext& context)
-      : MessageCall(waits, context, Caller()), service_(service) {}
+      : MessageCall(waits, context, Caller()), service_(service), peer_(context.peer()) {}
+
+  const std::string& peer() const { return peer_; }  // of its connection: address and port
 
   // `known`: whether the service that it watches is one of ours, which updates concern.
   void First(HealthCheckResponse::ServingStatus status, bool known) {
@@ -55,19 +58,24 @@ class HealthService::Watcher final : public MessageCall {
 
   void OnMessage(const grpc::ByteBuffer& bytes) override {
     HealthCheckRequest request;
-    if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok()) return Refuse(parsed);
+    if (const absl::Status parsed = ParseSmallMessage(bytes, &request); !parsed.ok()) {
+      return Refuse(FinishStatus(parsed, 0, context()));
+    }
     if (service_.Register(*this, request.service())) return;
-    Refuse(MakeError(Reason::kQueueFull, absl::StrCat("there are ", kWatchersMax, " watches already")));
+    // The one code upon which gRPC's clients go on without watching; after any other a server is unhealthy.
+    Refuse({grpc::StatusCode::UNIMPLEMENTED,
+            absl::StrCat("there are ", kConnectionWatchersMax, " watches of this connection already, or ",
+                         kWatchersMax, " in all; use Check")});
   }
 
-  void OnNoMessage(const absl::Status& why) override { Refuse(why); }
+  void OnNoMessage(const absl::Status& why) override { Refuse(FinishStatus(why, 0, context())); }
 
-  void Refuse(const absl::Status& why) {
+  void Refuse(const grpc::Status& why) {
     {
       MutexLock lock(mutex_);
       if (std::exchange(finished_, true)) return;
     }
-    Conclude(FinishStatus(why, kRetryWatchMs, context()));
+    Conclude(why);
   }
 
   void Set(HealthCheckResponse::ServingStatus status) {
@@ -96,7 +104,7 @@ class HealthService::Watcher final : public MessageCall {
   void Release() override {
     {
       MutexLock lock(service_.mutex_);
-      service_.watchers_.erase(this);
+      service_.ForgetLocked(*this);
     }
     delete this;
   }
@@ -123,6 +131,7 @@ class HealthService::Watcher final : public MessageCall {
   }
 
   HealthService& service_;
+  const std::string peer_;
   bool known_ = false;        // set before the service knows the watcher
   grpc::ByteBuffer message_;  // belongs to the write in flight
   Mutex mutex_;
@@ -188,10 +197,19 @@ bool HealthService::Register(Watcher& watcher, const std::string& name) {
   const bool known = Knows(name);
   MutexLock lock(mutex_);
   if (watchers_.size() >= kWatchersMax) return false;
+  int& of_connection = watchers_by_peer_[watcher.peer()];
+  if (of_connection >= kConnectionWatchersMax) return false;
+  ++of_connection;
   watchers_.insert(&watcher);
   watcher.First(known ? StatusLocked() : HealthCheckResponse::SERVICE_UNKNOWN, known);
   if (ended_) watcher.End();
   return true;
+}
+
+void HealthService::ForgetLocked(Watcher& watcher) {
+  if (watchers_.erase(&watcher) == 0) return;  // it was never told of
+  const auto of_connection = watchers_by_peer_.find(watcher.peer());
+  if (--of_connection->second == 0) watchers_by_peer_.erase(of_connection);
 }
 
 }  // namespace spillway::server

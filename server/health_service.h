@@ -5,6 +5,7 @@
 #ifndef SPILLWAY_SERVER_HEALTH_SERVICE_H_
 #define SPILLWAY_SERVER_HEALTH_SERVICE_H_
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -30,8 +31,10 @@ class HealthService final : public MessageService {
   class Watcher;
 
   void Check(AnswerCall& call, const grpc::ByteBuffer& bytes);
-  // Called when its message is here; false, and nothing more, where too many watch.
+  // Called when its message is here; false, and nothing more, where too many watch, of its connection or in
+  // all.
   bool Register(Watcher& watcher, const std::string& name);
+  void ForgetLocked(Watcher& watcher) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Knows(const std::string& name) const;
   grpc::health::v1::HealthCheckResponse::ServingStatus StatusLocked() const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -41,6 +44,7 @@ class HealthService final : public MessageService {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<Watcher*> watchers_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, int> watchers_by_peer_ ABSL_GUARDED_BY(mutex_);  // of those that have some
 };
 
 }  // namespace spillway::server

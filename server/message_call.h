@@ -42,6 +42,10 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   // Begins to read the message. Once, right after creation.
   void Begin();
 
+  // Empty: nobody was asked for a token.
+  std::string tenant_name() const { return tenant_ == nullptr ? "" : tenant_->name(); }
+  std::string peer() const { return context_.peer(); }
+
  protected:
   MessageCall(CallWaits& waits, grpc::CallbackServerContext& context, Caller caller)
       : waits_(waits),
@@ -74,7 +78,6 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   grpc::CallbackServerContext& context() { return context_; }
   // Null: nobody was asked for a token.
   Tenant* tenant() const { return tenant_.get(); }
-  std::string tenant_name() const { return tenant_ == nullptr ? "" : tenant_->name(); }
   // 0 before the message is here.
   size_t message_bytes() const { return request_.Length(); }
 

@@ -80,6 +80,40 @@ TEST(Health, AnUnknownServiceCanBeWatched) {
   EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
 }
 
+// One client cannot take what others need, and who is refused takes the daemon for healthy all the same.
+TEST(Health, AConnectionHasSoManyWatches) {
+  TestServer server;
+  const auto one = Health::NewStub(server.Connect());
+  struct Watch {
+    std::unique_ptr<grpc::ClientContext> context = NewContext();
+    std::unique_ptr<grpc::ClientReader<HealthCheckResponse>> reader;
+  };
+  HealthCheckResponse response;
+  std::vector<Watch> watches(64);
+  for (Watch& watch : watches) {
+    watch.reader = one->Watch(watch.context.get(), HealthOf(""));
+    ASSERT_TRUE(watch.reader->Read(&response));
+  }
+  const auto answer_of = [](Health::Stub& stub) {
+    const auto context = NewContext();
+    const auto reader = stub.Watch(context.get(), HealthOf(""));
+    HealthCheckResponse unread;
+    if (reader->Read(&unread)) {
+      context->TryCancel();
+      return grpc::StatusCode::OK;
+    }
+    return reader->Finish().error_code();
+  };
+  EXPECT_EQ(answer_of(*one), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_TRUE(one->Check(NewContext().get(), HealthOf(""), &response).ok());
+  const auto other = Health::NewStub(server.Connect());
+  EXPECT_EQ(answer_of(*other), grpc::StatusCode::OK);
+  // A place is free again when a watch has ended.
+  watches.back().context->TryCancel();
+  EXPECT_FALSE(watches.back().reader->Read(&response));
+  EXPECT_TRUE(server.Eventually([&] { return answer_of(*one) == grpc::StatusCode::OK; }));
+}
+
 TEST(Health, WatchersDoNotHoldUpTheShutdown) {
   TestServer server;
   const auto stub = Health::NewStub(server.Connect());
@@ -181,7 +215,10 @@ TEST(Admin, DrainIsToldOnAndAnsweredAtOnce) {
   server.server->admin().SetDrain([&told] { ++told; });
   const auto stub = v1::AdminService::NewStub(server.Connect());
   v1::DrainResponse response;
+  testing::internal::CaptureStderr();
   EXPECT_TRUE(stub->Drain(NewContext().get(), {}, &response).ok());
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, HasSubstr("an admin call what=drain tenant=\"\" peer=ipv4:127.0.0.1:"));
   EXPECT_TRUE(stub->Drain(NewContext().get(), {}, &response).ok()) << "again does no harm";
   EXPECT_EQ(told, 2);
   TestServerOptions loading;
