@@ -6,9 +6,7 @@
 #include <utility>
 
 #include "base/bytes.h"
-#include "base/log.h"
 #include "base/status_macros.h"
-#include "grpc/support/log.h"
 #include "server/grpc_credentials.h"
 #include "server/self_call.h"
 #include "spillway/v1/inference.grpc.pb.h"
@@ -36,17 +34,7 @@ int ReceiveLimitBytes(int64_t context_tokens) {
   return static_cast<int>(std::min<int64_t>(std::max<int64_t>(16 * kMiB, 8 * context_tokens), INT_MAX));
 }
 
-void LogForGrpc(gpr_log_func_args* arguments) {
-  Log(LogLevel::kDebug, "grpc",
-      {{"message", arguments->message}, {"severity", gpr_log_severity_string(arguments->severity)}});
-}
-
 }  // namespace
-
-void RouteGrpcLog() {
-  gpr_set_log_function(&LogForGrpc);
-  gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
-}
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
     : waits_{CallTimeouts(options.receive_timeout), CallTimeouts(options.unread_timeout)},

@@ -24,10 +24,6 @@ namespace spillway::server {
 
 class SelfCall;
 
-// gRPC's own log goes to ours, at debug level: it calls errors what clients do, and bind failures are
-// reported by Start. Once, before any other use of gRPC.
-void RouteGrpcLog();
-
 struct GrpcServerOptions {
   std::string listen;             // HOST:PORT, port 0 picks one
   std::string admin_listen = {};  // of AdminService; empty: the same port

@@ -19,7 +19,7 @@
 #include "google/protobuf/stubs/logging.h"
 #include "server/configuration.h"
 #include "server/daemon.h"
-#include "server/grpc_server.h"
+#include "server/grpc_log.h"
 #include "server/healthcheck.h"
 #include "server/process_setup.h"
 #include "server/settings.h"

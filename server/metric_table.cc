@@ -511,6 +511,15 @@ std::vector<MetricInfo> MakeTable() {
        "--tls_certificate's chain, client_ca: the authority of --tls_client_ca that expires first. Absent "
        "without TLS.",
        {}},
+      {kFailedHandshakes,
+       "spillway_tls_handshakes_failed_total",
+       kCounter,
+       "handshakes",
+       {},
+       "TLS handshakes that failed: plain text, or a certificate that the daemon or the client refuses. "
+       "Those "
+       "that never end are not among them.",
+       {}},
       {kReloads,
        "spillway_reloads_total",
        kCounter,

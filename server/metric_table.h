@@ -72,6 +72,7 @@ enum class MetricId : uint8_t {
   kTenantRequests,
   kTenantTokens,
   kCertificateExpiry,
+  kFailedHandshakes,
   kReloads,
   kReloadStale,
   kProcessCpu,

@@ -288,6 +288,7 @@ struct Metrics::Impl {
     };
     expiry("server", now.certificate_expiry_unix_s);
     expiry("client_ca", now.client_ca_expiry_unix_s);
+    Follow(*plain_counters[Index(MetricId::kFailedHandshakes)], static_cast<double>(now.failed_handshakes));
     CollectReloads("tls", now.tls);
     CollectReloads("tokens", now.tokens);
   }

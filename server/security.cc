@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "server/grpc_log.h"
 #include "server/network_address.h"
 
 namespace spillway::server {
@@ -54,6 +55,7 @@ void Security::Work() {
 
 SecurityCounts Security::Counts() const {
   SecurityCounts out;
+  out.failed_handshakes = FailedHandshakes();
   if (tokens_ != nullptr) out.tokens = tokens_->counts();
   if (tls_ == nullptr) return out;
   out.tls = tls_->counts();

@@ -19,6 +19,7 @@ struct SecurityCounts {
   ReloadCounts tokens = {};
   std::optional<int64_t> certificate_expiry_unix_s = std::nullopt;  // none: plain text
   std::optional<int64_t> client_ca_expiry_unix_s = std::nullopt;
+  int64_t failed_handshakes = 0;
 };
 
 }  // namespace spillway::server

@@ -18,7 +18,7 @@
 #include "engine/device/cpu/cpu_device.h"
 #include "server/configuration.h"
 #include "server/daemon.h"
-#include "server/grpc_server.h"
+#include "server/grpc_log.h"
 #include "server/signal_watch.h"
 #include "tests/fakes/forwarding_device.h"
 

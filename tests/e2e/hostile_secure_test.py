@@ -96,12 +96,14 @@ class SecureTest(hostile.HostileTest):
             return False
 
     def test_plain_text_and_garbage(self):
+        before = self.daemon.metric("spillway_tls_handshakes_failed_total")
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
         for bytes_ in (h2.PREFACE + h2.frame(h2.SETTINGS, 0, 0), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", os.urandom(5000),
                        b"\0" * 5000, hello + os.urandom(500), hello + b"\xff" * 70000, b"\x16\x03\x03\xff\xff" + b"\x01" * 66000,
                        b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + b"\x01" * 40):
             for _ in range(5):
                 hostile.HostileClientTest.throw(self.daemon.grpc, bytes_)
+        self.assertGreater(self.daemon.metric("spillway_tls_handshakes_failed_total"), before)
         with self.assertRaises(OSError):
             with h2.Connection(self.daemon.grpc, 10) as connection:
                 if connection.call(hostile.HEALTH + "Check", b"")[0] != "ended":
@@ -109,9 +111,11 @@ class SecureTest(hostile.HostileTest):
 
     def test_certificates_that_are_not_good(self):
         self.assertTrue(self.is_let_in(tls_context(self.folder, "client")))
+        before = self.daemon.metric("spillway_tls_handshakes_failed_total")
         for name in ("", "expired", "early", "strange"):
             for _ in range(5):
                 self.assertFalse(self.is_let_in(tls_context(self.folder, name)), name)
+        self.assertGreaterEqual(self.daemon.metric("spillway_tls_handshakes_failed_total") - before, 20)
 
     def test_old_protocols_are_refused(self):
         context = tls_context(self.folder, "client")
