@@ -269,6 +269,48 @@ TEST_P(DeviceSuite, PackedPartsOfDifferentEncodingsAreOneMatrix) {
               96);
 }
 
+// Many rows by packed weights take what the device has for itself, which all of its streams share.
+TEST_P(DeviceSuite, ProductsOfTwoStreamsLeaveEachOtherAlone) {
+  constexpr int64_t kInner = 512, kRows = 40;
+  struct Side {
+    StreamId stream;
+    PackedMatrix matrix;
+    GemmArgs args;
+    std::vector<uint8_t> alone;
+  };
+  std::vector<Side> sides(2);
+  for (Side& side : sides) {
+    const PackedParts parts = MakePackedParts(*this, {{Encoding::kQ4_K, 48}}, kInner);
+    const auto packed = device_->PlanMatrix(parts.views, WeightMode::kPacked);
+    side.matrix = packed.ok() ? *packed : device_->PlanMatrix(parts.views, WeightMode::kExpanded).value();
+    std::vector<uint8_t> bytes(static_cast<size_t>(side.matrix.size_bytes));
+    ASSERT_TRUE(device_->PackMatrix(parts.views, side.matrix, bytes.data()).ok());
+    side.matrix.data = UploadArray(bytes);
+    side.stream = device_->CreateStream("side");
+    side.args.rows = kRows;
+    side.args.in = UploadT(Random(kRows * kInner));
+    side.args.out = Allocate(kRows * side.matrix.n * 4);
+    device_->Gemm(stream_, side.matrix, side.args);
+    side.alone = Download(side.args.out, kRows * side.matrix.n * 4);
+  }
+  for (int round = 0; round < 24; ++round) {
+    // Out of step, so that neither stream's work has always ended when the other's begins.
+    for (Side& side : sides) device_->Fill(stream_, side.args.out, 0, kRows * side.matrix.n * 4);
+    device_->Record(event_, stream_);
+    for (const Side& side : sides) device_->Wait(side.stream, event_);
+    for (int i = 0; i < 1 + round % 3; ++i) device_->Gemm(sides[0].stream, sides[0].matrix, sides[0].args);
+    device_->Gemm(sides[1].stream, sides[1].matrix, sides[1].args);
+    for (const Side& side : sides) {
+      const EventId done = device_->CreateEvent();
+      device_->Record(done, side.stream);
+      device_->Wait(stream_, done);
+    }
+    for (Side& side : sides) {
+      EXPECT_EQ(Download(side.args.out, kRows * side.matrix.n * 4), side.alone) << "round " << round;
+    }
+  }
+}
+
 TEST_P(DeviceSuite, MatricesThatCannotBeMultipliedAreRefusedByName) {
   const TensorView vector{"model.norm", Encoding::kF32, {64}, nullptr, 256};
   EXPECT_THAT(std::string(device_->PlanMatrix({vector}, WeightMode::kExpanded).status().message()),
