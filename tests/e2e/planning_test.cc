@@ -121,7 +121,9 @@ TEST(Planning, AFullPoolDropsFormsAndAnswersTheSame) {
                                           "--context=512",    "--threads=1",      "--dtype=f32"};
   std::vector<std::string> link = flags;
   for (const char* flag :
-       {"--emulated_link_mb_per_s=200", "--device_memory=32MiB", "--residency=off", "--check_blocks"}) {
+       {"--emulated_link_mb_per_s=200", "--device_memory=32MiB", "--residency=off", "--check_blocks",
+        // Half and half, whatever a busy machine's profile would have.
+        "--split=fixed:0.5"}) {
     link.push_back(flag);
   }
   link.push_back("--profile=" + PathOf("_forms_profile.json"));
