@@ -51,7 +51,8 @@ void AddPlanFlags(FlagTable& flags, PlanFlags* plan) {
   flags.Section("Flags");
   flags.Add("profile", &plan->profile, "FILE", "Plan with this saved profile, without a daemon.");
   flags.Add("sequences", &query.sequences, "N", "Sequences that decode at once (1).");
-  flags.Add("context", &query.context_tokens, "N", "Cached tokens of each (4096).");
+  flags.Add("context", &query.context_tokens, "N",
+            "Cached tokens of each. 0: 4096, or what the model was made for where that is less (0).");
   flags.Add("shared", &query.shared_tokens, "N", "Of these, a prefix that all share (0).");
   AddSize(flags, "device_memory", &query.device_memory_bytes,
           "Memory of the device. 0: the daemon's, or the profile's (0).");
@@ -171,7 +172,7 @@ ExitCode RunPlan(absl::Span<const std::string> args, CommandContext& context) {
   if (*plan.query.scratch_bytes < 0) plan.query.scratch_bytes.reset();  // not said
   // 0 on the wire means the default; here it was said.
   if (plan.query.sequences < 1) return UsageError("plan", "--sequences must be 1 or more", console);
-  if (plan.query.context_tokens < 1) return UsageError("plan", "--context must be 1 or more", console);
+  if (plan.query.context_tokens < 0) return UsageError("plan", "--context cannot be negative", console);
   if (plan.kubernetes && plan.profile.empty()) {
     return UsageError("plan", "--kubernetes needs --profile (a daemon's: spillway profile --json > FILE)",
                       console);

@@ -95,6 +95,7 @@ void ValidateModel(const ProfiledModel& model, Validator& v) {
   v.InRange(model.n_kv_heads, 1, model.n_heads, "model.n_kv_heads");
   v.InRange(model.d_head, 1, 1e5, "model.d_head");
   v.InRange(model.vocab_size, 1, 1 << 24, "model.vocab_size");
+  v.InRange(model.context_length, 0, 1e9, "model.context_length");
   v.InRange(model.element_bytes, 1, 4, "model.element_bytes");
   v.InRange(model.block_tokens, 1, 1024, "model.block_tokens");
   v.InRange(model.chunk_tokens, 0, 1e6, "model.chunk_tokens");

@@ -14,7 +14,7 @@
 namespace spillway::profiler {
 
 // 2: chunk_tokens; bytes_per_s of copies behind others; attention chunk by chunk.
-constexpr int kProfileSchemaVersion = 2;
+constexpr int kProfileSchemaVersion = 3;
 
 // Where the numbers come from.
 enum class ProfileSource : uint8_t {
@@ -45,6 +45,7 @@ struct ProfiledModel {
   double layer_weight_bytes = 0;  // encoded, one layer
   double weight_bytes = 0;        // all, embedding and head included
   int32_t chunk_tokens = 0;       // tokens that are rebuilt at once, when they have arrived together
+  int32_t context_length = 0;     // positions that the model was made for; 0: not known
 
   double beta_bytes() const { return 2.0 * n_kv_heads * d_head * element_bytes; }
   double chi_bytes() const { return 1.0 * d_model * element_bytes; }

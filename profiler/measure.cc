@@ -77,6 +77,7 @@ ProfiledModel Describe(const model::ModelConfig& config, const model::ModelWeigh
   model.n_kv_heads = config.n_kv_heads;
   model.d_head = config.d_head;
   model.vocab_size = config.vocab_size;
+  model.context_length = config.context_length;
   model.element_bytes = geometry.element_bytes;
   model.block_tokens = geometry.block_tokens;
   int64_t matrix_bytes = 0;

@@ -23,8 +23,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CostPiece, fixed_s, per_unit_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CostCurve, samples, pieces, fit_error_max, fit_error_median)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProfileIdentity, machine, machine_parts, model, model_parts)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProfiledModel, name, n_layers, d_model, n_heads, n_kv_heads, d_head,
-                                   vocab_size, element_bytes, block_tokens, chunk_tokens, layer_weight_bytes,
-                                   weight_bytes)
+                                   vocab_size, context_length, element_bytes, block_tokens, chunk_tokens,
+                                   layer_weight_bytes, weight_bytes)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CopyRates, bytes_per_s, overhead_s, single, merged, batched)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MachineProfile, source, description, identity, model, copy_in, copy_out,
                                    copy_both_bytes_per_s, rebuild, linear, head, attention, prefill_attention,

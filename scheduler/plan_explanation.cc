@@ -25,8 +25,10 @@ constexpr double kScratchParts = 8;
 // Of everything that is given in bytes.
 constexpr double kBytesMax = 1e15;
 
+constexpr int64_t kContextTokens = 4096;
+
 // Every number that is out of range, by its name.
-absl::Status CheckQuery(const PlanQuery& q) {
+absl::Status CheckQuery(const PlanQuery& q, const profiler::ProfiledModel& model) {
   std::vector<FieldViolation> violations;
   const auto in_range = [&violations](double value, double low, double high, const char* field) {
     if (value >= low && value <= high) return;  // not so for a NaN
@@ -38,6 +40,10 @@ absl::Status CheckQuery(const PlanQuery& q) {
   const auto context = static_cast<double>(q.context_tokens);
   in_range(q.sequences, 1, 1e6, "sequences");
   in_range(context, 1, kContextMax, "context_tokens");
+  if (model.context_length > 0 && q.context_tokens > model.context_length) {
+    violations.push_back({"context_tokens", absl::StrCat("is ", q.context_tokens, "; ", model.name,
+                                                         " was made for ", model.context_length)});
+  }
   // Part of the context, where that is one.
   in_range(static_cast<double>(q.shared_tokens), 0,
            context >= 1 && context <= kContextMax ? context : kContextMax, "shared_tokens");
@@ -115,10 +121,15 @@ PlanQuery WithDefaults(PlanQuery query, const ServedMemory& served) {
   return query;
 }
 
-absl::StatusOr<PlanExplanation> ExplainPlan(const MachineProfile& profile, const PlanQuery& query) {
+absl::StatusOr<PlanExplanation> ExplainPlan(const MachineProfile& profile, const PlanQuery& asked) {
   SPILLWAY_RETURN_IF_ERROR(profiler::ValidateProfile(profile));
-  SPILLWAY_RETURN_IF_ERROR(CheckQuery(query));
   const profiler::ProfiledModel& model = profile.model;
+  PlanQuery query = asked;
+  if (query.context_tokens == 0) {
+    query.context_tokens =
+        model.context_length > 0 ? std::min<int64_t>(kContextTokens, model.context_length) : kContextTokens;
+  }
+  SPILLWAY_RETURN_IF_ERROR(CheckQuery(query, model));
   PlanExplanation e;
   e.profile = profile.description;
   e.model = model.name;

@@ -17,7 +17,8 @@ namespace spillway::scheduler {
 // A batch of equal sequences, as a person describes it.
 struct PlanQuery {
   int32_t sequences = 1;
-  int64_t context_tokens = 4096;   // cached, of each sequence
+  // Cached, of each sequence. 0: 4096, or as many as the model was made for where these are fewer.
+  int64_t context_tokens = 0;
   int64_t shared_tokens = 0;       // of them, a prefix that all sequences share
   double device_memory_bytes = 0;  // 0: the profile's
   double host_pool_bytes = 0;  // for cached tokens alone; 0: the profile's host memory, less streamed weights
@@ -64,7 +65,7 @@ struct PlanExplanation {
 
 // kInvalidField lists every number that is out of range; kMemoryTooSmall says how much would do for the first
 // alternative. Takes about a millisecond at most, whatever the numbers.
-absl::StatusOr<PlanExplanation> ExplainPlan(const profiler::MachineProfile& profile, const PlanQuery& query);
+absl::StatusOr<PlanExplanation> ExplainPlan(const profiler::MachineProfile& profile, const PlanQuery& asked);
 
 // The explanation as a person reads it: the split, each resource's time, what binds, memory, the
 // alternatives.

@@ -159,6 +159,8 @@ absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::
   SPILLWAY_ASSIGN_OR_RETURN(std::optional<MachineProfile> profile,
                             ReadSaved(settings, path, identity, model.config, geometry));
   if (profile.has_value()) {
+    // Nothing that is measured depends on it, so models that differ in it alone share a profile.
+    profile->model.context_length = model.config.context_length;
     Log(LogLevel::kInfo, "profile read", {{"path", path}, {"profile", profile->description}});
     return ObtainedProfile{*std::move(profile)};
   }

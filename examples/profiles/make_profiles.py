@@ -35,11 +35,11 @@ FIGURES = {
 MODELS = {
     # facebook/opt-6.7b: no gate, tied embedding, 2,050 learned positions.
     "opt-6.7b": {"name": "OPT-6.7B", "family": "opt", "layers": 32, "d": 4096, "heads": 32, "kv_heads": 32,
-                 "d_head": 128, "d_ff": 16384, "ff_matrices": 2, "vocab": 50272, "embeddings": 50272 + 2050,
+                 "d_head": 128, "d_ff": 16384, "ff_matrices": 2, "vocab": 50272, "context": 2048, "embeddings": 50272 + 2050,
                  "block_tokens": 32},
     # meta-llama/Meta-Llama-3-8B: gated, embedding and head apart.
     "llama-3-8b": {"name": "Llama-3-8B", "family": "llama", "layers": 32, "d": 4096, "heads": 32, "kv_heads": 8,
-                   "d_head": 128, "d_ff": 14336, "ff_matrices": 3, "vocab": 128256, "embeddings": 2 * 128256,
+                   "d_head": 128, "d_ff": 14336, "ff_matrices": 3, "vocab": 128256, "context": 8192, "embeddings": 2 * 128256,
                    "block_tokens": 64},
 }
 GEMM_SHARE, HBM_SHARE, PREFILL_SHARE, HOST_SHARE = 0.70, 0.85, 0.60, 0.8
@@ -95,13 +95,14 @@ def profile(gpu, model):
         "vocabulary": model["vocab"], "dtype": "bf16", "encodings": "BF16", "block tokens": model["block_tokens"]})
     link = copies(gpu["link_bytes_per_s"], beta * model["block_tokens"])
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "source": "public figures",
         "description": f"public figures, no measurement: {gpu['device']}, {gpu['link']}, {model['name']} in bf16",
         "identity": {"machine": machine, "machine_parts": machine_parts, "model": model_digest,
                      "model_parts": model_parts},
         "model": {"name": model["name"], "n_layers": model["layers"], "d_model": d, "n_heads": model["heads"],
                   "n_kv_heads": model["kv_heads"], "d_head": model["d_head"], "vocab_size": model["vocab"],
+                  "context_length": model["context"],
                   "element_bytes": ELEMENT_BYTES, "block_tokens": model["block_tokens"],
                   "chunk_tokens": CHUNK_BYTES // (d * ELEMENT_BYTES),
                   "layer_weight_bytes": float(layer * ELEMENT_BYTES),

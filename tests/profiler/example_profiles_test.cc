@@ -39,6 +39,8 @@ TEST(ExampleProfiles, WeightsAreThoseOfTheModels) {
   ASSERT_TRUE(opt.ok() && llama.ok());
   EXPECT_NEAR(opt->model.weight_bytes, 2 * 6.66e9, 0.02e9) << "6.66 billion parameters";
   EXPECT_NEAR(llama->model.weight_bytes, 2 * 8.03e9, 0.02e9) << "8.03 billion";
+  EXPECT_EQ(opt->model.context_length, 2048);
+  EXPECT_EQ(llama->model.context_length, 8192);
   EXPECT_EQ(opt->model.chi_bytes() / opt->model.beta_bytes(), 0.5);
   EXPECT_EQ(llama->model.chi_bytes() / llama->model.beta_bytes(), 2);
 }

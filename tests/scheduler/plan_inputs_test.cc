@@ -346,6 +346,24 @@ TEST(ExplainPlan, ABadNumberIsNamedAloneAndTellsItselfFromItsBound) {
   EXPECT_EQ(violations[0].description, "is 1000000000000001; it must lie in [0, 1000000000000000]");
 }
 
+TEST(ExplainPlan, NoPlanIsMadeForMoreThanTheModelCan) {
+  profiler::MachineProfile profile = MultiHeadProfile();
+  EXPECT_EQ(ExplainPlan(profile, PlanQuery{})->query.context_tokens, 4096);
+  profile.model.context_length = 2048;
+  EXPECT_EQ(ExplainPlan(profile, PlanQuery{})->query.context_tokens, 2048);
+  profile.model.context_length = 100'000;
+  EXPECT_EQ(ExplainPlan(profile, PlanQuery{})->query.context_tokens, 4096);
+  profile.model.context_length = 2048;
+  PlanQuery query;
+  query.context_tokens = 2048;
+  EXPECT_TRUE(ExplainPlan(profile, query).ok());
+  query.context_tokens = 2049;
+  const auto violations = ViolationsOf(ExplainPlan(profile, query).status());
+  ASSERT_EQ(violations.size(), 1U);
+  EXPECT_EQ(violations[0].field, "context_tokens");
+  EXPECT_EQ(violations[0].description, "is 2049; multi-head was made for 2048");
+}
+
 TEST(ExplainPlan, TheTextNamesWhatBinds) {
   PlanQuery query;
   query.sequences = 32;

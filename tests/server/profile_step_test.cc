@@ -78,6 +78,14 @@ TEST_F(ProfileStep, IsMeasuredOnceReadAgainAndRefusedElsewhere) {
             "--profile: " + settings_.profile +
                 ": profile: schema_version is missing; measure again with --reprofile, or name another file");
 
+  // Plans go as far as the served model's context, whichever's it was when the profile was saved.
+  profiler::MachineProfile longer = *first->profile;
+  longer.model.context_length *= 4;
+  ASSERT_TRUE(profiler::SaveProfile(longer, settings_.profile).ok());
+  const auto own = ObtainProfile(settings_, *device_, model_);
+  ASSERT_TRUE(own.ok() && own->profile.has_value()) << own.status();
+  EXPECT_EQ(own->profile->model.context_length, model_.config.context_length);
+
   // Steps are planned with its numbers, so that an edited one is another model's.
   profiler::MachineProfile edited = *first->profile;
   edited.model.n_layers += 1;
