@@ -22,19 +22,16 @@ void BatchCopies::Append(const CopyRun& run, Direction direction) {
   sizes_bytes_.push_back(size_bytes);
 }
 
-cudaError_t BatchCopies::Enqueue(absl::Span<const CopyRun> runs, Direction direction, cudaStream_t stream) {
+cudaError_t BatchCopies::Enqueue(absl::Span<const CopyRun> runs, bool page_locked, Direction direction,
+                                 cudaStream_t stream) {
   destinations_.clear();
   sources_.clear();
   sizes_bytes_.clear();
-  bool pinned = true;
   for (const CopyRun& run : runs) {
-    if (run.size_bytes == 0) continue;
-    pinned = pinned && host_ranges_.Contains(run.host, run.size_bytes);
-    Append(run, direction);
+    if (run.size_bytes != 0) Append(run, direction);
   }
   const size_t count = sizes_bytes_.size();
-  // Batches are for page-locked memory; anything else is copied one by one.
-  if (count <= 1 || !pinned) {
+  if (count <= 1 || !page_locked) {
     const cudaMemcpyKind kind = direction == Direction::kIn ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
     for (size_t i = 0; i < count; ++i) {
       const cudaError_t error = cudaMemcpyAsync(destinations_[i], sources_[i], sizes_bytes_[i], kind, stream);

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "engine/device/cuda/host_ranges.h"
 #include "engine/device/types.h"
 
 namespace spillway::device::cuda {
@@ -20,15 +19,14 @@ class BatchCopies {
  public:
   enum class Direction { kIn, kOut };
 
-  // `host_ranges` must outlive this.
-  explicit BatchCopies(const HostRanges& host_ranges) : host_ranges_(host_ranges) {}
-
-  cudaError_t Enqueue(absl::Span<const CopyRun> runs, Direction direction, cudaStream_t stream);
+  // Batches are for page-locked memory: where `page_locked` does not say that all of it is, copies go one by
+  // one.
+  cudaError_t Enqueue(absl::Span<const CopyRun> runs, bool page_locked, Direction direction,
+                      cudaStream_t stream);
 
  private:
   void Append(const CopyRun& run, Direction direction);
 
-  const HostRanges& host_ranges_;
   std::vector<void*> destinations_;
   std::vector<const void*> sources_;
   std::vector<size_t> sizes_bytes_;

@@ -23,6 +23,7 @@
 #include "engine/device/cuda/pinned_slots.h"
 #include "engine/device/cuda/products.h"
 #include "engine/device/cuda/sample_batches.h"
+#include "engine/device/cuda/staged_copies.h"
 #include "engine/device/matrix_parts.h"
 
 namespace spillway::device::cuda {
@@ -51,7 +52,8 @@ class CudaDevice final : public Device {
   int64_t allocated_bytes() const override { return memory_.allocated_bytes(); }
   absl::Status RegisterHost(void* data, int64_t size_bytes) override {
     SPILLWAY_RETURN_IF_ERROR(status());
-    return host_ranges_.Register(data, size_bytes);
+    absl::Status registered = host_ranges_.Register(data, size_bytes);
+    return registered.ok() ? registered : StageCopies(registered);
   }
   void UnregisterHost(void* data) override { host_ranges_.Unregister(data); }
   DevicePtr HostAddress(const void*) const override {
@@ -68,9 +70,7 @@ class CudaDevice final : public Device {
   int64_t ElapsedNs(EventId begin, EventId end) override;
 
   void CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) override;
-  void CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) override {
-    Copy(stream, destination, At<const void>(source), size_bytes, cudaMemcpyDeviceToHost);
-  }
+  void CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) override;
   void CopyWithin(StreamId stream, DevicePtr destination, DevicePtr source, int64_t size_bytes) override {
     Copy(stream, At<void>(destination), At<const void>(source), size_bytes, cudaMemcpyDeviceToDevice);
   }
@@ -117,8 +117,7 @@ class CudaDevice final : public Device {
       : info_(std::move(info)),
         processors_(processors),
         scratch_bytes_(scratch_bytes),
-        memory_(info_.memory_bytes),
-        batch_copies_(host_ranges_) {}
+        memory_(info_.memory_bytes) {}
 
   cudaStream_t StreamOf(StreamId stream) const {
     const size_t index = static_cast<size_t>(stream);
@@ -133,6 +132,17 @@ class CudaDevice final : public Device {
   void Copy(StreamId stream, void* destination, const void* source, int64_t size_bytes, cudaMemcpyKind kind);
   void CopySmall(cudaStream_t stream, DevicePtr destination, const uint8_t* source, int64_t size_bytes);
   void CopyBatch(StreamId stream, absl::Span<const CopyRun> runs, BatchCopies::Direction direction);
+  // Copies of memory that is not page-locked are staged from now on, if they can be. `cause`: it was to be
+  // locked, and why it is not; returned with what that means.
+  absl::Status StageCopies(const absl::Status& cause);
+  bool IsStaged(const void* host, int64_t size_bytes) const {
+    return staged_copies_ != nullptr && !host_ranges_.Contains(host, size_bytes);
+  }
+  // Whether there was an error: then who asked may give up the host's memory.
+  bool Failed() {
+    if (error_.failed() && staged_copies_ != nullptr) staged_copies_->Stop();
+    return error_.failed();
+  }
   // Operations that use scratch or cuBLASLt's workspace follow one another, whatever their streams.
   bool TakeScratch(cudaStream_t stream);
   void DeliverSamples() { error_.Check(samples_->Deliver()); }
@@ -146,6 +156,9 @@ class CudaDevice final : public Device {
   std::vector<cudaStream_t> streams_;
   std::vector<Event> events_;
   BatchCopies batch_copies_;
+  std::unique_ptr<StagedCopies> staged_copies_;  // null: all memory that was to be page-locked is
+  std::vector<CopyRun> locked_runs_;             // of a batch of which others are staged
+  std::vector<CopyRun> staged_runs_;
   void* scratch_ = nullptr;
   cudaStream_t scratch_stream_ = nullptr;  // that used scratch last
   cudaEvent_t scratch_used_ = nullptr;
@@ -172,6 +185,7 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(DeviceInfo info, 
 CudaDevice::~CudaDevice() {
   // What is still enqueued uses what goes now; a device in error has nothing that runs.
   for (cudaStream_t stream : streams_) (void)cudaStreamSynchronize(stream);
+  staged_copies_.reset();
   for (const Event& event : events_) (void)cudaEventDestroy(event.handle);
   if (scratch_used_ != nullptr) (void)cudaEventDestroy(scratch_used_);
   for (cudaStream_t stream : streams_) (void)cudaStreamDestroy(stream);
@@ -216,10 +230,11 @@ bool CudaDevice::IsComplete(EventId event) {
   const Event& asked = EventOf(event);
   if (!asked.recorded) return false;
   // Nothing comes any more from a device in error: who polls goes on, and Synchronize tells why.
-  if (error_.failed()) return true;
+  if (Failed()) return true;
   const cudaError_t state = cudaEventQuery(asked.handle);
   if (state == cudaErrorNotReady) return false;
   if (error_.Check(state, "running what was enqueued")) DeliverSamples();
+  (void)Failed();
   return true;
 }
 
@@ -229,6 +244,7 @@ absl::Status CudaDevice::Synchronize(EventId event) {
   if (!error_.failed() && error_.Check(cudaEventSynchronize(awaited.handle), "running what was enqueued")) {
     DeliverSamples();
   }
+  (void)Failed();
   return error_.status();
 }
 
@@ -248,7 +264,36 @@ void CudaDevice::Copy(StreamId stream, void* destination, const void* source, in
   error_.Check(cudaMemcpyAsync(destination, source, static_cast<size_t>(size_bytes), kind, on), "copying");
 }
 
+absl::Status CudaDevice::StageCopies(const absl::Status& cause) {
+  std::string means = "who copies from or to it waits meanwhile";
+  if (staged_copies_ == nullptr) {
+    absl::StatusOr<std::unique_ptr<StagedCopies>> staged = StagedCopies::Create();
+    if (staged.ok()) {
+      staged_copies_ = *std::move(staged);
+    } else {
+      absl::StrAppend(&means, ", as there is not even room for a ring (", staged.status().message(), ")");
+    }
+  }
+  if (staged_copies_ != nullptr) {
+    means = absl::StrCat("copies of it go through a ring of ", FormatBytes(staged_copies_->ring_bytes()),
+                         " that is page-locked");
+  }
+  return absl::Status(cause.code(), absl::StrCat(cause.message(), "; ", means));
+}
+
+void CudaDevice::CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) {
+  if (IsStaged(destination, size_bytes)) {
+    CopyBatch(stream, {{source, destination, size_bytes}}, BatchCopies::Direction::kOut);
+  } else {
+    Copy(stream, destination, At<const void>(source), size_bytes, cudaMemcpyDeviceToHost);
+  }
+}
+
 void CudaDevice::CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) {
+  if (size_bytes > kSmallCopyBytes && IsStaged(source, size_bytes)) {
+    CopyBatch(stream, {{destination, const_cast<void*>(source), size_bytes}}, BatchCopies::Direction::kIn);
+    return;
+  }
   if (size_bytes > kSmallCopyBytes) {
     Copy(stream, At<void>(destination), source, size_bytes, cudaMemcpyHostToDevice);
     return;
@@ -276,7 +321,19 @@ void CudaDevice::CopyBatch(StreamId stream, absl::Span<const CopyRun> runs,
                            BatchCopies::Direction direction) {
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
-  error_.Check(batch_copies_.Enqueue(runs, direction, on), "copying a batch");
+  staged_runs_.clear();
+  locked_runs_.clear();
+  for (const CopyRun& run : runs) {
+    if (run.size_bytes == 0) continue;
+    (host_ranges_.Contains(run.host, run.size_bytes) ? locked_runs_ : staged_runs_).push_back(run);
+  }
+  bool page_locked = staged_runs_.empty();
+  if (!page_locked && staged_copies_ != nullptr) {
+    if (!error_.Check(staged_copies_->Enqueue(staged_runs_, direction, on))) return;
+    runs = locked_runs_;
+    page_locked = true;
+  }
+  error_.Check(batch_copies_.Enqueue(runs, page_locked, direction, on), "copying a batch");
 }
 
 void CudaDevice::Fill(StreamId stream, DevicePtr destination, uint8_t value, int64_t size_bytes) {

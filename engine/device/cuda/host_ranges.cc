@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
 #include "base/check.h"
-#include "engine/device/cuda/cuda_error.h"
 
 namespace spillway::device::cuda {
 namespace {
@@ -36,9 +35,10 @@ absl::Status HostRanges::Register(void* data, int64_t size_bytes) {
   }
   (void)cudaGetLastError();  // said here; the device is as it was
   return absl::ResourceExhaustedError(absl::StrCat(
-      CudaStatus(error, absl::StrCat("page-locking ", FormatBytes(size_bytes), " of host memory")).message(),
-      "; the limit of locked memory (ulimit -l) is ", LockedMemoryLimit(),
-      ", in a container raise it (--ulimit memlock=-1) and the memory limit, or lower --host_pool"));
+      "page-locking ", FormatBytes(size_bytes), " of host memory failed (", cudaGetErrorName(error),
+      "); the limit of locked memory (ulimit -l) is ", LockedMemoryLimit(),
+      ": raise it and the memory limit (in a container --ulimit memlock=-1), ",
+      "or ask for less (--host_pool)"));
 }
 
 void HostRanges::Unregister(void* data) {

@@ -23,6 +23,7 @@ set(SPILLWAY_CUDA_SOURCES
   pci_link.cc
   pinned_slots.cc
   products.cc
-  sample_batches.cc)
+  sample_batches.cc
+  staged_copies.cc)
 # The module's door, which the emulated library has no use for but its tests do.
 set(SPILLWAY_CUDA_DOOR module.cc)

@@ -1,9 +1,11 @@
 // Memory, streams, events and copies.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
+#include "base/bytes.h"
 #include "tests/engine/device/device_suite.h"
 
 namespace spillway::device {
@@ -105,6 +107,32 @@ TEST_P(DeviceSuite, RegisteredHostMemoryCanBeCopied) {
     EXPECT_EQ(Download(copy, 1 << 16), host);
   }
   device_->UnregisterHost(host.data());
+}
+
+TEST_P(DeviceSuite, MemoryThatTheMachineDoesNotRegisterIsCopiedInTheStreamsOrder) {
+  constexpr int64_t kBytes = 5 * kMiB + 3;
+  std::vector<uint8_t> registered(1 << 16);
+  ASSERT_TRUE(device_->RegisterHost(registered.data(), 1 << 16).ok());
+  // What is registered already is refused by a GPU, as too much is.
+  if (device_->RegisterHost(registered.data(), 1 << 16).ok()) device_->UnregisterHost(registered.data());
+  std::vector<uint8_t> first = Counting(kBytes), second(kBytes), third(kBytes);
+  const DevicePtr memory = Allocate(kBytes);
+  const StreamId other = device_->CreateStream("other");
+  device_->CopyIn(stream_, memory, first.data(), kBytes);
+  device_->CopyOut(stream_, second.data(), memory, kBytes);
+  device_->Fill(stream_, memory, 0, kBytes);
+  device_->Record(event_, stream_);
+  device_->Wait(other, event_);
+  const std::vector<CopyRun> in = {{memory, second.data(), 2 * kMiB},
+                                   {memory + 3 * kMiB, second.data() + 3 * kMiB, 2 * kMiB + 3}};
+  device_->CopyInBatch(other, in);
+  device_->CopyOut(other, third.data(), memory, kBytes);
+  device_->Record(event_, other);
+  ASSERT_TRUE(device_->Synchronize(event_).ok());
+  EXPECT_EQ(second, first);
+  std::fill(first.begin() + 2 * kMiB, first.begin() + 3 * kMiB, uint8_t{0});
+  EXPECT_EQ(third, first);
+  device_->UnregisterHost(registered.data());
 }
 
 TEST_P(DeviceSuite, EventsFollowTheirStream) {

@@ -58,6 +58,8 @@ void ReadEnvironment(const char* text, MachineOptions& options) {
       options.memory_used_by_others_bytes = number;
     } else if (name == "pinnable_bytes") {
       options.pinnable_bytes = number;
+    } else if (name == "registrable_bytes") {
+      options.registrable_bytes = number;
     } else if (name == "fail") {
       char call[64];
       int nth = 0;
@@ -107,6 +109,8 @@ void Machine::Reset(const MachineOptions& new_options) {
   host_ns = 0;
   std::fill(std::begin(engine_ns_), std::end(engine_ns_), 0);
   calls_left_ = 0;
+  registered_bytes_ = 0;
+  in_host_function = false;
   sticky = last_error_ = cudaSuccess;
   first_fault.clear();
 }
@@ -119,6 +123,7 @@ cudaError_t Machine::Enter(const char* name) {
   }
   if (options.devices == 0 && !NeedsNoDriver(name)) return cudaErrorNoDevice;
   if (sticky != cudaSuccess && !NeedsNoDriver(name)) return sticky;
+  if (in_host_function) return Refuse(cudaErrorNotPermitted, "a host function calls the runtime");
   for (auto& injection : injections) {
     if (injection.call != name || --injection.nth != 0) continue;
     if (IsSticky(injection.error)) {
@@ -199,9 +204,12 @@ cudaError_t Machine::Pin(void* pointer, size_t size_bytes, bool owned) {
     const auto& [other, range] = *std::prev(after);
     if (other + range.size_bytes > begin) return cudaErrorHostMemoryAlreadyRegistered;
   }
-  if (counts.pinned_bytes + static_cast<int64_t>(size_bytes) > options.pinnable_bytes) {
+  const auto bytes = static_cast<int64_t>(size_bytes);
+  if (counts.pinned_bytes + bytes > options.pinnable_bytes ||
+      (!owned && registered_bytes_ + bytes > options.registrable_bytes)) {
     return cudaErrorMemoryAllocation;
   }
+  if (!owned) registered_bytes_ += bytes;
   pinned_[begin] = {size_bytes, owned};
   ++counts.allocations;
   counts.pinned_bytes += static_cast<int64_t>(size_bytes);
@@ -215,6 +223,7 @@ cudaError_t Machine::Unpin(void* pointer, bool owned) {
   }
   DrainAll();
   counts.pinned_bytes -= static_cast<int64_t>(found->second.size_bytes);
+  if (!owned) registered_bytes_ -= static_cast<int64_t>(found->second.size_bytes);
   pinned_.erase(found);
   if (owned) std::free(pointer);
   return sticky;

@@ -33,7 +33,8 @@ struct MachineOptions {
   int minor = 0;
   int64_t memory_bytes = int64_t{1} << 30;
   int64_t memory_used_by_others_bytes = 0;
-  int64_t pinnable_bytes = int64_t{1} << 40;  // of host memory, in all
+  int64_t pinnable_bytes = int64_t{1} << 40;     // of host memory, in all
+  int64_t registrable_bytes = int64_t{1} << 40;  // of host memory that the runtime did not allocate
   // A product's algorithm does the number of columns that it was asked for, and says no to others.
   bool products_refuse_other_shapes = false;
   std::vector<Failure> failures;

@@ -137,6 +137,7 @@ class Machine {
   std::recursive_mutex mutex_;
 
   std::vector<Failure> injections;
+  bool in_host_function = false;  // it must not call the runtime
 
  private:
   struct Range {
@@ -156,6 +157,7 @@ class Machine {
 
   Ranges device_;
   Ranges pinned_;
+  int64_t registered_bytes_ = 0;                       // of pinned_
   std::vector<std::unique_ptr<CUstream_st>> streams_;  // [0] is the default stream
   std::vector<std::unique_ptr<BlockRunner>> runners_;  // of streams that are gone: fibers take time to make
   int64_t engine_ns_[static_cast<int>(Engine::kCount)] = {};

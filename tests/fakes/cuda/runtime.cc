@@ -580,8 +580,13 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* argument) {
   return Machine::Call("cudaLaunchHostFunc", [&](Machine& machine) {
-    return EnqueueOn(machine, stream,
-                     [&](CUstream_st&) { return fake::NewHostCall([=] { function(argument); }); });
+    return EnqueueOn(machine, stream, [&](CUstream_st&) {
+      return fake::NewHostCall([=, &machine] {
+        machine.in_host_function = true;
+        function(argument);
+        machine.in_host_function = false;
+      });
+    });
   });
 }
 

@@ -185,6 +185,35 @@ TEST(FakeRuntime, PageableMemoryIsDoneWithWhenTheCallReturns) {
   }
 }
 
+TEST(FakeRuntime, HostFunctionsRunInTheirStreamsOrderAndMustNotCallTheRuntime) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    UseSeed(seed);
+    const cudaStream_t stream = NewStream();
+    int* device = nullptr;
+    ASSERT_EQ(cudaMalloc(&device, kNumbers * sizeof(int)), cudaSuccess);
+    int* from = Pinned(1);
+    int* to = Pinned(0);
+    const auto copy = [&](void* destination, const void* source, cudaMemcpyKind kind) {
+      ASSERT_EQ(cudaMemcpyAsync(destination, source, kNumbers * sizeof(int), kind, stream), cudaSuccess);
+    };
+    const auto raise = [](void* numbers) { ++static_cast<int*>(numbers)[0]; };
+    ASSERT_EQ(cudaLaunchHostFunc(stream, raise, from), cudaSuccess);
+    copy(device, from, cudaMemcpyHostToDevice);
+    ASSERT_EQ(cudaLaunchHostFunc(stream, raise, from), cudaSuccess);
+    copy(to, device, cudaMemcpyDeviceToHost);
+    ASSERT_EQ(cudaLaunchHostFunc(stream, raise, to), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    EXPECT_EQ(from[0], 3);
+    EXPECT_EQ(to[0], 3);
+    EXPECT_EQ(to[1], 1);
+    cudaError_t error = cudaSuccess;
+    const auto call = [](void* told) { *static_cast<cudaError_t*>(told) = cudaStreamQuery(nullptr); };
+    ASSERT_EQ(cudaLaunchHostFunc(stream, call, &error), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    EXPECT_EQ(error, cudaErrorNotPermitted);
+  }
+}
+
 // ------------------------------------------------------------------------------- events
 
 TEST(FakeRuntime, AnEventRecordedAgainIsAnotherOneForLaterWaitersOnly) {
