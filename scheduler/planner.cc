@@ -179,7 +179,7 @@ BatchShape Planner::LoadOf(const BatchShape& shape) const {
 void Planner::AskForTargets(const BatchShape& load) {
   if (load.host_both_tokens == 0) return;
   const BatchShape bucket = BucketOf(load);
-  if (bucket == target_load_) return;
+  if (bucket == target_load_ && feedback_.version() == target_factors_version_) return;
   SolveRequest request;
   request.shape = load;
   request.policy = policy_;
@@ -199,7 +199,9 @@ void Planner::AskForTargets(const BatchShape& load) {
     budget.resident_fraction = std::min(options_.modes.residency_fraction, residency_bytes_ / all_bytes);
   }
   request.placement = budget;
-  if (solver_.Ask(request)) target_load_ = bucket;
+  if (!solver_.Ask(request)) return;
+  target_load_ = bucket;
+  target_factors_version_ = feedback_.version();
 }
 
 void Planner::TakeAnswers(std::chrono::nanoseconds wait, const BatchShape* wanted) {

@@ -136,6 +136,7 @@ class Planner {
   size_t n_asked_ = 0;
   exec::BatchShape load_;         // as SetLoad said
   exec::BatchShape target_load_;  // that targets were asked for, bucketed
+  uint32_t target_factors_version_ = 0;
   PlacementTargets targets_;
   ScheduleChoice schedule_;
   uint64_t next_solve_id_ = 1;

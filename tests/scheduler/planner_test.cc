@@ -535,6 +535,22 @@ TEST(PlannerTargets, FollowTheLoadAndNotEveryStep) {
   EXPECT_EQ(t.planner.targets().version, 3U);
 }
 
+// Under the same load: what is resident and in which form follows what steps measure of the rates.
+TEST(PlannerTargets, FollowTheFeedback) {
+  TestPlanner t;
+  const BatchShape shape = [] {
+    BatchShape s = Decode(64, 100'000);
+    s.reads_tokens = 3'000'000;
+    return s;
+  }();
+  const PlacementTargets before = TargetsOf(t, shape);
+  const SplitPlan plan = t.planner.PlanFor(shape);
+  for (int i = 0; i < 100; ++i) t.planner.OnStep(plan, Measured(t, plan, 1.8, 1, 1));
+  const PlacementTargets after = TargetsOf(t, shape, before.version);
+  EXPECT_EQ(after.version, before.version + 1);
+  EXPECT_GT(after.step_s, before.step_s * 1.1) << "the link is slower";
+}
+
 // Targets are shares of a load, so a load that is only roughly known would leave memory unused.
 TEST(PlannerTargets, FillTheDeviceWhateverTheLoad) {
   const double budget_bytes = PatientOptions().residency_bytes;
