@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
 
@@ -109,6 +110,14 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
   const std::string line =
       FormatLogLine(log_format.load(std::memory_order_relaxed), level, unix_ms, message, fields) + "\n";
   // A log that cannot be written must not stop the daemon.
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+}
+
+void LogLast(absl::string_view program, absl::string_view error) {
+  if (log_format.load(std::memory_order_relaxed) == LogFormat::kJson) {
+    return Log(LogLevel::kError, absl::StrCat(program, " ends"), {{"error", error}});
+  }
+  const std::string line = absl::StrCat(program, ": ", absl::StrReplaceAll(error, {{"\n", " "}}), "\n");
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }
 

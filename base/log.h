@@ -36,6 +36,10 @@ void SetLogging(LogLevel min_level, LogFormat format);
 
 void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields = {});
 
+// The last line of a process that ends because of `error`: as a command says it where the log is text
+// ("spillwayd: ..."), a record like the others where it is JSON. One line, whatever is in the text.
+void LogLast(absl::string_view program, absl::string_view error);
+
 // The line Log would write, without the newline. For tests.
 std::string FormatLogLine(LogFormat format, LogLevel level, int64_t unix_ms, absl::string_view message,
                           std::initializer_list<LogField> fields);

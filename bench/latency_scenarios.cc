@@ -29,7 +29,8 @@ class LongPrompts {
  public:
   LongPrompts(const ServeOptions& options, Workload& workload)
       : run_({client::OpenChannel(options.connection.server, options.access)},
-             client::OpenChannel(options.connection.server, options.access), workload, OneAfterTheOther()),
+             client::OpenChannel(options.connection.server, options.access), workload,
+             OneAfterTheOther(options)),
         thread_([this] { stats_ = run_.Run(stop_, nullptr); }) {}
   ~LongPrompts() { Stop(); }
   LongPrompts(const LongPrompts&) = delete;
@@ -42,10 +43,11 @@ class LongPrompts {
   }
 
  private:
-  static LoadOptions OneAfterTheOther() {
+  static LoadOptions OneAfterTheOther(const ServeOptions& serve) {
     LoadOptions options;
     options.concurrency = 1;
     options.duration_ms = 3'600'000;
+    options.timeout_ms = serve.load.timeout_ms;
     return options;
   }
 

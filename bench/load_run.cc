@@ -110,7 +110,7 @@ class LoadRun::Loop {
     stats_.send_lag.Add(now_ns - due_ns);
     v1::InferenceService::Stub& stub =
         stream->planned().reads_slowly ? *slow_stub_ : *stubs_[static_cast<size_t>(request) % stubs_.size()];
-    stream->Start(stub, queue_);
+    stream->Start(stub, queue_, options_.timeout_ms);
     if (stream->planned().cancel_after_ns >= 0) {
       timers_.emplace(now_ns + stream->planned().cancel_after_ns, Timer{request, Timer::Act::kCancel});
     }

@@ -33,6 +33,7 @@ struct LoadOptions {
   int64_t slow_reader_pause_ms = 2000;
   // Streams still open so long after the last send are cancelled.
   int64_t drain_timeout_ms = 300'000;
+  int64_t timeout_ms = 0;  // of each request; 0: none
   double slo_ttft_ms = 0;  // 0: no objective
   double slo_tpot_ms = 0;  // of a request's mean time per output token after the first
   double slo_gap_ms = 0;   // of its longest gap between two deltas

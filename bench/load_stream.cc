@@ -1,6 +1,7 @@
 #include "bench/load_stream.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,7 +9,10 @@
 
 namespace spillway::bench {
 
-void LoadStream::Start(v1::InferenceService::Stub& stub, grpc::CompletionQueue& queue) {
+void LoadStream::Start(v1::InferenceService::Stub& stub, grpc::CompletionQueue& queue, int64_t timeout_ms) {
+  if (timeout_ms > 0) {
+    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(timeout_ms));
+  }
   reader_ = stub.PrepareAsyncStreamComplete(&context_, planned_.request, &queue);
   reader_->StartCall(this);
 }

@@ -34,7 +34,8 @@ class LoadStream {
   int64_t request() const { return request_; }
   const PlannedRequest& planned() const { return planned_; }
 
-  void Start(v1::InferenceService::Stub& stub, grpc::CompletionQueue& queue);
+  // `timeout_ms`: its deadline; 0: none.
+  void Start(v1::InferenceService::Stub& stub, grpc::CompletionQueue& queue, int64_t timeout_ms = 0);
   // An operation has completed. Records tokens and, at the end, the outcome in `stats`. Returns kPause where
   // the next read is the caller's to start, with Read(), later.
   Next OnCompletion(bool ok, MonotonicNs now_ns, const LoadOptions& options, LoadStats* stats);

@@ -131,6 +131,7 @@ ExitCode RunServe(absl::Span<const std::string> args, client::Console& console,
       if (has_rate) options.load.concurrency = 0;
     }
     options.load.seed = options.workload.seed;
+    options.load.timeout_ms = std::max<int64_t>(0, options.connection.timeout.ms);
     return Complaint(options);
   });
   if (ended.has_value()) return *ended;

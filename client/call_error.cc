@@ -23,6 +23,13 @@ constexpr std::array<absl::string_view, 17> kCodeNames = {
     "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
     "DATA_LOSS", "UNAUTHENTICATED"};
 
+// Of an attempt to connect, in gRPC's words in small letters: somebody took it, and hung up.
+bool WasClosed(absl::string_view cause) {
+  return absl::StrContains(cause, "failed to connect") &&
+         (absl::StrContains(cause, "socket closed") || absl::StrContains(cause, "connection reset") ||
+          absl::StrContains(cause, "broken pipe"));
+}
+
 // The way out: from the table of reasons, else what the code alone allows to say.
 std::string RemedyFor(const CallError& error, absl::string_view server) {
   for (const ReasonInfo& info : AllReasons()) {
@@ -34,6 +41,10 @@ std::string RemedyFor(const CallError& error, absl::string_view server) {
       if (absl::StrContains(absl::AsciiStrToLower(error.message), "handshake")) {
         return "Check that the daemon speaks TLS, and --tls_ca, --tls_server_name and the certificate of "
                "this client.";
+      }
+      if (WasClosed(absl::AsciiStrToLower(error.message))) {
+        return "Something listens there: does it want TLS (--tls, --tls_ca), or a certificate of this client "
+               "(--tls_client_certificate, --tls_client_key)? Or is it full (--max_connections)?";
       }
       return "Start spillwayd, or name its address with --server=HOST:PORT or SPILLWAY_SERVER.";
     case grpc::StatusCode::UNIMPLEMENTED:
@@ -57,8 +68,10 @@ std::string MessageFor(const CallError& error, absl::string_view server) {
   const std::string cause = absl::AsciiStrToLower(error.message);
   const bool connected =
       !absl::StrContains(cause, "failed to connect") && !absl::StrContains(cause, "resolution");
-  return absl::StrCat(connected ? "the connection was lost to " : "no daemon answers at ", server, " (",
-                      error.message, ")");
+  const absl::string_view what = connected          ? "the connection was lost to "
+                                 : WasClosed(cause) ? "the connection was closed at once by "
+                                                    : "no daemon answers at ";
+  return absl::StrCat(what, server, " (", error.message, ")");
 }
 
 }  // namespace

@@ -228,19 +228,22 @@ void Scheduler::Impl::Run() {
   loop->EndAll(Reason::kDraining);
 }
 
-void Scheduler::Drain(int64_t timeout_ms) {
+int64_t Scheduler::Drain(int64_t timeout_ms) {
   impl_->inbox->Close(Reason::kDraining);
   timeout_ms = std::clamp<int64_t>(timeout_ms, 0, kLongestWaitMs);
   if (impl_->thread.joinable()) {
-    if (impl_->inbox->WaitForAllEnded(timeout_ms * kNsPerMs)) return;
+    if (impl_->inbox->WaitForAllEnded(timeout_ms * kNsPerMs)) return 0;
+    const int64_t left = impl_->inbox->live_requests();
     impl_->inbox->EndAll();
     impl_->inbox->WaitForAllEnded(kLongestWaitMs * kNsPerMs);
-    return;
+    return left;
   }
   const MonotonicNs until = impl_->parts.clock.NowNs() + timeout_ms * kNsPerMs;
   while (impl_->inbox->live_requests() > 0 && impl_->parts.clock.NowNs() < until && RunOnce()) {
   }
+  const int64_t left = impl_->inbox->live_requests();
   impl_->loop->EndAll(Reason::kDraining);
+  return left;
 }
 
 void Scheduler::Stop() {

@@ -133,7 +133,8 @@ class Scheduler {
 
   void Start();  // the step thread
   // No new requests from now on; returns when all have ended or `timeout_ms` passed (the rest end kDraining).
-  void Drain(int64_t timeout_ms);
+  // How many these were.
+  int64_t Drain(int64_t timeout_ms);
   void Stop();
 
   // --- Tests drive the loop by hand instead of Start(): one decision and its visit. False when there is no

@@ -180,7 +180,8 @@ absl::StatusOr<GivenValues> ReadFile(const std::string& path) {
     } else if (value.is_number()) {
       values[name] = {value.dump(), path};
     } else {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": \"", name, "\" must be a text or a number"));
+      return absl::InvalidArgumentError(absl::StrCat(path, ": \"", name, "\" must be a text or a number",
+                                                     value.is_boolean() ? " (\"on\" or \"off\")" : ""));
     }
   }
   return values;

@@ -64,8 +64,12 @@ class Daemon {
   absl::Status Load(const ModelHeader& header, device::Device& device, SignalWatch& signals);
   // Until a signal, a failure or a stall.
   absl::Status Watch(SignalWatch& signals);
-  // Streams end, or are ended. What is left of the time for that, in milliseconds, is for their readers.
-  absl::StatusOr<int64_t> Drain();
+  struct Drained {
+    int64_t left_ms = 0;       // of the time for it: for those that read the ends of their streams
+    int64_t cut_requests = 0;  // that were ended before their own end
+  };
+  // Streams end, or are ended.
+  absl::StatusOr<Drained> Drain();
   // An error when the device failed; does not return when it hangs.
   absl::Status CheckEngine();
   // Closes the ports. Answers that have not been read by then are read for `last_bytes_ms` longer.
@@ -250,7 +254,7 @@ void Daemon::LogState() const {
 
 void Daemon::ExitHung(const std::string& error) {
   address_file_.Remove();
-  std::fprintf(stderr, "spillwayd: %s\n", error.c_str());
+  LogLast("spillwayd", error);
   _exit(1);
 }
 
@@ -279,7 +283,7 @@ absl::Status Daemon::Watch(SignalWatch& signals) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> Daemon::Drain() {
+absl::StatusOr<Daemon::Drained> Daemon::Drain() {
   grpc_->health().SetServing(false);
   state_.Enter(ServerPhase::kLameDuck);
   if (settings_.lame_duck_ms > 0) {
@@ -295,13 +299,13 @@ absl::StatusOr<int64_t> Daemon::Drain() {
   Log(LogLevel::kInfo, "draining", {{"drain_timeout_ms", settings_.drain_timeout_ms}});
   const MonotonicNs begin_ns = clock_.NowNs();
   // A device that hangs now never ends its streams: the watch goes on beside the drain.
-  std::future<void> drained =
-      std::async(std::launch::async, [this] { engine_->scheduler().Drain(settings_.drain_timeout_ms); });
+  std::future<int64_t> drained = std::async(
+      std::launch::async, [this] { return engine_->scheduler().Drain(settings_.drain_timeout_ms); });
   while (drained.wait_for(kWatchPeriod) != std::future_status::ready) {
     if (Stalled()) (void)CheckEngine();
   }
   if (engine_->scheduler().Snapshot().failed) return FailEngine();
-  return settings_.drain_timeout_ms - (clock_.NowNs() - begin_ns) / kNsPerMs;
+  return Drained{settings_.drain_timeout_ms - (clock_.NowNs() - begin_ns) / kNsPerMs, drained.get()};
 }
 
 void Daemon::Close(int64_t last_bytes_ms) {
@@ -339,10 +343,11 @@ absl::Status Serve(const Settings& settings, const DeviceFactory& create_device)
   SPILLWAY_RETURN_IF_ERROR(daemon.Bind(context_tokens));
   SPILLWAY_RETURN_IF_ERROR(daemon.Load(header, *device, signals));
   SPILLWAY_RETURN_IF_ERROR(daemon.Watch(signals));
-  SPILLWAY_ASSIGN_OR_RETURN(const int64_t left_ms, daemon.Drain());
-  daemon.Close(std::max(kLastBytesMs, left_ms));
+  SPILLWAY_ASSIGN_OR_RETURN(const auto drained, daemon.Drain());
+  daemon.Close(std::max(kLastBytesMs, drained.left_ms));
   address_file.Remove();
-  Log(LogLevel::kInfo, "stopped");
+  Log(drained.cut_requests > 0 ? LogLevel::kWarning : LogLevel::kInfo, "stopped",
+      {{"cut_requests", drained.cut_requests}});
   return absl::OkStatus();
 }
 

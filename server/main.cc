@@ -10,7 +10,6 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "engine/device/cpu/cpu_device.h"
@@ -100,9 +99,8 @@ void StartLogging(const Settings& settings) {
   google::protobuf::SetLogHandler(nullptr);
 }
 
-// One line, whatever libraries put into their messages.
 int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "spillwayd: %s\n", absl::StrReplaceAll(status.message(), {{"\n", " "}}).c_str());
+  LogLast("spillwayd", status.message());
   return EXIT_FAILURE;
 }
 

@@ -50,6 +50,21 @@ TEST(Log, JsonLinesParseWhateverTheText) {
   EXPECT_EQ(json["ok"], false);
 }
 
+TEST(Log, TheLastLineIsARecordWhereTheLogIsJson) {
+  const auto written = [] {
+    testing::internal::CaptureStderr();
+    LogLast("prog", "no \"such\"\nfile");
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(written(), "prog: no \"such\" file\n");
+  SetLogging(LogLevel::kError, LogFormat::kJson);
+  const auto json = nlohmann::json::parse(written());
+  EXPECT_EQ(json["level"], "error");
+  EXPECT_EQ(json["message"], "prog ends");
+  EXPECT_EQ(json["error"], "no \"such\"\nfile");
+  SetLogging(LogLevel::kInfo, LogFormat::kText);
+}
+
 TEST(Log, NumbersHaveThreeDecimalsAndTinyOnesThreeDigits) {
   const auto text_of = [](double value) {
     const std::string line = FormatLogLine(LogFormat::kText, LogLevel::kInfo, 0, "m", {{"x", value}});

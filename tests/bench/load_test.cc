@@ -308,6 +308,16 @@ TEST_F(LoadRunTest, StoppingCancelsWhatIsOpen) {
   EXPECT_EQ(stats.ledger.count(Outcome::kCancelled), stats.ledger.sent());
 }
 
+TEST_F(LoadRunTest, ARequestThatTakesTooLongIsGivenUp) {
+  daemon_.Answer({{StartedEvent(3)}, grpc::Status::OK, /*endless=*/true});
+  LoadOptions options = Closed(1, 1);
+  options.timeout_ms = 50;
+  const LoadStats stats = Run(options);
+  EXPECT_EQ(stats.ledger.count(Outcome::kFailed), 1);
+  ASSERT_FALSE(stats.ledger.causes().empty());
+  EXPECT_EQ(stats.ledger.causes().begin()->first, "DEADLINE_EXCEEDED");
+}
+
 TEST_F(LoadRunTest, AStreamThatNeverEndsIsAFailure) {
   daemon_.Answer([](int call) -> Script {
     if (call == 0) return {{StartedEvent(3)}, grpc::Status::OK, /*endless=*/true};

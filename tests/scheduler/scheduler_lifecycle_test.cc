@@ -331,7 +331,7 @@ TEST(LifecycleTest, DrainLetsRunningFinishAndRefusesNew) {
   Harness harness;
   auto client = harness.MustSubmit(MakeRequest(Prompt(20), 30));
   harness.scheduler->RunOnce();
-  harness.scheduler->Drain(/*timeout_ms=*/10'000);
+  EXPECT_EQ(harness.scheduler->Drain(/*timeout_ms=*/10'000), 0);
   client->Read();
   ExpectAsAlone(harness, *client);
   Client late(MakeRequest(Prompt(3), 3));
@@ -342,7 +342,7 @@ TEST(LifecycleTest, DrainEndsTheRestWhenItsTimeIsOver) {
   Harness harness;
   auto client = harness.MustSubmit(MakeRequest(Prompt(20), 30));
   for (int i = 0; i < 20; ++i) harness.scheduler->RunOnce();
-  harness.scheduler->Drain(0);
+  EXPECT_EQ(harness.scheduler->Drain(0), 1);
   client->Read();
   ExpectEnded(harness, *client, Reason::kDraining);
   EXPECT_EQ(harness.blocks_in_use(), 0);
