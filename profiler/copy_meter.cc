@@ -47,7 +47,7 @@ double SecondsAt(const CostCurve& curve, double units) {
 
 absl::StatusOr<std::unique_ptr<CopyMeter>> CopyMeter::Create(device::Device& device, DeviceTimer& timer,
                                                              const CurveSampler& sampler,
-                                                             const kv::Geometry& geometry) {
+                                                             const kv::Geometry& geometry, bool page_lock) {
   const int64_t free_bytes = device.info().memory_bytes - device.allocated_bytes();
   const int64_t buffer_bytes =
       std::clamp(free_bytes / 8 / kBufferBytesMin * kBufferBytesMin, kBufferBytesMin, kBufferBytes);
@@ -62,7 +62,7 @@ absl::StatusOr<std::unique_ptr<CopyMeter>> CopyMeter::Create(device::Device& dev
   meter->host_buffer_ = static_cast<uint8_t*>(host);
   std::memset(host, kFillByte, static_cast<size_t>(buffer_bytes));
   // Copies from memory that cannot be registered are slower, and would be so when serving.
-  meter->registered_ = device.RegisterHost(host, buffer_bytes).ok();
+  meter->registered_ = page_lock && device.RegisterHost(host, buffer_bytes).ok();
   device.Fill(timer.compute(), meter->device_buffer_, kFillByte, buffer_bytes);
   SPILLWAY_RETURN_IF_ERROR(timer.Drain(timer.compute()));
   return meter;

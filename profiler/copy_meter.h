@@ -1,8 +1,8 @@
 // CopyMeter: how fast a device's link carries bytes, by direction, size and way of asking.
 //
-// Memory: kBufferBytes on the device (an eighth of what is free there, where that is less) and as much
-// registered on the host, freed with the meter (kept, where
-// the device stalled: it may still use it). Thread-compatible; the device and the timer must outlive it.
+// Memory: kBufferBytes on the device (an eighth of what is free there, where that is less) and as much on the
+// host, freed with the meter (kept, where the device stalled: it may still use it). Thread-compatible; the
+// device and the timer must outlive it.
 #ifndef SPILLWAY_PROFILER_COPY_METER_H_
 #define SPILLWAY_PROFILER_COPY_METER_H_
 
@@ -27,10 +27,11 @@ class CopyMeter {
  public:
   static constexpr int64_t kBufferBytes = int64_t{16} << 20;
 
+  // `page_lock`: of host memory that is registered, where the device does; else of memory that is not.
   // ResourceExhausted where there is no memory to measure with.
   static absl::StatusOr<std::unique_ptr<CopyMeter>> Create(device::Device& device, DeviceTimer& timer,
                                                            const CurveSampler& sampler,
-                                                           const kv::Geometry& geometry);
+                                                           const kv::Geometry& geometry, bool page_lock);
   ~CopyMeter();
   CopyMeter(const CopyMeter&) = delete;
   CopyMeter& operator=(const CopyMeter&) = delete;

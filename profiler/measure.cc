@@ -123,6 +123,10 @@ absl::Status MeasureLayers(LayerMeter& layers, CopyMeter& copies, bool has_link,
   return absl::OkStatus();
 }
 
+std::function<void()> PauseOf(const MeasureOptions& options) {
+  return options.pause ? options.pause : [] { std::this_thread::sleep_for(kPause); };
+}
+
 std::string DescribeSource(const device::DeviceInfo& info, absl::string_view model_name) {
   return absl::StrCat("measured", info.emulated_link ? " (emulated link)" : "", ": ", info.name, ", ",
                       model_name);
@@ -134,8 +138,7 @@ absl::StatusOr<MachineProfile> MeasureProfile(device::Device& device, const mode
                                               const model::ModelWeights& weights,
                                               const kv::Geometry& geometry, const MeasureOptions& options) {
   const device::DeviceInfo& info = device.info();
-  DeviceTimer timer(
-      device, *options.clock, options.pause ? options.pause : [] { std::this_thread::sleep_for(kPause); });
+  DeviceTimer timer(device, *options.clock, PauseOf(options));
   const CurveSampler sampler(*options.clock);
   Schedule schedule(options, timer);
 
@@ -148,7 +151,7 @@ absl::StatusOr<MachineProfile> MeasureProfile(device::Device& device, const mode
 
   {
     SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<CopyMeter> copies,
-                              CopyMeter::Create(device, timer, sampler, geometry));
+                              CopyMeter::Create(device, timer, sampler, geometry, /*page_lock=*/true));
     SPILLWAY_RETURN_IF_ERROR(MeasureLink(*copies, options, schedule, profile));
     const int32_t chunk_blocks = std::max(2, options.chunk_tokens / geometry.block_tokens);
     const model::TransformerLimits limits{options.visit_rows, options.head_rows,
@@ -174,6 +177,21 @@ absl::StatusOr<MachineProfile> MeasureProfile(device::Device& device, const mode
   profile.measuring_s = schedule.elapsed_s();
   SPILLWAY_RETURN_IF_ERROR(ValidateProfile(profile));
   return profile;
+}
+
+absl::Status MeasurePageableLink(device::Device& device, const kv::Geometry& geometry,
+                                 const MeasureOptions& options, MachineProfile& profile) {
+  DeviceTimer timer(device, *options.clock, PauseOf(options));
+  const CurveSampler sampler(*options.clock);
+  Schedule schedule(options, timer);
+  SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<CopyMeter> copies,
+                            CopyMeter::Create(device, timer, sampler, geometry, /*page_lock=*/false));
+  MachineProfile measured = profile;
+  SPILLWAY_RETURN_IF_ERROR(MeasureLink(*copies, options, schedule, measured));
+  SPILLWAY_RETURN_IF_ERROR(ValidateProfile(measured));
+  absl::StrAppend(&measured.description, "; host memory is not page-locked, the link is measured so");
+  profile = std::move(measured);
+  return absl::OkStatus();
 }
 
 }  // namespace spillway::profiler

@@ -59,6 +59,13 @@ absl::StatusOr<MachineProfile> MeasureProfile(device::Device& device, const mode
                                               const model::ModelWeights& weights,
                                               const kv::Geometry& geometry, const MeasureOptions& options);
 
+// Measures the link anew, with host memory that is not page-locked, and puts that in the place of what
+// `profile` says of it, which was measured with memory that is: for a machine that does not page-lock as much
+// as is carried. Takes the link's share of the budget. What compute takes beside the link stays as it was
+// measured. Errors are MeasureProfile's, and leave `profile` as it is.
+absl::Status MeasurePageableLink(device::Device& device, const kv::Geometry& geometry,
+                                 const MeasureOptions& options, MachineProfile& profile);
+
 }  // namespace spillway::profiler
 
 #endif  // SPILLWAY_PROFILER_MEASURE_H_

@@ -178,6 +178,9 @@ absl::Status Daemon::Load(const ModelHeader& header, device::Device& device, Sig
     if (settings_.log_format == "text") continue;
     Log(LogLevel::kInfo, "memory", {{"place", use.place}, {"use", use.use}, {"bytes", use.bytes}});
   }
+  for (const LinkedMemory& memory : engine_->linked_memory()) {
+    metrics_.SetLinkedMemory(memory.use, memory.bytes, memory.page_locked);
+  }
   Log(LogLevel::kInfo, "warming up");
   if (const absl::Status warm = engine_->WarmUp(settings_.stall_timeout_ms); !warm.ok()) {
     const std::string error = absl::StrCat(settings_.model_path(), ": the warm-up failed: ", warm.message());

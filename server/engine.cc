@@ -233,6 +233,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   SPILLWAY_ASSIGN_OR_RETURN(engine->obtained_profile_, ObtainProfile(settings, device, engine->loaded_));
   engine->start_times_.Ended("profile");
   SPILLWAY_ASSIGN_OR_RETURN(engine->pool_, CreatePool(settings, context_tokens, engine->loaded_, device));
+  SPILLWAY_RETURN_IF_ERROR(engine->DescribeLinkedMemory(device));
   engine->start_times_.Ended("pool");
   SPILLWAY_ASSIGN_OR_RETURN(const kv::FormPolicy forms, FormPolicyOf(settings));
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_, forms);
@@ -301,6 +302,21 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
 }
 
 Engine::~Engine() = default;
+
+absl::Status Engine::DescribeLinkedMemory(device::Device& device) {
+  if (device.info().host_addressable) return absl::OkStatus();
+  const model::ModelWeights& weights = *loaded_.weights;
+  linked_memory_.push_back({"kv_pool", pool_->size_bytes(), pool_->registered()});
+  if (weights.layers_on_host()) {
+    linked_memory_.push_back({"weights", weights.host_bytes(), weights.host_registered()});
+  }
+  for (const LinkedMemory& memory : linked_memory_) {
+    if (!memory.page_locked && obtained_profile_.profile.has_value()) {
+      return MeasureLinkAgain(device, pool_->geometry(), *obtained_profile_.profile);
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status Engine::DescribeModel(const Settings& settings, const ModelHeader& header,
                                    const device::Device& device) {

@@ -50,6 +50,13 @@ absl::StatusOr<int32_t> ContextTokens(const Settings& settings, const ModelHeade
 absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const ModelHeader& header,
                                              device::Device& device);
 
+// Host memory that a link carries from and to.
+struct LinkedMemory {
+  std::string use;  // "weights", "kv_pool"
+  int64_t bytes = 0;
+  bool page_locked = false;
+};
+
 class Engine {
  public:
   // Says what it does in the log as it goes. `device` and `observer` must outlive the engine. Errors are one
@@ -72,6 +79,8 @@ class Engine {
   exec::Timeline& timeline() { return timeline_; }
   const kv::Geometry& geometry() const { return pool_->geometry(); }
   const std::vector<MemoryUse>& memory() const { return memory_; }
+  // Empty where there is no link.
+  const std::vector<LinkedMemory>& linked_memory() const { return linked_memory_; }
   const scheduler::ServedMemory& served_memory() const { return served_memory_; }
   // How long each phase of the start took; the last one once WarmUp is done.
   const StartTimes& start_times() const { return start_times_; }
@@ -84,6 +93,8 @@ class Engine {
 
   absl::Status DescribeModel(const Settings& settings, const ModelHeader& header,
                              const device::Device& device);
+  // Notes what is page-locked; where some is not, plans are made for the link as it then is.
+  absl::Status DescribeLinkedMemory(device::Device& device);
 
   StartTimes start_times_{Clock::Real()};
   model::Model loaded_;
@@ -97,6 +108,7 @@ class Engine {
   std::unique_ptr<scheduler::Planner> planner_;         // and the executor splits
   std::unique_ptr<scheduler::Scheduler> scheduler_;     // stops before the others go
   std::vector<MemoryUse> memory_;
+  std::vector<LinkedMemory> linked_memory_;
   scheduler::ServedMemory served_memory_;
 };
 

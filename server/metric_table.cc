@@ -91,7 +91,8 @@ std::vector<MetricInfo> MakeTable() {
        "seconds",
        {{"phase", {std::begin(kStartPhases), std::end(kStartPhases)}}},
        "How long each phase of the start took: reading and decoding the model, reading or measuring the "
-       "profile, mapping the pool (and pinning it), the executor's memory, and warming up.",
+       "profile, mapping the pool (and pinning it; where that fails, measuring the link again), the "
+       "executor's memory, and warming up.",
        {}},
       {kProfileUnsaved,
        "spillway_profile_unsaved",
@@ -456,6 +457,14 @@ std::vector<MetricInfo> MakeTable() {
        "bytes",
        {{"place", {"host", "device"}}, {"use", {"weights", "kv_pool", "kv_cache", "staging", "scratch"}}},
        "Memory taken at start, by place and use.",
+       {}},
+      {kLinkedMemory,
+       "spillway_linked_memory_bytes",
+       kGauge,
+       "bytes",
+       {{"use", {"weights", "kv_pool"}}, {"state", {"page_locked", "pageable"}}},
+       "Host memory that a link carries from and to. What could not be page-locked is pageable: its copies "
+       "are slower, as the log says with the limit.",
        {}},
       {kConnections,
        "spillway_connections",

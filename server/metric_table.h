@@ -65,6 +65,7 @@ enum class MetricId : uint8_t {
   kPlacementTarget,
   kLimit,
   kMemory,
+  kLinkedMemory,
   kConnections,
   kConnectionsRefused,
   kUnfinishedMessages,

@@ -386,6 +386,15 @@ void Metrics::SetMemory(absl::string_view place, absl::string_view use, int64_t 
       .Set(static_cast<double>(bytes));
 }
 
+void Metrics::SetLinkedMemory(absl::string_view use, int64_t bytes, bool page_locked) {
+  const auto set = [&](const char* state, bool is_so) {
+    impl_->GaugeOf(MetricId::kLinkedMemory, {{"use", std::string(use)}, {"state", state}})
+        .Set(is_so ? static_cast<double>(bytes) : 0);
+  };
+  set("page_locked", page_locked);
+  set("pageable", !page_locked);
+}
+
 void Metrics::SetStartTime(absl::string_view phase, double seconds) {
   impl_->GaugeOf(MetricId::kStartTime, {{"phase", std::string(phase)}}).Set(seconds);
 }

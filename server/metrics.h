@@ -38,10 +38,10 @@ class Metrics : public scheduler::Observer {
   // --- Told at start.
   void SetModelInfo(absl::string_view model, absl::string_view architecture, absl::string_view dtype,
                     absl::string_view device, absl::string_view fingerprint);
-  // `place` and `use` as in the table.
-  // `what`: of the table.
+  // `what`, `place` and `use` as in the table.
   void SetLimit(absl::string_view what, int64_t limit);
   void SetMemory(absl::string_view place, absl::string_view use, int64_t bytes);
+  void SetLinkedMemory(absl::string_view use, int64_t bytes, bool page_locked);
   // Of kStartPhases.
   void SetStartTime(absl::string_view phase, double seconds);
   void SetProfileUnsaved(bool is_unsaved);

@@ -119,6 +119,15 @@ profiler::ProfileIdentity IdentityHere(const device::DeviceInfo& info, const mod
   return profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, config, weights, geometry, ring_chunk);
 }
 
+void LogProgress(absl::string_view phase, int done, int total) {
+  Log(LogLevel::kInfo, "profiling", {{"phase", phase}, {"done", done}, {"total", total}});
+}
+
+// Where there is no memory to measure in, or the numbers make no sense.
+bool IsUnmeasurable(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsInvalidArgument(status);
+}
+
 absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device& device,
                                        const model::Model& model, const kv::Geometry& geometry) {
   profiler::MeasureOptions options;
@@ -127,9 +136,7 @@ absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device&
   const ChunkTokens chunk = ChunkTokensOf(device.info(), geometry);
   options.chunk_tokens = chunk.x;
   options.kv_chunk_tokens = chunk.kv;
-  options.progress = [](absl::string_view phase, int done, int total) {
-    Log(LogLevel::kInfo, "profiling", {{"phase", phase}, {"done", done}, {"total", total}});
-  };
+  options.progress = &LogProgress;
   return profiler::MeasureProfile(device, model.config, *model.weights, geometry, options);
 }
 
@@ -165,7 +172,7 @@ absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::
     return ObtainedProfile{*std::move(profile)};
   }
   absl::StatusOr<MachineProfile> measured = Measure(settings, device, model, geometry);
-  if (absl::IsResourceExhausted(measured.status()) || absl::IsInvalidArgument(measured.status())) {
+  if (IsUnmeasurable(measured.status())) {
     Log(LogLevel::kWarning, "no profile: this machine could not be measured",
         {{"cause", measured.status().message()}});
     return ObtainedProfile();
@@ -179,6 +186,24 @@ absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::
        {"link_in_gb_per_s", measured->copy_in.bytes_per_s / 1e9},
        {"link_out_gb_per_s", measured->copy_out.bytes_per_s / 1e9}});
   return ObtainedProfile{*std::move(measured), !is_saved};
+}
+
+absl::Status MeasureLinkAgain(device::Device& device, const kv::Geometry& geometry, MachineProfile& profile) {
+  profiler::MeasureOptions options;
+  options.progress = &LogProgress;
+  absl::Status measured = profiler::MeasurePageableLink(device, geometry, options, profile);
+  if (IsUnmeasurable(measured)) {
+    Log(LogLevel::kWarning,
+        "the link could not be measured for memory that is not page-locked: plans are for memory that is",
+        {{"cause", measured.message()}});
+    return absl::OkStatus();
+  }
+  if (measured.ok()) {
+    Log(LogLevel::kInfo, "the link measured again, for memory that is not page-locked",
+        {{"link_in_gb_per_s", profile.copy_in.bytes_per_s / 1e9},
+         {"link_out_gb_per_s", profile.copy_out.bytes_per_s / 1e9}});
+  }
+  return measured;
 }
 
 absl::Status ProfileOnly(const Settings& settings, device::Device& device) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/device/device.h"
+#include "engine/kv/geometry.h"
 #include "engine/model/model.h"
 #include "profiler/machine_profile.h"
 #include "server/settings.h"
@@ -36,6 +37,12 @@ absl::Status CheckProfileFlag(const Settings& settings, const model::ModelConfig
 // are errors.
 absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::Device& device,
                                               const model::Model& model);
+
+// For host memory that the device did not page-lock: puts the link as it is then in the place of what
+// `profile` says of it. The file stays as it is: it is the machine's, whatever a limit keeps this process
+// from. Where the link cannot be measured, the log warns. Errors are the device's, and a stall.
+absl::Status MeasureLinkAgain(device::Device& device, const kv::Geometry& geometry,
+                              profiler::MachineProfile& profile);
 
 // --profile_only: loads the model, obtains the profile and prints it to stdout.
 absl::Status ProfileOnly(const Settings& settings, device::Device& device);

@@ -94,6 +94,7 @@ class ModelWeights final : public LayerSource {
   int64_t LayerBytes(int32_t layer) const { return RunOf(layer).size_bytes; }
   int64_t largest_layer_bytes() const;
   int64_t host_bytes() const { return host_bytes_; }
+  bool host_registered() const { return registered_; }  // with the device: copies run at full rate
   // The layer whose bytes begin at `base`, which is aligned as Device::Allocate aligns.
   LayerWeights LayerAt(int32_t layer, device::DevicePtr base) const;
 

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <random>
 #include <vector>
 
@@ -19,6 +21,7 @@ struct TimedRates {
   double link_in_bytes_per_s = 1e9;
   double link_out_bytes_per_s = 0.8e9;
   double copy_overhead_s = 10e-6;  // of a copy, or of a batch
+  double pageable_factor = 1;      // copies of host memory that is not registered take longer
   double flop_per_s = 1e12;
   double weight_bytes_per_s = 100e9;  // what a product takes at least: its matrix is read
   double read_s = 20e-9;              // attention, a read
@@ -50,6 +53,12 @@ class TimedDevice : public device::ForwardingDevice {
     peak_bytes_ = std::max(peak_bytes_, allocated_bytes());
     return allocated;
   }
+
+  absl::Status RegisterHost(void* data, int64_t size_bytes) override {
+    registered_[reinterpret_cast<uint64_t>(data)] = size_bytes;
+    return absl::OkStatus();
+  }
+  void UnregisterHost(void* data) override { registered_.erase(reinterpret_cast<uint64_t>(data)); }
 
   device::StreamId CreateStream(absl::string_view) override {
     streams_.push_back(0);
@@ -85,22 +94,23 @@ class TimedDevice : public device::ForwardingDevice {
     if (size_bytes < (1 << 16)) {
       std::memcpy(reinterpret_cast<void*>(destination.address), source, static_cast<size_t>(size_bytes));
     }
-    Copy(stream, link_in_, size_bytes, rates_.link_in_bytes_per_s, rates_.copy_overhead_s);
+    Copy(stream, link_in_, size_bytes, rates_.link_in_bytes_per_s / FactorOf(source), rates_.copy_overhead_s);
   }
-  void CopyOut(device::StreamId stream, void*, device::DevicePtr, int64_t size_bytes) override {
-    Copy(stream, link_out_, size_bytes, rates_.link_out_bytes_per_s, rates_.copy_overhead_s);
+  void CopyOut(device::StreamId stream, void* destination, device::DevicePtr, int64_t size_bytes) override {
+    Copy(stream, link_out_, size_bytes, rates_.link_out_bytes_per_s / FactorOf(destination),
+         rates_.copy_overhead_s);
   }
   void CopyInBatch(device::StreamId stream, absl::Span<const device::CopyRun> runs) override {
     double overhead_s = rates_.copy_overhead_s;
     for (const device::CopyRun& run : runs) {
-      Copy(stream, link_in_, run.size_bytes, rates_.link_in_bytes_per_s, overhead_s);
+      Copy(stream, link_in_, run.size_bytes, rates_.link_in_bytes_per_s / FactorOf(run.host), overhead_s);
       overhead_s = 0;
     }
   }
   void CopyOutBatch(device::StreamId stream, absl::Span<const device::CopyRun> runs) override {
     double overhead_s = rates_.copy_overhead_s;
     for (const device::CopyRun& run : runs) {
-      Copy(stream, link_out_, run.size_bytes, rates_.link_out_bytes_per_s, overhead_s);
+      Copy(stream, link_out_, run.size_bytes, rates_.link_out_bytes_per_s / FactorOf(run.host), overhead_s);
       overhead_s = 0;
     }
   }
@@ -130,6 +140,14 @@ class TimedDevice : public device::ForwardingDevice {
   void Sample(device::StreamId stream, const device::SampleArgs&) override { Compute(stream, 0); }
 
  private:
+  double FactorOf(const void* host) const {
+    const auto address = reinterpret_cast<uint64_t>(host);
+    const auto after = registered_.upper_bound(address);
+    const bool is_registered =
+        after != registered_.begin() &&
+        address < std::prev(after)->first + static_cast<uint64_t>(std::prev(after)->second);
+    return is_registered ? 1 : rates_.pageable_factor;
+  }
   double Now() const { return ToSeconds(clock_.NowNs()); }
   double& Ready(device::StreamId stream) { return streams_[static_cast<size_t>(stream)]; }
   double& EventTime(device::EventId event) { return events_[static_cast<size_t>(event)]; }
@@ -160,6 +178,7 @@ class TimedDevice : public device::ForwardingDevice {
   double link_out_ = 0;
   ManualClock* host_clock_ = nullptr;
   int64_t peak_bytes_ = 0;
+  std::map<uint64_t, int64_t> registered_;
   std::mt19937_64 random_{1};
 };
 

@@ -132,6 +132,28 @@ TEST_F(MeasureTest, KnownRatesAreRecovered) {
   EXPECT_GT(profile->model.layer_weight_bytes, LayerFlop(model_.config) / 2 * 4 * 0.99);
 }
 
+TEST_F(MeasureTest, TheLinkIsMeasuredAgainAsItIsForMemoryThatIsNotPageLocked) {
+  TimedRates rates = SlowCompute();
+  rates.pageable_factor = 5;
+  const auto locked = Measure(rates);
+  ASSERT_TRUE(locked.ok()) << locked.status();
+  ExpectRates(*locked, rates, model_.config, 0.02);
+  MachineProfile pageable = *locked;
+  begin_ns_ = clock_.NowNs();
+  ASSERT_TRUE(MeasurePageableLink(*timed_, GeometryOf(model_.config, 64), options_, pageable).ok());
+  EXPECT_LT(elapsed_s(), 0.4 * options_.budget_s + 1);
+  rates.link_in_bytes_per_s /= 5;
+  rates.link_out_bytes_per_s /= 5;
+  ExpectRates(pageable, rates, model_.config, 0.02);
+  EXPECT_NE(pageable.description.find("not page-locked"), std::string::npos);
+  // What is not the link's is what it was.
+  pageable.copy_in = locked->copy_in;
+  pageable.copy_out = locked->copy_out;
+  pageable.copy_both_bytes_per_s = locked->copy_both_bytes_per_s;
+  pageable.description = locked->description;
+  EXPECT_EQ(ProfileToJson(pageable), ProfileToJson(*locked));
+}
+
 TEST_F(MeasureTest, NoiseAndOutliersAreRejected) {
   TimedRates rates = SlowCompute();
   rates.noise = 0.1;

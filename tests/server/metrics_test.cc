@@ -79,6 +79,7 @@ class MetricsTest : public testing::Test {
     metrics_.SetModelInfo("tiny", "llama", "f32", "cpu", "ab");
     metrics_.SetLimit("sequences", 64);
     metrics_.SetMemory("host", "weights", 12);
+    metrics_.SetLinkedMemory("weights", 12, /*page_locked=*/false);
     metrics_.SetSecuritySource([] {
       return SecurityCounts{.tls = {.taken = 2, .refused = 1, .stale = true},
                             .certificate_expiry_unix_s = 1'800'000'000,
