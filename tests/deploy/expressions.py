@@ -31,7 +31,8 @@ def panel_expressions(dashboard):
 
 def without_thresholds(expression):
     """An alert's expression with data whether it fires or not: comparisons give 0 or 1, every part of it is needed, and what is
-    looked for is there."""
+    looked for is there. Subqueries look once a second: a short test is over between the steps that they have."""
+    expression = re.sub(r"\[(\w+):\w+\]", r"[\1:1s]", expression)
     expression = COMPARISON.sub(lambda match: match[1] or match[2] + " bool", expression)
     return re.sub(r"\bor\b", "and", re.sub(r"\babsent\(", "(", expression))
 

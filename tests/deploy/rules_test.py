@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The Prometheus rules: well formed, about metrics that exist, each alert tested both ways and described for its reader."""
 
+import json
 import pathlib
 import re
 import runpy
@@ -57,9 +58,29 @@ class RulesTest(unittest.TestCase):
     def test_every_recorded_series_is_used(self):
         used = (RULES / "spillway-alerts.rules.yml").read_text()
         used += "".join(file.read_text() for file in (ROOT / "deploy" / "grafana").glob("*.json"))
+        used += "".join(rule["expr"] for rule in expressions.rules())
         for rule in expressions.rules():
             if "record" in rule:
                 self.assertTrue(rule["record"] in used, rule["record"])
+
+    def test_alerts_know_the_targets_of_what_is_shipped_and_no_others(self):
+        matchers = {matcher for rule in expressions.rules() for matcher in re.findall(r'job=~"([^"]*)"', rule["expr"])}
+        self.assertEqual(len(matchers), 1)
+        [matcher] = matchers
+        [fixed] = yaml.safe_load((RULES / "prometheus.yml").read_text())["scrape_configs"]
+        monitor = yaml.safe_load((ROOT / "deploy/kubernetes/components/monitoring/pod-monitor.yaml").read_text())["metadata"]["name"]
+        for job in (fixed["job_name"], f"spillway/{monitor}", f"team-a/{monitor}"):
+            self.assertTrue(re.fullmatch(matcher, job), job)
+        for job in ("spillway/envoy", "spillway/shop", "spillway-client", "not-spillway", "monitoring/spillway-proxy"):
+            self.assertFalse(re.fullmatch(matcher, job), job)
+
+    def test_targets_are_looked_at_as_often_as_the_rules_want(self):
+        interval = yaml.safe_load((RULES / "prometheus.yml").read_text())["global"]["scrape_interval"]
+        [endpoint] = yaml.safe_load((ROOT / "deploy/kubernetes/components/monitoring/pod-monitor.yaml").read_text())["spec"]["podMetricsEndpoints"]
+        self.assertEqual((interval, endpoint["interval"]), ("15s", "15s"))
+        # Or planned restarts could not be told from crashes.
+        lame_duck_ms = json.loads((ROOT / "deploy/systemd/spillwayd.json").read_text())["lame_duck_ms"]
+        self.assertGreater(lame_duck_ms, 15000)
 
     def test_every_alert_says_what_to_do(self):
         operations = (ROOT / "docs" / "operations.md").read_text()
