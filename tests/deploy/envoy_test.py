@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """An unmodified Envoy with the configuration of deploy/envoy before daemons on loopback.
 
-Usage: envoy_test.py --bin=FOLDER --model=FILE.gguf [unittest's own arguments]
+Usage: envoy_test.py --bin=FOLDER --model=FILE.gguf --certificates=PROGRAM [unittest's own arguments]
+
+PROGRAM is write-test-certificates.
 """
 
 import argparse
@@ -19,19 +21,37 @@ import yaml
 import daemons
 from metric_names import ROOT
 
-OPTIONS = argparse.Namespace(bin="", model="")
+OPTIONS = argparse.Namespace(bin="", model="", certificates="")
 CONFIGURATION = ROOT / "deploy" / "envoy" / "envoy.yaml"
 ENVOYS_ROUTE_TIMEOUT_S = 15  # where a configuration does not say otherwise
 SILENCE_S = 20
 
 
+def with_tls(text, certificates):
+    """The configuration with its transport sockets, which are comments as it is shipped, in effect."""
+    lines, indent = [], None
+    for line in text.splitlines():
+        body = line.lstrip()
+        if body == "# transport_socket:":
+            indent = len(line) - len(body)
+        elif indent is not None and not body.startswith("#   "):
+            indent = None
+        lines.append(line if indent is None else line[:indent] + body[2:])
+    text = "\n".join(lines)
+    for name, file in (("tls.crt", "client.pem"), ("tls.key", "client.key"), ("ca.crt", "ca.pem")):
+        text = text.replace(f"/etc/envoy-tls/{name}", f"{certificates}/{file}")
+    # The test's certificates are of this machine.
+    return text.replace("sni: spillway.spillway.svc\n", "sni: localhost\n").replace("exact: spillway.spillway.svc}", "exact: localhost}")
+
+
 class Envoy(daemons.Process):
     """With the shipped configuration; only addresses are the test's."""
 
-    def __init__(self, folder, ports):
+    def __init__(self, folder, ports, certificates=None, healthy=None):
         listen, admin = daemons.free_port(), daemons.free_port()
         self.address, self.admin = f"127.0.0.1:{listen}", f"127.0.0.1:{admin}"
-        configuration = yaml.safe_load(CONFIGURATION.read_text())
+        text = CONFIGURATION.read_text()
+        configuration = yaml.safe_load(with_tls(text, certificates) if certificates else text)
         resources = configuration["static_resources"]
         configuration["admin"]["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": admin}
         resources["listeners"][0]["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": listen}
@@ -41,7 +61,7 @@ class Envoy(daemons.Process):
         file.write_text(yaml.safe_dump(configuration))
         super().__init__("envoy", folder, ["envoy", "--config-path", file, "--concurrency", "1", "--disable-hot-restart",
                                            "--log-level", "warning"])
-        self.wait_for_healthy(len(ports))
+        self.wait_for_healthy(len(ports) if healthy is None else healthy)
 
     def wait_for_healthy(self, count):
         self.wait_for(lambda: self.stat("cluster.spillway.membership_healthy") == count, f"{count} healthy daemons")
@@ -131,6 +151,38 @@ class EnvoyTest(unittest.TestCase):
         self.assertEqual((done := ask("complete", "--max_tokens=2", "the quick")).returncode, 0, done.stderr)
         self.assertNotIn("deprecated", envoy.log().lower())
 
+    def test_tls_is_as_the_comments_have_it(self):
+        subprocess.run([OPTIONS.certificates, self.folder], check=True)
+        daemon = self.start("--lame_duck_ms=0", f"--tls_certificate={self.folder}/server.pem", f"--tls_key={self.folder}/server.key",
+                            f"--tls_client_ca={self.folder}/ca.pem", name="secure")
+        ports = [int(daemon.grpc.rsplit(":", 1)[1])]
+        plain = self.enterContext(Envoy(self.folder, ports, healthy=0))
+        plain.wait_for(lambda: plain.stat("cluster.spillway.health_check.failure") > 0, "a failed check")
+        self.assertEqual(plain.stat("cluster.spillway.membership_healthy"), 0, "without the comment no daemon is healthy")
+        envoy = self.enterContext(Envoy(self.folder, ports, certificates=self.folder))
+
+        def ask(*flags):
+            return subprocess.run([f"{OPTIONS.bin}/spillway", f"--server={envoy.address}", *flags, "complete", "--max_tokens=2", "the quick"],
+                                  env=daemons.environment(), capture_output=True, text=True, check=False, timeout=30)
+
+        ca = f"--tls_ca={self.folder}/ca.pem"
+        client = (f"--tls_client_certificate={self.folder}/client.pem", f"--tls_client_key={self.folder}/client.key")
+        # Envoy shows the client's certificate of the tests.
+        done = ask(ca, "--tls_server_name=client", *client)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater(envoy.stat("cluster.spillway.ssl.handshake"), 0)
+        self.assertNotEqual(ask(ca, "--tls_server_name=client").returncode, 0, "without a certificate")
+        self.assertNotEqual(ask().returncode, 0, "plain text")
+        self.assertNotIn("deprecated", envoy.log().lower())
+
+    def test_another_names_daemon_is_none_of_ours(self):
+        subprocess.run([OPTIONS.certificates, self.folder], check=True)
+        daemon = self.start("--lame_duck_ms=0", f"--tls_certificate={self.folder}/client.pem", f"--tls_key={self.folder}/client.key",
+                            name="other")
+        envoy = self.enterContext(Envoy(self.folder, [int(daemon.grpc.rsplit(":", 1)[1])], certificates=self.folder, healthy=0))
+        envoy.wait_for(lambda: envoy.stat("cluster.spillway.ssl.fail_verify_san") > 0, "a refused name")
+        self.assertEqual(envoy.stat("cluster.spillway.membership_healthy"), 0)
+
     def test_a_long_silence_passes(self):
         fault = self.folder / "fault"
         fault.write_text("")
@@ -152,5 +204,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--bin", required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--certificates", required=True)
     OPTIONS, rest = parser.parse_known_args()
     unittest.main(argv=sys.argv[:1] + rest)
