@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/bytes.h"
+#include "base/numa_node.h"
 #include "base/status_macros.h"
 #include "profiler/copy_batches.h"
 
@@ -47,7 +48,8 @@ double SecondsAt(const CostCurve& curve, double units) {
 
 absl::StatusOr<std::unique_ptr<CopyMeter>> CopyMeter::Create(device::Device& device, DeviceTimer& timer,
                                                              const CurveSampler& sampler,
-                                                             const kv::Geometry& geometry, bool page_lock) {
+                                                             const kv::Geometry& geometry, bool page_lock,
+                                                             int32_t numa_node) {
   const int64_t free_bytes = device.info().memory_bytes - device.allocated_bytes();
   const int64_t buffer_bytes =
       std::clamp(free_bytes / 8 / kBufferBytesMin * kBufferBytesMin, kBufferBytesMin, kBufferBytes);
@@ -55,11 +57,13 @@ absl::StatusOr<std::unique_ptr<CopyMeter>> CopyMeter::Create(device::Device& dev
   std::unique_ptr<CopyMeter> meter(new CopyMeter(device, timer, sampler, run_bytes, buffer_bytes));
   SPILLWAY_ASSIGN_OR_RETURN(meter->device_buffer_, device.Allocate(buffer_bytes, "copies of the profile"));
   void* const host = mmap(nullptr, static_cast<size_t>(buffer_bytes), PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (host == MAP_FAILED) {
     return absl::ResourceExhaustedError("no host memory for measuring the link (16 MiB)");
   }
   meter->host_buffer_ = static_cast<uint8_t*>(host);
+  // Whoever allocates what is served from warns where this cannot be.
+  if (numa_node >= 0) (void)PreferNumaNode(meter->host_buffer_, buffer_bytes, numa_node);
   std::memset(host, kFillByte, static_cast<size_t>(buffer_bytes));
   // Copies from memory that cannot be registered are slower, and would be so when serving.
   meter->registered_ = page_lock && device.RegisterHost(host, buffer_bytes).ok();

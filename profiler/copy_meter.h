@@ -27,11 +27,13 @@ class CopyMeter {
  public:
   static constexpr int64_t kBufferBytes = int64_t{16} << 20;
 
-  // `page_lock`: of host memory that is registered, where the device does; else of memory that is not.
+  // `page_lock`: of host memory that is registered, where the device does; else of memory that is not. Of
+  // `numa_node`; -1: of any.
   // ResourceExhausted where there is no memory to measure with.
   static absl::StatusOr<std::unique_ptr<CopyMeter>> Create(device::Device& device, DeviceTimer& timer,
                                                            const CurveSampler& sampler,
-                                                           const kv::Geometry& geometry, bool page_lock);
+                                                           const kv::Geometry& geometry, bool page_lock,
+                                                           int32_t numa_node);
   ~CopyMeter();
   CopyMeter(const CopyMeter&) = delete;
   CopyMeter& operator=(const CopyMeter&) = delete;

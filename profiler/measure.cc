@@ -150,8 +150,9 @@ absl::StatusOr<MachineProfile> MeasureProfile(device::Device& device, const mode
   profile.host_memory_bytes = static_cast<double>(kv::ReadMemoryBudget("/").total_bytes);
 
   {
-    SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<CopyMeter> copies,
-                              CopyMeter::Create(device, timer, sampler, geometry, /*page_lock=*/true));
+    SPILLWAY_ASSIGN_OR_RETURN(
+        const std::unique_ptr<CopyMeter> copies,
+        CopyMeter::Create(device, timer, sampler, geometry, /*page_lock=*/true, options.numa_node));
     SPILLWAY_RETURN_IF_ERROR(MeasureLink(*copies, options, schedule, profile));
     const int32_t chunk_blocks = std::max(2, options.chunk_tokens / geometry.block_tokens);
     const model::TransformerLimits limits{options.visit_rows, options.head_rows,
@@ -184,8 +185,9 @@ absl::Status MeasurePageableLink(device::Device& device, const kv::Geometry& geo
   DeviceTimer timer(device, *options.clock, PauseOf(options));
   const CurveSampler sampler(*options.clock);
   Schedule schedule(options, timer);
-  SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<CopyMeter> copies,
-                            CopyMeter::Create(device, timer, sampler, geometry, /*page_lock=*/false));
+  SPILLWAY_ASSIGN_OR_RETURN(
+      const std::unique_ptr<CopyMeter> copies,
+      CopyMeter::Create(device, timer, sampler, geometry, /*page_lock=*/false, options.numa_node));
   MachineProfile measured = profile;
   SPILLWAY_RETURN_IF_ERROR(MeasureLink(*copies, options, schedule, measured));
   SPILLWAY_RETURN_IF_ERROR(ValidateProfile(measured));

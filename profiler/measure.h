@@ -42,6 +42,7 @@ struct MeasureOptions {
   // Tokens whose K and V arrive together, and are attended to when they do. 0: all keys lie on the device.
   int32_t kv_chunk_tokens = 0;
   int32_t head_rows = 32;
+  int32_t numa_node = -1;  // that the link's copies are measured with; -1: any
   double budget_s = 8;
   double bound_s = 20;
   int64_t host_buffer_bytes = 0;  // to measure host memory with; 0: HostMeterBytes()

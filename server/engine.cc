@@ -177,6 +177,7 @@ absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const Mod
       return DeviceBytesBesideWeights(settings, context_tokens, info, header.config);
     };
   }
+  options.numa_node = HostNumaNode(settings, device.info());
   options.progress = [&progress](int64_t done, int64_t total) { progress.Report(done, total); };
   if (!settings.random_weights.empty()) {
     Log(LogLevel::kWarning, "RANDOM WEIGHTS: what is generated means nothing; token ids only, no text",
@@ -233,7 +234,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   SPILLWAY_ASSIGN_OR_RETURN(engine->obtained_profile_, ObtainProfile(settings, device, engine->loaded_));
   engine->start_times_.Ended("profile");
   SPILLWAY_ASSIGN_OR_RETURN(engine->pool_, CreatePool(settings, context_tokens, engine->loaded_, device));
-  SPILLWAY_RETURN_IF_ERROR(engine->DescribeLinkedMemory(device));
+  SPILLWAY_RETURN_IF_ERROR(engine->DescribeLinkedMemory(settings, device));
   engine->start_times_.Ended("pool");
   SPILLWAY_ASSIGN_OR_RETURN(const kv::FormPolicy forms, FormPolicyOf(settings));
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_, forms);
@@ -303,7 +304,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
 
 Engine::~Engine() = default;
 
-absl::Status Engine::DescribeLinkedMemory(device::Device& device) {
+absl::Status Engine::DescribeLinkedMemory(const Settings& settings, device::Device& device) {
   if (device.info().host_addressable) return absl::OkStatus();
   const model::ModelWeights& weights = *loaded_.weights;
   linked_memory_.push_back({"kv_pool", pool_->size_bytes(), pool_->registered()});
@@ -312,7 +313,7 @@ absl::Status Engine::DescribeLinkedMemory(device::Device& device) {
   }
   for (const LinkedMemory& memory : linked_memory_) {
     if (!memory.page_locked && obtained_profile_.profile.has_value()) {
-      return MeasureLinkAgain(device, pool_->geometry(), *obtained_profile_.profile);
+      return MeasureLinkAgain(settings, device, pool_->geometry(), *obtained_profile_.profile);
     }
   }
   return absl::OkStatus();

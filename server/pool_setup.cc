@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
 #include "base/log.h"
+#include "base/numa_node.h"
 #include "base/status_macros.h"
 #include "engine/kv/memory_budget.h"
 #include "server/executor_setup.h"
@@ -32,6 +33,11 @@ absl::Status CheckPoolBytes(int64_t pool_bytes, int32_t context_tokens, const kv
                    " hold one of ", context_tokens));
 }
 
+std::string NameOfNode(const Settings& settings, int32_t node) {
+  if (node < 0) return "any";
+  return absl::StrCat(node, settings.numa_node < 0 ? " (the device's)" : "");
+}
+
 }  // namespace
 
 absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
@@ -54,6 +60,11 @@ absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, con
   return CheckPoolBytes(settings.host_pool_bytes, context_tokens, GeometryOf(info, config));
 }
 
+int32_t HostNumaNode(const Settings& settings, const device::DeviceInfo& info, absl::string_view root) {
+  return settings.numa_node >= 0 ? static_cast<int32_t>(settings.numa_node)
+                                 : NodeBesideOthers(info.numa_node, root);
+}
+
 absl::StatusOr<std::unique_ptr<kv::HostPool>> CreatePool(const Settings& settings, int32_t context_tokens,
                                                          const model::Model& model, device::Device& device) {
   const kv::Geometry geometry = GeometryOf(device.info(), model.config);
@@ -64,13 +75,16 @@ absl::StatusOr<std::unique_ptr<kv::HostPool>> CreatePool(const Settings& setting
                                  : kv::SuggestedPoolBytes(kv::ReadMemoryBudget("/"), geometry, context_tokens,
                                                           settings.max_sequences);
   SPILLWAY_RETURN_IF_ERROR(CheckPoolBytes(pool_bytes, context_tokens, geometry));
+  const int32_t numa_node = HostNumaNode(settings, device.info());
   Log(LogLevel::kInfo,
       settings.host_pool_bytes > 0
           ? "allocating the KV pool"
           : "allocating the KV pool: it may take most of the free memory; --host_pool=SIZE limits it",
-      {{"pool", FormatBytes(pool_bytes)}, {"block_tokens", geometry.block_tokens}});
+      {{"pool", FormatBytes(pool_bytes)},
+       {"block_tokens", geometry.block_tokens},
+       {"numa_node", NameOfNode(settings, numa_node)}});
   absl::StatusOr<std::unique_ptr<kv::HostPool>> pool =
-      kv::HostPool::Create(device, geometry, pool_bytes, stores_x, static_cast<int32_t>(settings.numa_node));
+      kv::HostPool::Create(device, geometry, pool_bytes, stores_x, numa_node);
   if (!pool.ok()) {
     return absl::Status(pool.status().code(), absl::StrCat("--host_pool: ", pool.status().message()));
   }

@@ -21,6 +21,10 @@ namespace spillway::server {
 absl::Status CheckPoolFlag(const Settings& settings, int32_t context_tokens, const model::ModelConfig& config,
                            const device::DeviceInfo& info);
 
+// The node of the machine's memory that what a link carries comes from first: --numa_node, else the device's
+// own, where it is known and the machine described in `root` has others; -1: wherever the kernel gives it.
+int32_t HostNumaNode(const Settings& settings, const device::DeviceInfo& info, absl::string_view root = "/");
+
 // The pool of --host_pool, else of what memory leaves. Errors name the flag. `device` must outlive it.
 absl::StatusOr<std::unique_ptr<kv::HostPool>> CreatePool(const Settings& settings, int32_t context_tokens,
                                                          const model::Model& model, device::Device& device);

@@ -18,6 +18,7 @@
 #include "profiler/profile_text.h"
 #include "server/engine.h"
 #include "server/executor_setup.h"
+#include "server/pool_setup.h"
 
 namespace spillway::server {
 namespace {
@@ -136,6 +137,7 @@ absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device&
   const ChunkTokens chunk = ChunkTokensOf(device.info(), geometry);
   options.chunk_tokens = chunk.x;
   options.kv_chunk_tokens = chunk.kv;
+  options.numa_node = HostNumaNode(settings, device.info());
   options.progress = &LogProgress;
   return profiler::MeasureProfile(device, model.config, *model.weights, geometry, options);
 }
@@ -188,8 +190,10 @@ absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::
   return ObtainedProfile{*std::move(measured), !is_saved};
 }
 
-absl::Status MeasureLinkAgain(device::Device& device, const kv::Geometry& geometry, MachineProfile& profile) {
+absl::Status MeasureLinkAgain(const Settings& settings, device::Device& device, const kv::Geometry& geometry,
+                              MachineProfile& profile) {
   profiler::MeasureOptions options;
+  options.numa_node = HostNumaNode(settings, device.info());
   options.progress = &LogProgress;
   absl::Status measured = profiler::MeasurePageableLink(device, geometry, options, profile);
   if (IsUnmeasurable(measured)) {

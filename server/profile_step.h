@@ -41,7 +41,7 @@ absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::
 // For host memory that the device did not page-lock: puts the link as it is then in the place of what
 // `profile` says of it. The file stays as it is: it is the machine's, whatever a limit keeps this process
 // from. Where the link cannot be measured, the log warns. Errors are the device's, and a stall.
-absl::Status MeasureLinkAgain(device::Device& device, const kv::Geometry& geometry,
+absl::Status MeasureLinkAgain(const Settings& settings, device::Device& device, const kv::Geometry& geometry,
                               profiler::MachineProfile& profile);
 
 // --profile_only: loads the model, obtains the profile and prints it to stdout.

@@ -117,10 +117,11 @@ std::vector<Flag> MakeFlags() {
           kMemory, "host_pool", 0, "0", &S::host_pool_bytes,
           "Memory for the KV cache. 0: most of what is free (all that is available less max(4 GiB, 10 %), "
           "and never more than --max_sequences of --context can fill); give a size to leave more to others."),
-      IntFlag(kMemory, "numa_node", -1, 1023, "-1", &S::numa_node,
-              "Node of the machine's memory that --host_pool comes from first: the one that the device is "
-              "attached "
-              "to (/sys/bus/pci/devices/*/numa_node). -1: wherever the kernel gives it."),
+      IntFlag(
+          kMemory, "numa_node", -1, 1023, "-1", &S::numa_node,
+          "Node of the machine's memory that --host_pool, and weights that are streamed, come from first. "
+          "-1: the one that the device is attached to, where the machine has several and says so "
+          "(/sys/bus/pci/devices/*/numa_node); else wherever the kernel gives it. The log says which."),
       IntFlag(kMemory, "max_sequences", 1, 4096, "64", &S::max_sequences, "Sequences that run at once."),
       IntFlag(
           kMemory, "batch_sequences", 0, 4096, "0", &S::batch_sequences,

@@ -44,6 +44,7 @@ struct DeviceInfo {
   DType compute_dtype = DType::kF32;  // activations, K, V and X; weights are multiplied in it
   std::string driver;                 // "CUDA 13.0, driver 580.65"; empty: none
   std::string link;                   // "PCIe 4.0 x16"; empty: none
+  int32_t numa_node = -1;  // of the host's memory that its link leads to; -1: not known, or no link
 };
 
 // A weight matrix in the layout that this device's Gemm reads. A value: `data` may lie in resident memory or
@@ -92,7 +93,8 @@ class Device {
   // Nanoseconds between two completed events' records, by the device's clock.
   virtual int64_t ElapsedNs(EventId begin, EventId end) = 0;
 
-  // --- Copies.
+  // --- Copies. A small CopyIn may read its source when it is called: that is no place which a copy out is
+  // still to write.
   virtual void CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) = 0;
   virtual void CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) = 0;
   virtual void CopyWithin(StreamId stream, DevicePtr destination, DevicePtr source, int64_t size_bytes) = 0;

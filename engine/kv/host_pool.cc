@@ -12,8 +12,8 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/numa_node.h"
 #include "engine/kv/memory_budget.h"
-#include "engine/kv/numa_node.h"
 
 namespace spillway::kv {
 namespace {

@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/numa_node.h"
 #include "base/status_macros.h"
 #include "engine/device/narrowing.h"
 
@@ -165,6 +166,13 @@ absl::Status WeightLoader::MapHost(ModelWeights& weights) {
   }
   // Advice only: where huge pages are off, small ones serve.
   (void)madvise(base, static_cast<size_t>(host_reserved_bytes_), MADV_HUGEPAGE);
+  if (options_.numa_node >= 0) {
+    const absl::Status preferred =
+        PreferNumaNode(static_cast<uint8_t*>(base), host_reserved_bytes_, options_.numa_node);
+    if (!preferred.ok()) {
+      Log(LogLevel::kWarning, "the layers' weights lie on any NUMA node", {{"cause", preferred.message()}});
+    }
+  }
   weights.host_ = static_cast<uint8_t*>(base);
   weights.host_bytes_ = host_reserved_bytes_;
   for (size_t i = 0; i < host_layers_.size(); ++i) {

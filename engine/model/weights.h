@@ -63,7 +63,8 @@ struct WeightOptions {
   // is refused before anything is loaded. Empty: whatever is left.
   std::function<int64_t(int64_t memory_bytes)> reserve = nullptr;
   device::WeightMode mode = device::WeightMode::kExpanded;
-  int32_t threads = 0;  // of loading; 0: as many as the device computes with
+  int32_t numa_node = -1;  // that layers on the host come from first; -1: wherever the kernel gives memory
+  int32_t threads = 0;     // of loading; 0: as many as the device computes with
   // Told bytes of the device's layout that are done, of how many; called from the loading threads, one at a
   // time, with rising numbers.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;

@@ -13,6 +13,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/engine.h"
+#include "server/pool_setup.h"
 #include "tests/fakes/gguf_writer.h"
 
 namespace spillway::server {
@@ -190,6 +191,24 @@ TEST_F(ProfileStep,
   EXPECT_THAT(refusal(64, 1024),
               AllOf(HasSubstr("would do"), HasSubstr("--max_sequences and --prefill_rows spare")));
   EXPECT_THAT(refusal(1, 16), AllOf(HasSubstr("would do"), testing::Not(HasSubstr("--max_sequences"))));
+}
+
+TEST(HostNumaNode, IsTheFlagsElseTheDevicesWhereThereAreOthers) {
+  const std::string root = testing::TempDir() + std::to_string(getpid()) + "_nodes";
+  const std::string nodes = root + "/sys/devices/system/node";
+  for (const char* node : {"/node0", "/node1"}) std::filesystem::create_directories(nodes + node);
+  std::ofstream(nodes + "/online") << "0-1\n";
+  Settings settings;
+  device::DeviceInfo info;
+  EXPECT_EQ(HostNumaNode(settings, info, root), -1) << "no link leads anywhere";
+  info.numa_node = 1;
+  EXPECT_EQ(HostNumaNode(settings, info, root), 1);
+  settings.numa_node = 0;
+  EXPECT_EQ(HostNumaNode(settings, info, root), 0);
+  settings.numa_node = -1;
+  std::ofstream(nodes + "/online") << "0\n";
+  EXPECT_EQ(HostNumaNode(settings, info, root), -1);
+  std::filesystem::remove_all(root);
 }
 
 }  // namespace

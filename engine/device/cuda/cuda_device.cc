@@ -431,13 +431,14 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions
   if (options.memory_bytes < 0 || options.scratch_bytes <= 0 || options.workspace_bytes <= 0) {
     return absl::InvalidArgumentError("the CUDA device's memory, scratch and workspace cannot be negative");
   }
-  SPILLWAY_ASSIGN_OR_RETURN(const Gpu gpu, FindGpu());
+  SPILLWAY_ASSIGN_OR_RETURN(const Gpu gpu, FindGpu(options.pci_devices));
   DeviceInfo info;
   info.kind = "cuda";
   info.name = gpu.name;
   info.isa = gpu.isa;
   info.driver = gpu.driver;
   info.link = gpu.link;
+  info.numa_node = gpu.numa_node;
   info.compute_dtype = options.dtype.value_or(DType::kBF16);
   SPILLWAY_ASSIGN_OR_RETURN(
       info.memory_bytes, UsableBytes(options.memory_bytes, options.scratch_bytes + options.workspace_bytes));

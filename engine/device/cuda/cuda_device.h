@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "base/bytes.h"
@@ -24,7 +25,8 @@ struct CudaDeviceOptions {
   std::optional<DType> dtype;  // unset: bf16
   // Of the device's own, beside the budget.
   int64_t scratch_bytes = 64 * kMiB;
-  int64_t workspace_bytes = 32 * kMiB;  // cuBLASLt's
+  int64_t workspace_bytes = 32 * kMiB;               // cuBLASLt's
+  std::string pci_devices = "/sys/bus/pci/devices";  // where the machine describes them
 };
 
 // FailedPrecondition where no GPU can be used, naming why: no driver, one that is too old, no GPU, one that

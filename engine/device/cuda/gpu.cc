@@ -22,7 +22,7 @@ constexpr int64_t kReserveBytes = 512 * kMiB;
 
 }  // namespace
 
-absl::StatusOr<Gpu> FindGpu() {
+absl::StatusOr<Gpu> FindGpu(absl::string_view pci_devices) {
   int driver_version = 0;
   int runtime_version = 0;
   (void)cudaDriverGetVersion(&driver_version);  // stays 0 where there is none
@@ -50,7 +50,8 @@ absl::StatusOr<Gpu> FindGpu() {
   gpu.driver = absl::StrCat("CUDA ", VersionText(runtime_version), ", driver ", driver);
   char bus_id[32] = {};
   (void)cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), 0);  // stays empty where it does not say
-  gpu.link = DescribePciLink(bus_id);
+  gpu.link = DescribePciLink(bus_id, pci_devices);
+  gpu.numa_node = NumaNodeOf(bus_id, pci_devices);
   return gpu;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace spillway::device::cuda {
 
@@ -14,12 +15,14 @@ struct Gpu {
   std::string isa;         // "sm_90"
   std::string driver;      // "CUDA 13.0, driver 580.65.06"
   std::string link;        // "PCIe 5.0 x16"; empty where the machine does not say
+  int32_t numa_node = -1;  // that the link leads to; -1 where the machine does not say
   int32_t processors = 1;  // multiprocessors
 };
 
 // Makes it current. FailedPrecondition where none can be used, naming why: no driver, one that is too old, no
-// GPU, one that is too old or that this build has no kernels for.
-absl::StatusOr<Gpu> FindGpu();
+// GPU, one that is too old or that this build has no kernels for. `pci_devices`: the folder where the machine
+// describes them.
+absl::StatusOr<Gpu> FindGpu(absl::string_view pci_devices);
 
 // Memory of the GPU that may be allocated beside `own_bytes` of the device's own: `wanted_bytes`, or with 0
 // what is free, less a reserve. ResourceExhausted where there is not so much.

@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Grows with every change of the structures below.
-#define SPILLWAY_CUDA_MODULE_VERSION 1
+// Grows with every change of the structures below and of those in device.h.
+#define SPILLWAY_CUDA_MODULE_VERSION 2
 // What else must agree: Device's classes are compiled into both.
 #define SPILLWAY_CUDA_MODULE_STAMP "spillway " SPILLWAY_VERSION ", compiler " __VERSION__
 

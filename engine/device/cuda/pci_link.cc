@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/small_file.h"
@@ -15,6 +16,10 @@ std::string FirstLine(const std::string& path) {
   const absl::StatusOr<std::string> text = ReadSmallFile(path);
   if (!text.ok()) return "";
   return std::string(absl::StripAsciiWhitespace(text->substr(0, text->find('\n'))));
+}
+
+std::string FolderOf(absl::string_view bus_id, absl::string_view sysfs) {
+  return absl::StrCat(sysfs, "/", absl::AsciiStrToLower(bus_id));
 }
 
 // By transfers a second of a lane: 16 GT/s is the fourth.
@@ -31,13 +36,19 @@ absl::string_view GenerationOf(double gt_per_s) {
 }  // namespace
 
 std::string DescribePciLink(absl::string_view bus_id, absl::string_view sysfs) {
-  const std::string folder = absl::StrCat(sysfs, "/", absl::AsciiStrToLower(bus_id));
+  const std::string folder = FolderOf(bus_id, sysfs);
   // An idle GPU may have slowed its link down: what it can do is in the max_ files.
   const std::string speed = FirstLine(folder + "/max_link_speed");
   const std::string width = FirstLine(folder + "/max_link_width");
   const absl::string_view generation = GenerationOf(std::atof(speed.c_str()));
   if (generation.empty() || width.empty()) return "";
   return absl::StrCat("PCIe ", generation, " x", width);
+}
+
+int32_t NumaNodeOf(absl::string_view bus_id, absl::string_view sysfs) {
+  int32_t node = -1;
+  if (!absl::SimpleAtoi(FirstLine(FolderOf(bus_id, sysfs) + "/numa_node"), &node) || node < 0) return -1;
+  return node;
 }
 
 std::string NvidiaDriverVersion(absl::string_view path) {

@@ -187,11 +187,34 @@ TEST(PciLink, GenerationAndWidthAreReadFromSysfs) {
   std::ofstream(folder + "/max_link_width") << "16\n";
   EXPECT_EQ(cuda::DescribePciLink("0000:65:00.0", testing::TempDir() + "pci_link_test"), "PCIe 4.0 x16");
   EXPECT_EQ(cuda::DescribePciLink("0000:66:00.0", testing::TempDir() + "pci_link_test"), "");
+  EXPECT_EQ(cuda::NumaNodeOf("0000:65:00.0", testing::TempDir() + "pci_link_test"), -1);
+  for (const auto& [text, node] : {std::pair{"1\n", 1}, {"0\n", 0}, {"-1\n", -1}, {"?", -1}}) {
+    std::ofstream(folder + "/numa_node") << text;
+    EXPECT_EQ(cuda::NumaNodeOf("0000:65:00.0", testing::TempDir() + "pci_link_test"), node);
+  }
   std::ofstream(folder + "/version")
       << "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\n";
   EXPECT_EQ(cuda::NvidiaDriverVersion(folder + "/version"), "580.65.06");
   EXPECT_EQ(cuda::NvidiaDriverVersion(folder + "/none"), "");
   std::filesystem::remove_all(testing::TempDir() + "pci_link_test");
+}
+
+TEST_F(CudaStartTest, TheDeviceSaysItsLinkAndTheNodeThatItLeadsTo) {
+  CudaDeviceOptions options = Small();
+  options.pci_devices = testing::TempDir() + "pci_devices_test";
+  const std::string folder = options.pci_devices + "/0000:01:00.0";  // as the emulated GPU says
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/max_link_speed") << "32.0 GT/s PCIe\n";
+  std::ofstream(folder + "/max_link_width") << "16\n";
+  std::ofstream(folder + "/numa_node") << "3\n";
+  ResetMachine(machine_);
+  {
+    const auto device = CreateCudaDevice(options).value();
+    EXPECT_EQ(device->info().link, "PCIe 5.0 x16");
+    EXPECT_EQ(device->info().numa_node, 3);
+  }
+  std::filesystem::remove_all(options.pci_devices);
+  EXPECT_EQ(CreateCudaDevice(options).value()->info().numa_node, -1);
 }
 
 // --- Samples cross in mapped memory.

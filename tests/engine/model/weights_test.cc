@@ -1,5 +1,7 @@
 #include "engine/model/weights.h"
 
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -9,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/numa_node.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/model/model.h"
 #include "gmock/gmock.h"
@@ -135,6 +138,24 @@ TEST(ModelWeightsTest, ProgressRisesToTheWhole) {
   ASSERT_FALSE(done.empty());
   for (size_t i = 1; i < done.size(); ++i) EXPECT_GT(done[i], done[i - 1]);
   EXPECT_EQ(done.back(), total);
+}
+
+TEST(ModelWeightsTest, LayersOnTheHostComeFromTheNodeThatIsAskedFor) {
+  const TinyFile tiny({});
+  const auto device = MakeDevice(device::DType::kBF16);
+  WeightOptions options;
+  options.layers_on = WeightPlace::kHost;
+  const auto mode_of = [](const ModelWeights& weights) {
+    int mode = -1;
+    unsigned long nodes[kMaxNumaNodes / (8 * sizeof(unsigned long))] = {};
+    EXPECT_EQ(syscall(SYS_get_mempolicy, &mode, nodes, kMaxNumaNodes, weights.HostLayer(1), MPOL_F_ADDR), 0);
+    return mode;
+  };
+  EXPECT_EQ(mode_of(**ModelWeights::Load(*device, tiny.file, tiny.config, options)), MPOL_DEFAULT);
+  options.numa_node = 0;
+  EXPECT_EQ(mode_of(**ModelWeights::Load(*device, tiny.file, tiny.config, options)), MPOL_PREFERRED);
+  options.numa_node = 999;
+  EXPECT_TRUE(ModelWeights::Load(*device, tiny.file, tiny.config, options).ok()) << "with a warning";
 }
 
 // A layer's bytes work wherever they are copied to, as a whole.

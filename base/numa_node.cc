@@ -1,4 +1,4 @@
-#include "engine/kv/numa_node.h"
+#include "base/numa_node.h"
 
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>
@@ -7,10 +7,12 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/small_file.h"
 
-namespace spillway::kv {
+namespace spillway {
 
 absl::Status PreferNumaNode(uint8_t* begin, int64_t size_bytes, int32_t node) {
   constexpr int32_t kBits = 8 * sizeof(unsigned long);
@@ -32,4 +34,12 @@ absl::Status PreferNumaNode(uint8_t* begin, int64_t size_bytes, int32_t node) {
                                                  "; /sys/devices/system/node/online lists the nodes"));
 }
 
-}  // namespace spillway::kv
+int32_t NodeBesideOthers(int32_t node, absl::string_view root) {
+  const std::string nodes = absl::StrCat(root, "/sys/devices/system/node");
+  const absl::StatusOr<std::string> online = ReadSmallFile(nodes + "/online");  // "0-1", "0,2", "0"
+  const bool several = online.ok() && online->find_first_of("-,") != std::string::npos;
+  const bool is_there = node >= 0 && access(absl::StrCat(nodes, "/node", node).c_str(), F_OK) == 0;
+  return several && is_there ? node : -1;
+}
+
+}  // namespace spillway

@@ -1,16 +1,18 @@
-#include "engine/kv/numa_node.h"
+#include "base/numa_node.h"
 
 #include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-namespace spillway::kv {
+namespace spillway {
 namespace {
 
 class NumaNodeTest : public ::testing::Test {
@@ -47,5 +49,23 @@ TEST_F(NumaNodeTest, ANodeThatIsNotThereIsRefused) {
   }
 }
 
+TEST(NodeBesideOthersTest, OnlyAMachineWithSeveralNodesHasOneToPrefer) {
+  const std::string root = testing::TempDir() + std::to_string(getpid()) + "_numa";
+  const std::string nodes = root + "/sys/devices/system/node";
+  EXPECT_EQ(NodeBesideOthers(0, root), -1) << "a machine that says nothing";
+  std::filesystem::create_directories(nodes + "/node0");
+  std::ofstream(nodes + "/online") << "0\n";
+  EXPECT_EQ(NodeBesideOthers(0, root), -1) << "all memory is its";
+  std::filesystem::create_directories(nodes + "/node1");
+  for (const char* online : {"0-1\n", "0,1\n"}) {
+    std::ofstream(nodes + "/online") << online;
+    EXPECT_EQ(NodeBesideOthers(0, root), 0);
+    EXPECT_EQ(NodeBesideOthers(1, root), 1);
+    EXPECT_EQ(NodeBesideOthers(2, root), -1) << "it is not there";
+    EXPECT_EQ(NodeBesideOthers(-1, root), -1) << "not known";
+  }
+  std::filesystem::remove_all(root);
+}
+
 }  // namespace
-}  // namespace spillway::kv
+}  // namespace spillway
