@@ -251,6 +251,76 @@ class KubernetesTest(unittest.TestCase):
         query = one(self.objects["examples/keda"], "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
         self.assertEqual(metric_names.unknown([metric, query]), [])
 
+    def test_what_scales_on_a_metric_has_what_collects_it(self):
+        scaled = 0
+        for _, objects in self.each():
+            kinds = {each["kind"] for each in objects}
+            if not kinds & {"HorizontalPodAutoscaler", "ScaledObject"}:
+                continue
+            scaled += 1
+            self.assertIn("PodMonitor", kinds)
+            labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+            self.assertTrue(selects(one(objects, "PodMonitor")["spec"]["selector"], labels))
+            self.assertEqual(one(objects, "PodMonitor")["metadata"]["namespace"], one(objects, "Deployment")["metadata"]["namespace"])
+        self.assertGreaterEqual(scaled, 2)
+
+    def test_an_overlays_label_is_on_what_a_chart_selects_by_it(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        [labels] = re.findall(r"add `(labels: .*?)` to your overlay", (ROOT / "docs" / "operations.md").read_text())
+        base = os.path.relpath((KUBERNETES / "overlays" / "monitoring").resolve(), folder.resolve())
+        (folder / "kustomization.yaml").write_text(f"resources: [{base}]\n{labels}\n")
+        objects = list(yaml.safe_load_all(rendered(folder)))
+        for kind in ("PodMonitor", "PrometheusRule"):
+            self.assertEqual(one(objects, kind)["metadata"]["labels"]["release"], "NAME")
+        self.assertEqual(one(objects, "Deployment")["spec"]["selector"], one(self.objects["overlays/monitoring"], "Deployment")["spec"]["selector"])
+
+    def test_replicas_with_a_gpu_each_share_nothing_that_one_node_has(self):
+        """The guide's patch for the GPU overlay."""
+        [patch] = re.findall(r"(?ms)^```yaml\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text())
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "replicas.yaml").write_text(patch)
+        base = os.path.relpath((KUBERNETES / "overlays" / "gpu").resolve(), folder.resolve())
+        (folder / "kustomization.yaml").write_text(f"resources: [{base}]\npatches: [{{path: replicas.yaml}}]\n")
+        text = rendered(folder)
+        (folder / "rendered.yaml").write_text(text)
+        done = run("kubernetes-validate", "--strict", folder / "rendered.yaml")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        objects = list(yaml.safe_load_all(text))
+        deployment = one(objects, "Deployment")["spec"]
+        self.assertGreater(deployment["replicas"], 1)
+        self.assertEqual(deployment["strategy"]["type"], "RollingUpdate")
+        of_one_node = {each["metadata"]["name"] for each in objects
+                       if each["kind"] == "PersistentVolumeClaim" and each["spec"]["accessModes"] == ["ReadWriteOnce"]}
+        self.assertEqual(of_one_node, {"spillway-cache"})
+        mounted = {volume["persistentVolumeClaim"]["claimName"] for volume in deployment["template"]["spec"]["volumes"] if "persistentVolumeClaim" in volume}
+        self.assertEqual(mounted & of_one_node, set())
+        self.assertIn({"name": "cache", "emptyDir": {"sizeLimit": "64Mi"}}, deployment["template"]["spec"]["volumes"])
+
+    def test_no_shipped_deployment_of_several_shares_what_one_node_has(self):
+        for _, objects in self.each():
+            deployment = one(objects, "Deployment")["spec"]
+            if deployment.get("replicas", 2) == 1:
+                continue
+            claims = {each["metadata"]["name"]: each["spec"]["accessModes"] for each in objects if each["kind"] == "PersistentVolumeClaim"}
+            for volume in deployment["template"]["spec"]["volumes"]:
+                if "persistentVolumeClaim" in volume:
+                    self.assertNotEqual(claims[volume["persistentVolumeClaim"]["claimName"]], ["ReadWriteOnce"])
+
+    def test_a_start_that_does_not_end_is_told_before_the_probe_ends_it(self):
+        [alert] = [rule for rule in expressions.rules() if rule.get("alert") == "SpillwayNotReady"]
+        for _, pod in self.pods():
+            probe = pod["containers"][0]["startupProbe"]
+            allowed_min = probe["periodSeconds"] * probe["failureThreshold"] / 60
+            alert_min = int(re.fullmatch(r"(\d+)m", alert["for"])[1])
+            self.assertLess(alert_min, allowed_min)
+            self.assertGreater(alert_min, allowed_min * 2 / 3, "a start that the probe allows pages")
+
+    def test_the_guide_names_the_version_that_the_manifests_need(self):
+        text = (ROOT / "docs" / "operations.md").read_text()
+        for _, pod in self.pods():
+            self.assertEqual(set(pod["containers"][0]["lifecycle"]["preStop"]), {"sleep"})
+        self.assertIn("Kubernetes has to be 1.30 or later", text)
+
     def test_what_prometheus_operator_and_grafana_get_is_what_the_tests_saw(self):
         objects = self.objects["overlays/monitoring"]
         groups = one(objects, "PrometheusRule")["spec"]["groups"]
