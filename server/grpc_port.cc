@@ -41,7 +41,7 @@ void AddArguments(const GrpcPortOptions& options, grpc::ServerBuilder* builder) 
 absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Bind(const GrpcPortOptions& options,
                                                          std::shared_ptr<grpc::ServerCredentials> credentials,
                                                          const std::vector<grpc::Service*>& services) {
-  auto out = std::unique_ptr<GrpcPort>(new GrpcPort());
+  auto out = std::unique_ptr<GrpcPort>(new GrpcPort(options));
   SPILLWAY_ASSIGN_OR_RETURN(out->listener_, Listener::Bind(options.listen, options.max_connections));
   out->credentials_ = std::move(credentials);
   grpc::ServerBuilder builder;
@@ -59,12 +59,13 @@ absl::StatusOr<std::unique_ptr<GrpcPort>> GrpcPort::Bind(const GrpcPortOptions& 
 GrpcPort::~GrpcPort() { Shutdown(std::chrono::milliseconds(0)); }
 
 void GrpcPort::Accept() {
-  listener_->Start([this](int listening, int connected) {
+  const auto take = [this](int listening, int connected) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
     connection.listener_fd = listening;
     connection.fd = connected;
     acceptor_->HandleNewConnection(&connection);
-  });
+  };
+  listener_->Start(take, options_.traffic, options_.receive_limit_bytes);
 }
 
 void GrpcPort::Shutdown(std::chrono::milliseconds grace) {

@@ -21,6 +21,8 @@
 
 namespace spillway::server {
 
+class CallTraffic;
+
 struct GrpcPortOptions {
   std::string listen;           // HOST:PORT, port 0 picks one
   int receive_limit_bytes = 0;  // of a message
@@ -28,6 +30,7 @@ struct GrpcPortOptions {
   int64_t max_connection_age_ms = 0;  // 0: connections may stay for ever
   int64_t max_connections = 1024;
   int64_t network_memory_bytes = int64_t{1} << 30;
+  CallTraffic* traffic = nullptr;  // of the services' calls, which outlives the port; null: nobody is cut
 };
 
 class GrpcPort {
@@ -55,7 +58,9 @@ class GrpcPort {
   std::shared_ptr<grpc::Channel> InProcessChannel() { return server_->InProcessChannel({}); }
 
  private:
-  GrpcPort() = default;
+  explicit GrpcPort(const GrpcPortOptions& options) : options_(options) {}
+
+  const GrpcPortOptions options_;
 
   std::shared_ptr<grpc::ServerCredentials> credentials_;
   // Goes after the listener, which hands it connections.

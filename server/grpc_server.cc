@@ -53,7 +53,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
                           .max_streams_per_connection = options.max_streams_per_connection,
                           .max_connection_age_ms = options.max_connection_age_ms,
                           .max_connections = options.max_connections,
-                          .network_memory_bytes = options.network_memory_bytes};
+                          .network_memory_bytes = options.network_memory_bytes,
+                          .traffic = &out->waits_.traffic};
   std::vector<grpc::Service*> services = {&out->inference_, &out->health_};
   if (options.admin_listen.empty()) services.push_back(&out->admin_);
   if (options.reflection) services.insert(services.end(), {&out->reflection_, &out->reflection_alpha_});

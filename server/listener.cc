@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "server/network_address.h"
+#include "server/socket_facts.h"
 
 namespace spillway::server {
 namespace {
@@ -31,6 +32,8 @@ constexpr int64_t kReservedDescriptors = 96;
 // Where an accept failed and nothing could be turned away either.
 constexpr int kWaitForDescriptorsMs = 50;
 constexpr int64_t kBetweenWarningsNs = 10 * kNsPerSecond;
+// How often connections' bytes are looked at: what one sends meanwhile is all that it can have too much.
+constexpr int kBetweenLooksMs = 50;
 
 int PortOf(int socket) {
   sockaddr_storage bound{};
@@ -126,9 +129,11 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const std::string& addr
 
 Listener::~Listener() { Stop(); }
 
-void Listener::Start(Take take) {
+void Listener::Start(Take take, CallTraffic* traffic, int64_t message_bytes_max) {
   SPILLWAY_CHECK(!thread_.joinable());
   take_ = std::move(take);
+  traffic_ = traffic;
+  message_bytes_max_ = message_bytes_max;
   thread_ = std::thread([this] { Work(); });
 }
 
@@ -144,9 +149,11 @@ void Listener::Stop() {
 void Listener::Work() {
   std::vector<pollfd> polled = {{wake_.get(), POLLIN, 0}};
   for (const Descriptor& socket : sockets_) polled.push_back({socket.get(), POLLIN, 0});
+  bool watches = false;
   while (true) {
-    if (poll(polled.data(), polled.size(), /*timeout=*/-1) < 0) continue;  // EINTR
+    if (poll(polled.data(), polled.size(), watches ? kBetweenLooksMs : -1) < 0) continue;  // EINTR
     if (polled[0].revents != 0) return;
+    watches = traffic_ != nullptr && CutFloods();
     for (size_t i = 1; i < polled.size(); ++i) {
       if (polled[i].revents != 0) Accept(polled[i].fd);
     }
@@ -180,7 +187,11 @@ void Listener::Admit(int listening, Descriptor connected) {
     if (connections_.size() >= most) ForgetClosed();
     full = connections_.size() >= most;
     if (!full) {
-      connections_.push_back({connected.get(), about.st_ino});
+      std::string peer = PeerOf(connected.get());
+      if (traffic_ != nullptr) traffic_->Open(peer);
+      connections_.push_back({connected.get(), about.st_ino, std::move(peer),
+                              ByteAllowance(message_bytes_max_, ToSeconds(Clock::Real().NowNs())),
+                              /*cut=*/false});
       ++counts_.accepted;
     }
   }
@@ -205,19 +216,59 @@ void Listener::Refuse(ConnectionRefusal why, const char* error) {
   {
     MutexLock lock(mutex_);
     ++counts_.refused[static_cast<size_t>(why)];
-    for (const int64_t n : counts_.refused) refused += n;
+    refused = counts_.refused[static_cast<size_t>(ConnectionRefusal::kLimit)] +
+              counts_.refused[static_cast<size_t>(ConnectionRefusal::kDescriptors)];
   }
-  const int64_t now_ns = Clock::Real().NowNs();
-  if (last_warning_ns_ != 0 && now_ns - last_warning_ns_ < kBetweenWarningsNs) return;
-  last_warning_ns_ = now_ns;
+  if (!MayWarn()) return;
   Log(LogLevel::kWarning, "a connection was closed as it came; raise --max_connections or ulimit -n",
       {{"why", error}, {"max_connections", max_connections_}, {"closed_so_far", refused}});
 }
 
+bool Listener::CutFloods() {
+  std::string cut;
+  int64_t unaccounted = 0;
+  bool any = false;
+  {
+    MutexLock lock(mutex_);
+    ForgetClosed();
+    any = !connections_.empty();
+    const double now_s = ToSeconds(Clock::Real().NowNs());
+    for (Connection& connection : connections_) {
+      const std::optional<SocketBytes> bytes = BytesOf(connection.fd);
+      if (connection.cut || !bytes.has_value() ||
+          connection.allowance.Allows(*bytes, traffic_->Of(connection.peer), now_s)) {
+        continue;
+      }
+      // gRPC sees its end, and forgets what it kept of it. Descriptors of new connections come from this
+      // thread: the one that was looked at is still the same.
+      shutdown(connection.fd, SHUT_RDWR);
+      connection.cut = true;
+      ++counts_.refused[static_cast<size_t>(ConnectionRefusal::kFlood)];
+      cut = connection.peer;
+      unaccounted = connection.allowance.unaccounted();
+    }
+  }
+  if (!cut.empty() && MayWarn()) {
+    Log(LogLevel::kWarning, "a connection was cut: it sent more than its calls account for",
+        {{"peer", cut}, {"bytes", unaccounted}});
+  }
+  return any;
+}
+
+bool Listener::MayWarn() {
+  const int64_t now_ns = Clock::Real().NowNs();
+  if (last_warning_ns_ != 0 && now_ns - last_warning_ns_ < kBetweenWarningsNs) return false;
+  last_warning_ns_ = now_ns;
+  return true;
+}
+
 void Listener::ForgetClosed() {
-  const auto closed = [](const Connection& connection) {
+  const auto closed = [this](const Connection& connection) {
     struct stat about {};
-    return fstat(connection.fd, &about) != 0 || about.st_ino != connection.inode || !S_ISSOCK(about.st_mode);
+    const bool is_open =
+        fstat(connection.fd, &about) == 0 && about.st_ino == connection.inode && S_ISSOCK(about.st_mode);
+    if (!is_open && traffic_ != nullptr) traffic_->Forget(connection.peer);
+    return !is_open;
   };
   connections_.erase(std::remove_if(connections_.begin(), connections_.end(), closed), connections_.end());
 }

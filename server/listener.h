@@ -18,15 +18,17 @@
 
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
+#include "server/call_traffic.h"
 
 namespace spillway::server {
 
-// Why a connection was closed as soon as it came.
+// Why the daemon closed a connection: the first two as soon as it came.
 enum class ConnectionRefusal : uint8_t {
   kLimit,        // as many as may be are open
   kDescriptors,  // the process, or the system, has no descriptor left
+  kFlood,        // it sent more than its calls account for
 };
-constexpr int kConnectionRefusals = 2;
+constexpr int kConnectionRefusals = 3;
 
 struct ConnectionCounts {
   int64_t open = 0;
@@ -64,8 +66,9 @@ class Listener {
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
 
-  // Once. `take` is called on the listener's thread until Stop.
-  void Start(Take take);
+  // Once. `take` is called on the listener's thread until Stop. With `traffic`, which outlives the listener,
+  // connections that send more than their calls account for are cut; their messages may have so many bytes.
+  void Start(Take take, CallTraffic* traffic = nullptr, int64_t message_bytes_max = 0);
   // Closes the port. Idempotent.
   void Stop();
 
@@ -79,6 +82,9 @@ class Listener {
   struct Connection {
     int fd;
     ino_t inode;
+    std::string peer;
+    ByteAllowance allowance;
+    bool cut = false;
   };
 
   Listener(std::string address, int64_t max_connections);
@@ -89,6 +95,11 @@ class Listener {
   // An accept failed for want of a descriptor: the reserve takes the connection, to close it.
   void TurnAway(int listening, int error);
   void Refuse(ConnectionRefusal why, const char* error);
+  // Connections that send more than their calls account for.
+  // False where there is none at all.
+  bool CutFloods();
+  // Of the log's.
+  bool MayWarn();
   void ForgetClosed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::string address_;
@@ -97,6 +108,8 @@ class Listener {
   Descriptor wake_;
   Descriptor reserve_;
   Take take_;
+  CallTraffic* traffic_ = nullptr;
+  int64_t message_bytes_max_ = 0;
   std::thread thread_;
   int64_t last_warning_ns_ = 0;  // the thread's
   Mutex mutex_;

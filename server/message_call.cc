@@ -16,6 +16,7 @@ using grpc::internal::RpcMethod;
 using grpc::internal::RpcServiceMethod;
 
 void MessageCall::Begin() {
+  waits_.traffic.OnReceiving(peer());
   {
     MutexLock lock(mutex_);
     receiving_ = waits_.receiving.Begin(context_.c_call());
@@ -24,6 +25,7 @@ void MessageCall::Begin() {
 }
 
 void MessageCall::OnReadDone(bool ok) {
+  waits_.traffic.OnReceived(peer());
   {
     MutexLock lock(mutex_);
     waits_.receiving.End(receiving_);
@@ -140,6 +142,7 @@ void MessageService::AddMethod(const std::string& method, Start start) {
           grpc::CallbackServerContext* context) -> grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* {
     absl::StatusOr<Caller> caller = guard_.Admit(*context, method);
     if (caller.ok()) return start(*context, *std::move(caller));
+    waits_.traffic.OnRefused(context->peer());
     return new RefusedCall<ByteBuffer, ByteBuffer>(waits_.unread, *context,
                                                    FinishStatus(caller.status(), 0, *context));
   };

@@ -21,6 +21,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "server/authorizer.h"
 #include "server/call_timeouts.h"
+#include "server/call_traffic.h"
 #include "server/text_pool.h"
 
 namespace spillway::server {
@@ -35,6 +36,7 @@ class Telemetry;
 struct CallWaits {
   CallTimeouts receiving;  // until a message has come whole
   CallTimeouts unread;     // until the end of the answer has left
+  CallTraffic traffic = {};
 };
 
 class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {

@@ -477,8 +477,10 @@ std::vector<MetricInfo> MakeTable() {
        "spillway_connections_refused_total",
        kCounter,
        "connections",
-       {{"reason", {"limit", "descriptors"}}},
-       "Connections closed as they came: more than --max_connections, or no file descriptor left.",
+       {{"reason", {"limit", "descriptors", "flood"}}},
+       "Connections that the daemon closed: as they came, being more than --max_connections (limit) or with "
+       "no "
+       "file descriptor left (descriptors); or when they had sent more than their calls account for (flood).",
        {}},
       {kUnfinishedMessages,
        "spillway_unfinished_messages_total",

@@ -112,6 +112,7 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
   }
 
   void OnReadDone(bool ok) override {
+    waits_.traffic.OnReceived(context_.peer());
     waits_.receiving.End(ticket_);
     if (!ok) {  // the client has asked all that it wanted
       End(grpc::Status::OK);
@@ -148,6 +149,7 @@ class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
   }
 
   void ReadNext() {
+    waits_.traffic.OnReceiving(context_.peer());
     ticket_ = waits_.receiving.Begin(context_.c_call());
     this->StartRead(&request_);
   }
@@ -167,6 +169,7 @@ grpc::ServerBidiReactor<Request, Response>* Start(const std::vector<std::string>
                                                   const Guard& guard, grpc::CallbackServerContext& context) {
   absl::StatusOr<Caller> caller = guard.Admit(context, "ServerReflectionInfo");
   if (!caller.ok()) {
+    waits.traffic.OnRefused(context.peer());
     return new RefusedCall<Request, Response>(waits.unread, context,
                                               FinishStatus(caller.status(), 0, context));
   }

@@ -215,6 +215,29 @@ class HostileClientTest(HostileTest):
                 pass
             self.assert_grew_less(self.daemon.rss_mib() - before, 64)
 
+    def test_headers_without_end_before_the_settings_are_acknowledged(self):
+        """gRPC bounds headers for clients that acknowledge its settings alone, and keeps every field of others."""
+        for value in (b"", b"v" * 20):
+            fields = h2.header("x", value.decode()) * 400
+            with self.connect() as honest, h2.Connection(self.daemon.grpc) as connection:
+                self.assertEqual(honest.call(HEALTH + "Check", b"")[0], "ended")
+                before, cut = self.daemon.rss_mib(), self.daemon.metric('spillway_connections_refused_total{reason="flood"}')
+                with self.assertRaises(OSError, msg="the connection is cut"):
+                    connection.socket.sendall(h2.frame(h2.HEADERS, 0, 1, h2.request_headers(HEALTH + "Check")))
+                    for _ in range(20000):
+                        connection.socket.sendall(h2.frame(h2.CONTINUATION, 0, 1, fields))
+                self.assert_grew_less(self.daemon.rss_mib() - before, 192)
+                self.assertEqual(self.daemon.metric('spillway_connections_refused_total{reason="flood"}'), cut + 1)
+                self.assertEqual(honest.call(HEALTH + "Check", b"")[0], "ended")
+
+    def test_a_header_that_claims_to_be_long(self):
+        """gRPC searches what has come of a string again with each piece of it: the time grows with the square."""
+        with h2.Connection(self.daemon.grpc) as connection, self.assertRaises(OSError, msg="the connection is cut"):
+            head = h2.request_headers(HEALTH + "Check") + b"\x00\x01x\x7f" + b"\xff\xff\xff\xff\x03"
+            connection.socket.sendall(h2.frame(h2.HEADERS, 0, 1, head))
+            for _ in range(4000):
+                connection.socket.sendall(h2.frame(h2.CONTINUATION, 0, 1, b"v" * 16000))
+
     def test_invalid_messages(self):
         payloads = [b"\xff" * 100, b"\x12\x7fshort", h2.field(2, b"\xff\xfe"), b"\x00", os.urandom(3000),
                     h2.field(4, h2.field(4, h2.field(1, b"\x80" * 300) * 100)), h2.varint(1 << 62) * 50]

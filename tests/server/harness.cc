@@ -109,7 +109,7 @@ TestServer::TestServer(const TestServerOptions& options)
       text_pool(options.text_pool) {
   telemetry.Listen();
   metrics.SetSources([this] { return scheduler->Snapshot(); }, [this] { return state.ready(); });
-  auto started = GrpcServer::Start({.listen = "127.0.0.1:0",
+  auto started = GrpcServer::Start({.listen = options.listen,
                                     .admin_listen = options.admin_listen,
                                     .context_tokens = model.context_tokens,
                                     .max_connection_age_ms = options.max_connection_age_ms,

@@ -51,6 +51,7 @@ struct TestServerOptions {
   int64_t n_blocks = 256;
   int64_t max_connection_age_ms = 0;
   bool reflection = true;
+  std::string listen = "127.0.0.1:0";
   std::string admin_listen;
   bool serving = true;                              // else it goes on loading
   std::optional<profiler::MachineProfile> profile;  // to explain plans with

@@ -13,7 +13,9 @@
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/call_traffic.h"
 #include "server/network_address.h"
+#include "server/socket_facts.h"
 #include "tests/server/harness.h"
 #include "tests/server/raw_client.h"
 
@@ -54,6 +56,10 @@ class Holder {
   void LetGo() {
     MutexLock lock(mutex_);
     held_.clear();
+  }
+  int first() {
+    MutexLock lock(mutex_);
+    return held_.empty() ? -1 : held_.front().get();
   }
 
  private:
@@ -185,7 +191,92 @@ TEST(Listener, TheLimitLeavesDescriptorsForOthers) {
   EXPECT_EQ(ConnectionLimit(1024, 10), 1) << "few, but not none";
 }
 
+// --- What a connection may send.
+
+constexpr int64_t kMessageMax = 16 << 20;
+
+TEST(ByteAllowance, StepsOfCallsStartItAnew) {
+  ByteAllowance allowance(kMessageMax, 0);
+  EXPECT_TRUE(allowance.Allows({.received = 5000}, {}, 0)) << "a TLS handshake";
+  EXPECT_TRUE(allowance.Allows({.received = 60'000}, {}, 1));
+  EXPECT_FALSE(allowance.Allows({.received = 70'000}, {}, 1)) << "and no call";
+  EXPECT_EQ(allowance.unaccounted(), 70'000);
+  EXPECT_TRUE(allowance.Allows({.received = 80'000}, {.steps = 1}, 1));
+  EXPECT_TRUE(allowance.Allows({.received = 330'000}, {.steps = 1}, 1));
+  EXPECT_FALSE(allowance.Allows({.received = 350'000}, {.steps = 1}, 1));
+  EXPECT_TRUE(allowance.Allows({.received = 350'000}, {.steps = 2}, 1));
+}
+
+TEST(ByteAllowance, MessagesMayComeInFrames) {
+  ByteAllowance allowance(kMessageMax, 0);
+  EXPECT_TRUE(allowance.Allows({}, {.steps = 1, .receiving = 1}, 0));
+  EXPECT_TRUE(allowance.Allows({.received = kMessageMax * 6 / 5}, {.steps = 1, .receiving = 1}, 0));
+  EXPECT_FALSE(allowance.Allows({.received = kMessageMax * 7 / 5}, {.steps = 1, .receiving = 1}, 0));
+  // However many are begun and never sent.
+  EXPECT_TRUE(allowance.Allows({.received = kMessageMax * 4}, {.steps = 1, .receiving = 1000}, 0));
+  EXPECT_FALSE(allowance.Allows({.received = kMessageMax * 6}, {.steps = 1, .receiving = 1000}, 0));
+}
+
+TEST(ByteAllowance, ReadersOfLongStreamsAnswerWhatTheyAreSent) {
+  ByteAllowance allowance(kMessageMax, 0);
+  EXPECT_TRUE(allowance.Allows({}, {.steps = 1}, 0));
+  // A day of tokens, 100 bytes each, 100 a second; windows opened and pings answered over TLS.
+  EXPECT_TRUE(allowance.Allows({.received = 10 << 20, .sent = 864'000'000}, {.steps = 1}, 86'400));
+  EXPECT_FALSE(allowance.Allows({.received = 10 << 20, .sent = 864'000'000}, {.steps = 1}, 100))
+      << "what is sent does not pay for a flood";
+}
+
+TEST(CallTraffic, CountsTheCallsOfOpenConnectionsAlone) {
+  CallTraffic traffic;
+  traffic.OnReceiving("ipv4:127.0.0.1:1");
+  EXPECT_EQ(traffic.Of("ipv4:127.0.0.1:1").steps, 0);
+  traffic.Open("ipv4:127.0.0.1:1");
+  traffic.OnReceiving("ipv4:127.0.0.1:1");
+  EXPECT_EQ(traffic.Of("ipv4:127.0.0.1:1").receiving, 1);
+  traffic.OnReceived("ipv4:127.0.0.1:1");
+  traffic.OnRefused("ipv4:127.0.0.1:1");
+  EXPECT_EQ(traffic.Of("ipv4:127.0.0.1:1").receiving, 0);
+  EXPECT_EQ(traffic.Of("ipv4:127.0.0.1:1").steps, 3);
+  traffic.Forget("ipv4:127.0.0.1:1");
+  EXPECT_EQ(traffic.Of("ipv4:127.0.0.1:1").steps, 0);
+}
+
+TEST(SocketFacts, BytesOfAConnectionAreKnown) {
+  Holder holder;
+  auto listener = Listener::Bind("127.0.0.1:0", 10);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  (*listener)->Start(holder.Take());
+  const Descriptor client = ConnectTo((*listener)->address());
+  ASSERT_EQ(write(client.get(), "12345", 5), 5);
+  ASSERT_TRUE(Eventually([&] {
+    const auto bytes = BytesOf(holder.first());
+    return bytes.has_value() && bytes->received == 5;
+  }));
+  EXPECT_FALSE(BytesOf(-1).has_value());
+  EXPECT_EQ(PeerOf(-1), "");
+}
+
 // --- In the server.
+
+// The listener's name of a connection is gRPC's: a call's steps count for it.
+TEST(GrpcServer, AClientThatCallsAndCallsIsNotCut) {
+  for (const char* address : {"127.0.0.1:0", "[::1]:0"}) {
+    TestServerOptions options;
+    options.listen = address;
+    TestServer server(options);
+    // More in headers than a connection may send between two steps, and in less than two looks.
+    const std::string large(6000, 'x');
+    for (int i = 0; i < 200; ++i) {
+      const auto context = NewContext();
+      context->AddMetadata("large-" + std::to_string(i), large);
+      v1::GetModelResponse response;
+      const grpc::Status status = server.stub->GetModel(context.get(), {}, &response);
+      ASSERT_TRUE(status.ok()) << address << " " << i << ": " << status.error_message();
+    }
+    EXPECT_EQ(server.server->Connections().refused[static_cast<size_t>(ConnectionRefusal::kFlood)], 0);
+    EXPECT_EQ(server.server->Connections().accepted, 1) << "one connection all the time";
+  }
+}
 
 TEST(GrpcServer, ConnectionsBeyondTheLimitAreClosedAndOthersUndisturbed) {
   TestServerOptions options;
