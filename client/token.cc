@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -17,6 +18,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/json_watch.h"
 #include "base/sha256.h"
 #include "base/small_file.h"
 #include "base/status_macros.h"
@@ -69,7 +71,10 @@ absl::StatusOr<Json> ReadTokens(const std::string& path) {
     return empty;
   }
   SPILLWAY_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path));
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  JsonWatch watch;
+  Json json = Json::parse(text, std::ref(watch), /*allow_exceptions=*/false);
+  if (const std::string problem = watch.problem(); !problem.empty())
+    return absl::InvalidArgumentError(problem);
   if (!json.is_object() || json.value("schema_version", Json()) != 1) {
     return absl::InvalidArgumentError("is not a tokens file: JSON with \"schema_version\": 1");
   }

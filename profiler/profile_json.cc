@@ -1,11 +1,5 @@
 // MachineProfile as JSON. Files come from anywhere: they are read within limits, and every field is checked
 // before the value is made.
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -84,10 +78,6 @@ absl::Status CheckShape(const nlohmann::json& value, const nlohmann::json& shape
   return absl::OkStatus();
 }
 
-absl::Status Errno(absl::string_view what, const std::string& path) {
-  return absl::UnavailableError(absl::StrCat(what, " ", path, ": ", std::strerror(errno)));
-}
-
 }  // namespace
 
 std::string ProfileToJson(const MachineProfile& profile) {
@@ -117,25 +107,9 @@ absl::StatusOr<MachineProfile> ProfileFromJson(absl::string_view text) {
 }
 
 absl::Status SaveProfile(const MachineProfile& profile, const std::string& path) {
-  const std::string json = ProfileToJson(profile);
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return Errno("cannot create", temporary);
-  size_t written = 0;
-  while (written < json.size()) {
-    const ssize_t n = write(fd, json.data() + written, json.size() - written);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) break;
-    written += static_cast<size_t>(n);
-  }
-  const bool synced = written == json.size() && fsync(fd) == 0;
-  const int write_errno = errno;
-  close(fd);
-  if (synced && std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  if (!synced) errno = write_errno;
-  const absl::Status status = Errno("cannot write", path);
-  unlink(temporary.c_str());
-  return status;
+  const absl::Status status = ReplaceSmallFile(path, ProfileToJson(profile));
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(path, " ", status.message()));
 }
 
 absl::StatusOr<MachineProfile> LoadProfile(const std::string& path) {

@@ -2,10 +2,7 @@
 
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "base/small_file.h"
@@ -35,17 +32,10 @@ absl::Status AddressFile::Write(const std::string& grpc, const std::string& admi
   if (path_.empty()) return absl::OkStatus();
   const nlohmann::json json = {{"grpc", grpc}, {"admin", admin}, {"metrics", metrics}, {"schema_version", 1}};
   const std::string text = absl::StrCat(json.dump(), "\n");
-  const std::string beside = absl::StrCat(path_, ".", getpid());
   MutexLock lock(mutex_);
-  std::ofstream file(beside);
-  file << text;
-  file.close();
-  if (file.fail() || std::rename(beside.c_str(), path_.c_str()) != 0) {
-    const absl::Status status = absl::InvalidArgumentError(
-        absl::StrCat("--address_file=", path_, ": cannot be written: ", std::strerror(errno),
-                     "; name a file in a directory that can be written to"));
-    std::remove(beside.c_str());
-    return status;
+  if (const absl::Status status = ReplaceSmallFile(path_, text); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--address_file=", path_, ": ", status.message(),
+                                                   "; name a file in a directory that can be written to"));
   }
   written_ = text;
   return absl::OkStatus();

@@ -24,7 +24,7 @@ class AddressFile {
   // InvalidArgument when the path is taken by anything but an address file or an empty one (as mktemp makes
   // them).
   absl::Status Check() const;
-  // Written to a file beside it and renamed, so that a reader sees all of it or nothing.
+  // A reader sees all of it or nothing.
   absl::Status Write(const std::string& grpc, const std::string& admin, const std::string& metrics);
   // What Write wrote, if it is still there.
   void Remove();

@@ -12,7 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/bytes.h"
-#include "base/json_keys.h"
+#include "base/json_watch.h"
 #include "base/small_file.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -147,18 +147,17 @@ absl::StatusOr<GivenValues> ReadFile(const std::string& path) {
         absl::StrCat("--config=", path, ": ", text.status().message(), "; give a readable JSON file"));
   }
   nlohmann::json json;
-  JsonKeys keys;
+  JsonWatch watch;
   try {
-    json = nlohmann::json::parse(*text, std::ref(keys));
+    json = nlohmann::json::parse(*text, std::ref(watch));
   } catch (const nlohmann::json::parse_error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not JSON at byte ", error.byte, "; correct it there"));
   } catch (const nlohmann::json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.what(), "; correct it"));
   }
-  if (!keys.repeated().empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": \"", keys.repeated(), "\" is there twice; remove one of them"));
+  if (const std::string problem = watch.problem(); !problem.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", problem));
   }
   if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": must be one JSON object"));
   GivenValues values;
@@ -166,7 +165,8 @@ absl::StatusOr<GivenValues> ReadFile(const std::string& path) {
     if (name == "schema_version") {
       if (value != kSchemaVersion) {
         return absl::InvalidArgumentError(
-            absl::StrCat(path, ": schema_version must be ", kSchemaVersion, ", it is ", value.dump()));
+            absl::StrCat(path, ": schema_version must be ", kSchemaVersion, ", it is ",
+                         value.is_number() ? value.dump() : absl::StrCat("of type ", value.type_name())));
       }
       continue;
     }

@@ -60,6 +60,8 @@ struct HttpServer::Impl {
       reply = handler->second();
     }
     Send(connection, reply, method == "HEAD");
+    // Else a body would be read to its end, for as long as anything comes of it.
+    mg_disable_connection_keep_alive(connection);
     return reply.code;
   }
 

@@ -6,7 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "base/json_keys.h"
+#include "base/json_watch.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -78,18 +78,15 @@ absl::StatusOr<TokenEntry> ReadToken(const Json& object, const std::string& wher
 
 absl::StatusOr<Json> ParseObject(absl::string_view text) {
   Json json;
-  JsonKeys keys;
+  JsonWatch watch;
   try {
-    json = Json::parse(text.begin(), text.end(), std::ref(keys));
+    json = Json::parse(text.begin(), text.end(), std::ref(watch));
   } catch (const Json::parse_error& error) {
     return absl::InvalidArgumentError(absl::StrCat("not JSON at byte ", error.byte, "; correct it there"));
   } catch (const Json::exception& error) {
     return absl::InvalidArgumentError(error.what());
   }
-  if (!keys.repeated().empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", keys.repeated(), "\" is there twice in one object; remove one of them"));
-  }
+  if (std::string problem = watch.problem(); !problem.empty()) return absl::InvalidArgumentError(problem);
   if (!json.is_object()) return absl::InvalidArgumentError("must be one JSON object");
   return json;
 }

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
-#include "base/json_keys.h"
+#include "base/json_watch.h"
 #include "base/status_macros.h"
 #include "engine/model/gguf_cursor.h"
 #include "engine/model/mapped_file.h"
@@ -58,19 +58,19 @@ absl::Status CheckLimits(absl::string_view text, absl::string_view file, const J
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::string_view file,
                                                const JsonLimits& limits) {
   SPILLWAY_RETURN_IF_ERROR(CheckLimits(text, file, limits));
-  JsonKeys keys;
+  JsonWatch watch(limits.depth_max);
   nlohmann::json root;
   try {
-    root = nlohmann::json::parse(text.begin(), text.end(), std::ref(keys));
+    root = nlohmann::json::parse(text.begin(), text.end(), std::ref(watch));
   } catch (const nlohmann::json::parse_error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(file, ": byte ", error.byte, ": not JSON; ", kDamagedJson));
   } catch (const nlohmann::json::exception&) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": a number is out of range; ", kDamagedJson));
   }
-  if (!keys.repeated().empty()) {
+  if (!watch.repeated().empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(file, ": field ", Quoted(keys.repeated()), " is there twice; ", kDamagedJson));
+        absl::StrCat(file, ": field ", Quoted(watch.repeated()), " is there twice; ", kDamagedJson));
   }
   if (!root.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": not a JSON object; ", kDamagedJson));

@@ -3,7 +3,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -34,6 +36,25 @@ TEST(SmallFile, WhatIsNoSmallFileIsRefusedAtOnce) {
   }
   unlink(pipe.c_str());
   unlink(large.c_str());
+}
+
+TEST(SmallFile, IsReplacedWholeAndNothingIsLeftBesideIt) {
+  const std::filesystem::path folder = TempPath("folder");
+  std::filesystem::create_directory(folder);
+  const std::string path = folder / "file", precious = folder / "precious";
+  std::ofstream(precious) << "precious";
+  std::filesystem::create_symlink(precious, path);
+  for (const std::string text : {"one", "", "another"}) {
+    ASSERT_TRUE(ReplaceSmallFile(path, text).ok());
+    EXPECT_EQ(*ReadSmallFile(path), text);
+  }
+  EXPECT_EQ(*ReadSmallFile(precious), "precious") << "the link was replaced, not what it points to";
+  EXPECT_FALSE(ReplaceSmallFile(folder / "missing" / "file", "x").ok());
+  std::filesystem::create_directory(folder / "taken");
+  EXPECT_FALSE(ReplaceSmallFile(folder / "taken", "x").ok()) << "a folder";
+  const auto entries = std::filesystem::directory_iterator(folder);
+  EXPECT_EQ(std::distance(begin(entries), end(entries)), 3) << "the file, the precious one and the folder";
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -119,6 +119,21 @@ TEST_F(SpillwayTest, TokensAddedAtOnceAreAllThere) {
   EXPECT_EQ(rmdir(folder.c_str()), 0) << "nothing else is left there";
 }
 
+TEST_F(SpillwayTest, TokenRefusesAFileThatTheDaemonWould) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_refused.json";
+  const std::string deep = std::string(250'000, '[') + std::string(250'000, ']');
+  for (const auto& [text, why] :
+       {std::pair("{\"schema_version\": " + deep + "}", "deeper than 32 levels"),
+        std::pair("{\"schema_version\": 1, \"tenants\": {\"a\": " + deep + "}}", "deeper than 32 levels"),
+        std::pair(std::string(R"({"schema_version": 1, "tokens": [], "tokens": []})"), "is there twice")}) {
+    std::ofstream(path) << text;
+    const Result result = Run({"token", "--tenant=acme", "--tokens_file=" + path});
+    EXPECT_NE(result.exit_code, kExitOk) << why;
+    EXPECT_THAT(result.err, HasSubstr(why));
+  }
+  std::remove(path.c_str());
+}
+
 TEST_F(SpillwayTest, TokenLeavesTheFileToItsOwnerAndALinkALink) {
   const std::string path = testing::TempDir() + std::to_string(getpid()) + "_owned.json";
   const std::string link = path + ".link";

@@ -36,11 +36,15 @@ std::string TempPath() { return testing::TempDir() + "/profile_" + std::to_strin
 
 TEST(MachineProfile, SurvivesTheFile) {
   const std::string path = TempPath();
+  // As somebody might who can write to the folder too, and knows what the file beside it was called.
+  const std::string guessed = path + "." + std::to_string(getpid()) + ".tmp", precious = path + ".precious";
+  ASSERT_EQ(symlink(precious.c_str(), guessed.c_str()), 0);
   ASSERT_TRUE(SaveProfile(Valid(), path).ok());
+  EXPECT_NE(access(precious.c_str(), F_OK), 0);
   const auto loaded = LoadProfile(path);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(ProfileToJson(*loaded), ProfileToJson(Valid()));
-  unlink(path.c_str());
+  for (const std::string& file : {path, guessed}) unlink(file.c_str());
 }
 
 TEST(MachineProfile, EveryFieldMustBeThereAndOfItsType) {

@@ -132,6 +132,14 @@ TEST(Configuration, FilesAreChecked) {
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("b.json", R"({"model": "a", "model": "b"})")}),
               HasSubstr("\"model\" is there twice"));
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("b.json", "[]")}), HasSubstr("JSON object"));
+  const std::string deep = std::string(250'000, '[') + std::string(250'000, ']');
+  for (const char* name : {"schema_version", "model"}) {
+    const std::string file = WriteTemp("deep.json", "{\"" + std::string(name) + "\": " + deep + "}");
+    EXPECT_THAT(ErrorOf({"--config=" + file}), HasSubstr("nested deeper than 32 levels")) << name;
+  }
+  const std::string wide =
+      WriteTemp("wide.json", "{\"schema_version\": \"" + std::string(100'000, 'x') + "\"}");
+  EXPECT_EQ(ErrorOf({"--config=" + wide}), wide + ": schema_version must be 1, it is of type string");
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("c.json", R"({"schema_version": 2})")}),
               HasSubstr("must be 1"));
   EXPECT_THAT(ErrorOf({"--config=" + WriteTemp("d.json", R"({"model": ["m"]})")}), HasSubstr("\"model\""));

@@ -6,6 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +16,10 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -23,6 +30,7 @@
 #include "server/metric_table.h"
 #include "server/network_address.h"
 #include "tests/server/harness.h"
+#include "tests/server/raw_client.h"
 
 namespace spillway::server {
 namespace {
@@ -329,6 +337,42 @@ TEST(HttpServer, ServesItsPathsAndNothingElse) {
   EXPECT_THAT(Get(address, "/etc/passwd"), HasSubstr("404"));
   EXPECT_THAT(Fetch(address, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"), HasSubstr("405"));
   EXPECT_THAT(Fetch(address, "nonsense\r\n\r\n"), Not(HasSubstr("index")));
+}
+
+// What a probe is told beside many clients that begin with `head` and go on with `more`, once in a while.
+std::string ProbeBeside(const std::string& address, absl::string_view head, absl::string_view more) {
+  constexpr int kClients = 90;  // more than the server has threads and waiting places
+  std::vector<Listener::Descriptor> clients;
+  const auto say = [](const Listener::Descriptor& to, absl::string_view what) {
+    (void)send(to.get(), what.data(), what.size(), MSG_NOSIGNAL);  // it may be closed already
+  };
+  for (int i = 0; i < kClients; ++i) say(clients.emplace_back(ConnectTo(address)), head);
+  std::atomic<bool> answered{false};
+  std::thread others([&] {
+    while (!answered.load()) {
+      for (const Listener::Descriptor& client : clients) say(client, more);
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  const Listener::Descriptor probe = ConnectTo(address, /*patience_s=*/10);
+  say(probe, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+  std::string answer(4096, '\0');
+  answer.resize(static_cast<size_t>(std::max<ssize_t>(0, read(probe.get(), answer.data(), answer.size()))));
+  answered.store(true);
+  others.join();
+  return answer;
+}
+
+TEST(HttpServer, AnswersProbesBesideBodiesThatNeverEnd) {
+  const auto server = HttpServer::Start("127.0.0.1:0", {{"/livez", [] { return HttpReply{200, "ok\n"}; }}});
+  ASSERT_TRUE(server.ok()) << server.status();
+  for (const auto& [head, more] :
+       {std::pair("GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "a"),
+        std::pair("POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n")}) {
+    EXPECT_THAT(ProbeBeside((*server)->address(), head, more), HasSubstr("200 OK")) << head;
+  }
+  EXPECT_THAT(Fetch((*server)->address(), "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"),
+              HasSubstr("405"));
 }
 
 TEST(HttpServer, APortInUseIsAnErrorThatSaysSo) {

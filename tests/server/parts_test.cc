@@ -250,6 +250,19 @@ TEST(AddressFile, WhatAnotherDaemonWroteIsNotRemoved) {
   EXPECT_THAT(ReadBack(path), testing::HasSubstr("127.0.0.1:3"));
 }
 
+TEST(AddressFile, LinksThatOthersPutBesideItAreNotFollowed) {
+  const std::string path = TempPath("_linked"), precious = TempPath("_precious");
+  const std::string guessed = path + "." + std::to_string(getpid());
+  std::ofstream(precious) << "precious";
+  ASSERT_EQ(symlink(precious.c_str(), guessed.c_str()), 0);
+  {
+    AddressFile file(path);
+    ASSERT_TRUE(file.Write("127.0.0.1:1", "127.0.0.1:5", "127.0.0.1:2").ok());
+    EXPECT_EQ(ReadBack(precious), "precious");
+  }
+  for (const std::string& file : {guessed, precious}) std::remove(file.c_str());
+}
+
 TEST(AddressFile, WithoutAPathThereIsNone) {
   AddressFile file("");
   EXPECT_TRUE(file.Check().ok());

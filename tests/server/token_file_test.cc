@@ -60,6 +60,14 @@ TEST(TokenTable, SaysWhereAndWhatIsWrong) {
   EXPECT_THAT(ErrorOf(R"({"schema_version": 1, "tenants": {"a": {}}, "tokens": [], "tenants": {}})"),
               HasSubstr("\"tenants\" is there twice"));
   EXPECT_THAT(ErrorOf("[]"), HasSubstr("must be one JSON object"));
+  // In half a megabyte there is room to go down further than any stack does.
+  const std::string deep = absl::StrCat(std::string(250'000, '['), std::string(250'000, ']'));
+  for (const std::string& text :
+       {absl::StrCat("{\"schema_version\": ", deep, "}"),
+        absl::StrCat("{\"schema_version\": 1, \"tenants\": ", deep, "}"),
+        absl::StrCat("{\"schema_version\": 1, \"tokens\": ", deep, "}"), File(deep), deep}) {
+    EXPECT_THAT(ErrorOf(text), HasSubstr("nested deeper than 32 levels")) << text.substr(0, 40);
+  }
   EXPECT_THAT(ErrorOf("{}"), HasSubstr("schema_version: must be 1"));
   EXPECT_THAT(ErrorOf("{\"schema_version\": 1, \"token\": []}"), HasSubstr("unknown name \"token\""));
   EXPECT_THAT(ErrorOf(File("{\"sha256\": \"12\", \"tenant\": \"a\"}")),
