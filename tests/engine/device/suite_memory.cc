@@ -81,12 +81,11 @@ TEST_P(DeviceSuite, BatchesCopyEveryRun) {
 TEST_P(DeviceSuite, ManySmallCopiesCanBeUnderWay) {
   constexpr int kCopies = 1000;
   constexpr int64_t kBytes = 1000;
-  const DevicePtr large = Allocate(4 << 20);
   const DevicePtr memory = Allocate(kCopies * kBytes);
   const std::vector<StreamId> streams = {stream_, device_->CreateStream("other")};
   std::vector<uint8_t> source(kCopies * kBytes);
   for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<uint8_t>(i / kBytes * 7 + i % kBytes);
-  for (const StreamId stream : streams) device_->Fill(stream, large, 1, 4 << 20);
+  for (const StreamId stream : streams) device_->Fill(stream, Allocate(4 << 20), 1, 4 << 20);
   for (int i = 0; i < kCopies; ++i) {
     device_->CopyIn(streams[static_cast<size_t>(i % 2)], memory + i * kBytes, source.data() + i * kBytes,
                     kBytes);
