@@ -68,6 +68,11 @@ constexpr std::array<ReasonInfo, kReasons> kTable = {{
      "Too many plans are waiting to be explained.", "Retry after the time in RetryInfo."},
     {Reason::kTraceRunning, "TRACE_RUNNING", StatusCode::kResourceExhausted, true,
      "Somebody else's trace is being recorded.", "Retry when it is over."},
+    {Reason::kAnswersUnread, "ANSWERS_UNREAD", StatusCode::kResourceExhausted, true,
+     "Earlier answers to the tenant, or without tokens to the connection, are not read yet, and this one "
+     "would be "
+     "too much to keep beside them.",
+     "Read answers as they come, and retry; ask for less at a time."},
     {Reason::kNoProfile, "NO_PROFILE", StatusCode::kFailedPrecondition, false,
      "The daemon has no profile of this machine and model, without which nothing can be planned.",
      "Start the daemon with --reprofile, or explain from a saved profile: spillway plan --profile=FILE."},

@@ -33,6 +33,7 @@ enum class Reason : uint8_t {
   kTokenizerBusy,
   kPlannerBusy,
   kTraceRunning,
+  kAnswersUnread,
   kNoProfile,
   kMemoryTooSmall,
   kDeadlineUnreachable,

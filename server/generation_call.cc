@@ -285,6 +285,10 @@ void UnaryCall::Pump() {
 
 void UnaryCall::SendWhole() {
   response_ = gatherer_->Serialize();
+  if (const absl::Status kept = KeepUnread(response_.Length()); !kept.ok()) {
+    response_.Clear();
+    return Conclude(WireStatus(kept));
+  }
   ConcludeWith(response_, grpc::Status::OK);
 }
 

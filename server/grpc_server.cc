@@ -37,7 +37,11 @@ int ReceiveLimitBytes(int64_t context_tokens) {
 }  // namespace
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, const CallParts& parts)
-    : waits_{CallTimeouts(options.receive_timeout), CallTimeouts(options.unread_timeout)},
+    : waits_{CallTimeouts(options.receive_timeout),
+             CallTimeouts(options.unread_timeout),
+             {},
+             UnreadAnswers({.caller_bytes = options.unread_bytes_per_caller,
+                            .bytes = options.network_memory_bytes / 2})},
       authorizer_(options.tokens),
       inference_(parts, waits_, authorizer_),
       admin_(parts.state, parts.clock, waits_, parts.telemetry, authorizer_),

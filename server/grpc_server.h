@@ -36,6 +36,7 @@ struct GrpcServerOptions {
   // A message that has not come whole after so long is given up, and an answer that is not read for so long.
   std::chrono::milliseconds receive_timeout{60'000};
   std::chrono::milliseconds unread_timeout{30'000};
+  int64_t unread_bytes_per_caller = int64_t{32} << 20;
   const TokenFile* tokens = nullptr;  // null: everybody may call. Outlives the server
   const TlsFiles* tls = nullptr;      // of every connection; null: plain text. Outlives the server
   // Sleeping threads of gRPC's callback API answer up to 100 ms late; off only to measure that.

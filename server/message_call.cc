@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/reason.h"
+#include "base/status_macros.h"
 #include "grpcpp/impl/codegen/rpc_service_method.h"
 #include "grpcpp/impl/codegen/server_callback_handlers.h"
 #include "server/call_labels.h"
@@ -62,10 +63,20 @@ void MessageCall::ConcludeWith(const ByteBuffer& last, const grpc::Status& statu
   StartWriteAndFinish(&last, grpc::WriteOptions(), status);
 }
 
+absl::Status MessageCall::KeepUnread(size_t bytes) {
+  std::string caller = tenant_ == nullptr ? peer() : tenant_->name();
+  SPILLWAY_RETURN_IF_ERROR(waits_.answers.Begin(caller, static_cast<int64_t>(bytes)));
+  MutexLock lock(mutex_);
+  kept_for_ = std::move(caller);
+  kept_bytes_ = static_cast<int64_t>(bytes);
+  return absl::OkStatus();
+}
+
 void MessageCall::OnDone() {
   {
     MutexLock lock(mutex_);
     waits_.unread.End(unread_);
+    if (!kept_for_.empty()) waits_.answers.End(kept_for_, kept_bytes_);
   }
   Release();
 }
@@ -105,6 +116,9 @@ void AnswerCall::AnswerWith(TextPool& pool, std::function<absl::StatusOr<ByteBuf
 }
 
 void AnswerCall::Answer(absl::StatusOr<ByteBuffer> answer) {
+  if (answer.ok()) {
+    if (const absl::Status kept = KeepUnread(answer->Length()); !kept.ok()) answer = kept;
+  }
   if (!answer.ok()) {
     const absl::Status& why = answer.status();
     if (telemetry_ != nullptr) {

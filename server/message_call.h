@@ -23,6 +23,7 @@
 #include "server/call_timeouts.h"
 #include "server/call_traffic.h"
 #include "server/text_pool.h"
+#include "server/unread_answers.h"
 
 namespace spillway::server {
 
@@ -37,6 +38,7 @@ struct CallWaits {
   CallTimeouts receiving;  // until a message has come whole
   CallTimeouts unread;     // until the end of the answer has left
   CallTraffic traffic = {};
+  UnreadAnswers answers = UnreadAnswers({});
 };
 
 class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
@@ -77,6 +79,10 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   void ConcludeWith(const grpc::ByteBuffer& last,
                     const grpc::Status& status);  // `last` lives as long as the call
 
+  // Of an answer before ConcludeWith, once: kAnswersUnread where its caller reads too little of others. It is
+  // not to be kept then.
+  absl::Status KeepUnread(size_t bytes);
+
   grpc::CallbackServerContext& context() { return context_; }
   // Null: nobody was asked for a token.
   Tenant* tenant() const { return tenant_.get(); }
@@ -96,6 +102,10 @@ class MessageCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
   Tenant::Place place_ ABSL_GUARDED_BY(mutex_);
   CallTimeouts::Ticket receiving_ ABSL_GUARDED_BY(mutex_) = 0;
   CallTimeouts::Ticket unread_ ABSL_GUARDED_BY(mutex_) = 0;
+  // The tenant, or the connection where nobody was asked for a token: gRPC has forgotten it in the end. Empty
+  // where no answer is kept.
+  std::string kept_for_ ABSL_GUARDED_BY(mutex_);
+  int64_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 // A call that is answered once. Deletes itself.

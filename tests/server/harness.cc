@@ -117,6 +117,7 @@ TestServer::TestServer(const TestServerOptions& options)
                                     .max_connections = options.max_connections,
                                     .receive_timeout = options.receive_timeout,
                                     .unread_timeout = options.unread_timeout,
+                                    .unread_bytes_per_caller = options.unread_bytes_per_caller,
                                     .tokens = options.tokens,
                                     .tls = options.tls},
                                    {state, text_pool, delivery, telemetry, Clock::Real()});

@@ -60,6 +60,7 @@ struct TestServerOptions {
   TokenFile* tokens = nullptr;    // likewise
   std::chrono::milliseconds receive_timeout{60'000};
   std::chrono::milliseconds unread_timeout{30'000};
+  int64_t unread_bytes_per_caller = int64_t{32} << 20;
 
   TestServerOptions() {
     scheduler.context_tokens = 256;

@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/harness.h"
 #include "tests/server/raw_client.h"
@@ -98,6 +99,41 @@ TEST(SlowClient, AnUnaryAnswerThatIsNotReadIsGivenUp) {
   v1::TokenizeResponse response;
   EXPECT_TRUE(server.stub->Tokenize(NewContext().get(), request, &response).ok());
   EXPECT_EQ(server.server->waits().unread.cancelled(), 1);
+}
+
+TEST(SlowClient, AnswersBesideUnreadOnesAreBoundedInBytes) {
+  TestServerOptions options;
+  options.unread_bytes_per_caller = 100'000;
+  TestServer server(options);
+  v1::TokenizeRequest large, small;
+  large.set_text(std::string(20'000, 'x'));
+  small.set_text(std::string(500, 'x'));
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(server.stub->Tokenize(NewContext().get(), large, &response).ok());
+  ASSERT_GT(response.ByteSizeLong(), 65'535U) << "more than HTTP/2's first window";
+  UnreadAnswers& unread = server.server->waits().answers;
+  ASSERT_TRUE(server.Eventually([&] { return unread.bytes() == 0; }));
+  {
+    RawClient client(server.server->address());
+    client.Send("/spillway.v1.InferenceService/Tokenize", large.SerializeAsString());
+    ASSERT_TRUE(server.Eventually([&] { return unread.bytes() > 65'535; })) << "one of any size is kept";
+    const int64_t of_one = unread.bytes();
+    while (unread.bytes() < 100'000 - 4096) {  // as many as there is room for
+      const int64_t before = unread.bytes();
+      client.Send("/spillway.v1.InferenceService/Tokenize", small.SerializeAsString());
+      if (!server.Eventually([&] { return unread.bytes() > before; })) break;
+    }
+    EXPECT_GT(unread.bytes(), of_one);
+    EXPECT_LE(unread.bytes(), 100'000);
+    small.set_text(std::string(8000, 'x'));
+    client.Send("/spillway.v1.InferenceService/Tokenize", small.SerializeAsString());
+    EXPECT_TRUE(client.EndsUnanswered());
+    EXPECT_THAT(server.metrics.Scrape(),
+                testing::HasSubstr("spillway_requests_rejected_total{reason=\"ANSWERS_UNREAD\"} 1\n"));
+    // Others have their own.
+    EXPECT_TRUE(server.stub->Tokenize(NewContext().get(), large, &response).ok());
+  }
+  EXPECT_TRUE(server.Eventually([&] { return unread.bytes() == 0; })) << "its connection is gone";
 }
 
 TEST(SlowClient, AMessageThatDoesNotComeWholeIsGivenUp) {
