@@ -33,7 +33,7 @@ constexpr int64_t kReservedDescriptors = 96;
 constexpr int kWaitForDescriptorsMs = 50;
 constexpr int64_t kBetweenWarningsNs = 10 * kNsPerSecond;
 // How often connections' bytes are looked at: what one sends meanwhile is all that it can have too much.
-constexpr int kBetweenLooksMs = 50;
+constexpr std::chrono::milliseconds kBetweenLooks(50);
 
 int PortOf(int socket) {
   sockaddr_storage bound{};
@@ -135,6 +135,8 @@ void Listener::Start(Take take, CallTraffic* traffic, int64_t message_bytes_max)
   traffic_ = traffic;
   message_bytes_max_ = message_bytes_max;
   thread_ = std::thread([this] { Work(); });
+  // Not on the accepting thread, which gRPC may let parse what connections send.
+  if (traffic_ != nullptr) watch_ = std::thread([this] { Watch(); });
 }
 
 void Listener::Stop() {
@@ -143,17 +145,23 @@ void Listener::Stop() {
     SPILLWAY_CHECK(write(wake_.get(), &one, sizeof(one)) == sizeof(one));
     thread_.join();
   }
+  if (watch_.joinable()) {
+    {
+      MutexLock lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.NotifyAll();
+    watch_.join();
+  }
   sockets_.clear();
 }
 
 void Listener::Work() {
   std::vector<pollfd> polled = {{wake_.get(), POLLIN, 0}};
   for (const Descriptor& socket : sockets_) polled.push_back({socket.get(), POLLIN, 0});
-  bool watches = false;
   while (true) {
-    if (poll(polled.data(), polled.size(), watches ? kBetweenLooksMs : -1) < 0) continue;  // EINTR
+    if (poll(polled.data(), polled.size(), /*timeout=*/-1) < 0) continue;  // EINTR
     if (polled[0].revents != 0) return;
-    watches = traffic_ != nullptr && CutFloods();
     for (size_t i = 1; i < polled.size(); ++i) {
       if (polled[i].revents != 0) Accept(polled[i].fd);
     }
@@ -195,6 +203,7 @@ void Listener::Admit(int listening, Descriptor connected) {
       ++counts_.accepted;
     }
   }
+  changed_.NotifyOne();
   if (full) return Refuse(ConnectionRefusal::kLimit, "as many as may be are open");
   const int on = 1;
   setsockopt(connected.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -219,47 +228,48 @@ void Listener::Refuse(ConnectionRefusal why, const char* error) {
     refused = counts_.refused[static_cast<size_t>(ConnectionRefusal::kLimit)] +
               counts_.refused[static_cast<size_t>(ConnectionRefusal::kDescriptors)];
   }
-  if (!MayWarn()) return;
+  const int64_t now_ns = Clock::Real().NowNs();
+  if (last_warning_ns_ != 0 && now_ns - last_warning_ns_ < kBetweenWarningsNs) return;
+  last_warning_ns_ = now_ns;
   Log(LogLevel::kWarning, "a connection was closed as it came; raise --max_connections or ulimit -n",
       {{"why", error}, {"max_connections", max_connections_}, {"closed_so_far", refused}});
 }
 
-bool Listener::CutFloods() {
-  std::string cut;
-  int64_t unaccounted = 0;
-  bool any = false;
-  {
-    MutexLock lock(mutex_);
-    ForgetClosed();
-    any = !connections_.empty();
-    const double now_s = ToSeconds(Clock::Real().NowNs());
-    for (Connection& connection : connections_) {
-      const std::optional<SocketBytes> bytes = BytesOf(connection.fd);
-      if (connection.cut || !bytes.has_value() ||
-          connection.allowance.Allows(*bytes, traffic_->Of(connection.peer), now_s)) {
-        continue;
-      }
-      // gRPC sees its end, and forgets what it kept of it. Descriptors of new connections come from this
-      // thread: the one that was looked at is still the same.
-      shutdown(connection.fd, SHUT_RDWR);
-      connection.cut = true;
-      ++counts_.refused[static_cast<size_t>(ConnectionRefusal::kFlood)];
-      cut = connection.peer;
-      unaccounted = connection.allowance.unaccounted();
+void Listener::Watch() {
+  int64_t last_warning_ns = -kBetweenWarningsNs;
+  MutexLock lock(mutex_);
+  while (true) {
+    while (!stopping_ && connections_.empty()) changed_.Wait(mutex_);
+    if (stopping_) return;
+    const std::string cut = CutFloods();
+    const int64_t now_ns = Clock::Real().NowNs();
+    if (!cut.empty() && now_ns - last_warning_ns >= kBetweenWarningsNs) {
+      last_warning_ns = now_ns;
+      Log(LogLevel::kWarning, "a connection was cut: it sent more than its calls account for",
+          {{"peer", cut}, {"cut_so_far", counts_.refused[static_cast<size_t>(ConnectionRefusal::kFlood)]}});
     }
+    changed_.WaitFor(mutex_, kBetweenLooks);
   }
-  if (!cut.empty() && MayWarn()) {
-    Log(LogLevel::kWarning, "a connection was cut: it sent more than its calls account for",
-        {{"peer", cut}, {"bytes", unaccounted}});
-  }
-  return any;
 }
 
-bool Listener::MayWarn() {
-  const int64_t now_ns = Clock::Real().NowNs();
-  if (last_warning_ns_ != 0 && now_ns - last_warning_ns_ < kBetweenWarningsNs) return false;
-  last_warning_ns_ = now_ns;
-  return true;
+std::string Listener::CutFloods() {
+  std::string cut;
+  ForgetClosed();
+  const double now_s = ToSeconds(Clock::Real().NowNs());
+  for (Connection& connection : connections_) {
+    const std::optional<SocketBytes> bytes = BytesOf(connection.fd);
+    if (connection.cut || !bytes.has_value() ||
+        connection.allowance.Allows(*bytes, traffic_->Of(connection.peer), now_s)) {
+      continue;
+    }
+    // gRPC sees its end, and forgets what it kept of it. Had it closed the descriptor this very moment, and
+    // another connection got it, that one would have to come again.
+    shutdown(connection.fd, SHUT_RDWR);
+    connection.cut = true;
+    ++counts_.refused[static_cast<size_t>(ConnectionRefusal::kFlood)];
+    cut = connection.peer;
+  }
+  return cut;
 }
 
 void Listener::ForgetClosed() {

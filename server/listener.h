@@ -95,11 +95,10 @@ class Listener {
   // An accept failed for want of a descriptor: the reserve takes the connection, to close it.
   void TurnAway(int listening, int error);
   void Refuse(ConnectionRefusal why, const char* error);
-  // Connections that send more than their calls account for.
-  // False where there is none at all.
-  bool CutFloods();
-  // Of the log's.
-  bool MayWarn();
+  // Of another thread: looks at what connections send.
+  void Watch();
+  // Those that send more than their calls account for; the last one's peer, empty where there is none.
+  std::string CutFloods() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ForgetClosed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::string address_;
@@ -112,7 +111,10 @@ class Listener {
   int64_t message_bytes_max_ = 0;
   std::thread thread_;
   int64_t last_warning_ns_ = 0;  // the thread's
+  std::thread watch_;
   Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<Connection> connections_ ABSL_GUARDED_BY(mutex_);
   ConnectionCounts counts_ ABSL_GUARDED_BY(mutex_);
 };

@@ -219,7 +219,7 @@ class HostileClientTest(HostileTest):
         """gRPC bounds headers for clients that acknowledge its settings alone, and keeps every field of others."""
         for value in (b"", b"v" * 20):
             fields = h2.header("x", value.decode()) * 400
-            with self.connect() as honest, h2.Connection(self.daemon.grpc) as connection:
+            with self.connect() as honest, h2.Connection(self.daemon.grpc, 2) as connection:
                 self.assertEqual(honest.call(HEALTH + "Check", b"")[0], "ended")
                 before, cut = self.daemon.rss_mib(), self.daemon.metric('spillway_connections_refused_total{reason="flood"}')
                 with self.assertRaises(OSError, msg="the connection is cut"):
@@ -232,7 +232,7 @@ class HostileClientTest(HostileTest):
 
     def test_a_header_that_claims_to_be_long(self):
         """gRPC searches what has come of a string again with each piece of it: the time grows with the square."""
-        with h2.Connection(self.daemon.grpc) as connection, self.assertRaises(OSError, msg="the connection is cut"):
+        with h2.Connection(self.daemon.grpc, 2) as connection, self.assertRaises(OSError, msg="the connection is cut"):
             head = h2.request_headers(HEALTH + "Check") + b"\x00\x01x\x7f" + b"\xff\xff\xff\xff\x03"
             connection.socket.sendall(h2.frame(h2.HEADERS, 0, 1, head))
             for _ in range(4000):
