@@ -21,6 +21,9 @@ import yaml
 import daemons
 from metric_names import ROOT
 
+sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+import http2_by_hand as h2  # pylint: disable=wrong-import-position
+
 OPTIONS = argparse.Namespace(bin="", model="", certificates="")
 CONFIGURATION = ROOT / "deploy" / "envoy" / "envoy.yaml"
 ENVOYS_ROUTE_TIMEOUT_S = 15  # where a configuration does not say otherwise
@@ -182,6 +185,22 @@ class EnvoyTest(unittest.TestCase):
         envoy = self.enterContext(Envoy(self.folder, [int(daemon.grpc.rsplit(":", 1)[1])], certificates=self.folder, healthy=0))
         envoy.wait_for(lambda: envoy.stat("cluster.spillway.ssl.fail_verify_san") > 0, "a refused name")
         self.assertEqual(envoy.stat("cluster.spillway.membership_healthy"), 0)
+
+    def test_ones_headers_do_not_end_anothers_stream(self):
+        """All calls share a connection to the daemon, which closes it for headers that it does not take."""
+        envoy = self.enterContext(Envoy(self.folder, [self.start(name="only").grpc.split(":")[1]]))
+        load = threading.Thread(target=lambda: ledgers.append(self.run_load(envoy.address, "--concurrency=6", "--duration_s=4")))
+        ledgers, seen = [], []
+        load.start()
+        while load.is_alive():
+            for extra in ([("x-bin", "not base64!")], [("grpc-tags-bin", "A")], [("large", "x" * 9000)], [("large", "x" * 3500)],
+                          [(f"small-{i}", "x" * 30) for i in range(150)], [(f"small-{i}", "x" * 60) for i in range(36)]):
+                with h2.Connection(envoy.address, 10) as connection:
+                    seen.append(connection.call("/grpc.health.v1.Health/Check", b"", extra=extra)[0])
+        load.join()
+        self.assertEqual(len(ledgers), 1, "every stream came whole")
+        self.assertEqual(envoy.stat("cluster.spillway.upstream_cx_destroy_remote"), 0, "the daemon closed no connection")
+        self.assertIn("ended", seen)
 
     def test_a_long_silence_passes(self):
         fault = self.folder / "fault"
