@@ -4,7 +4,6 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
-#include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
 #include <algorithm>
@@ -24,12 +23,7 @@ using Bio = std::unique_ptr<BIO, FreedBy<BIO_free>>;
 using Certificate = std::unique_ptr<X509, FreedBy<X509_free>>;
 using Key = std::unique_ptr<EVP_PKEY, FreedBy<EVP_PKEY_free>>;
 using Context = std::unique_ptr<SSL_CTX, FreedBy<SSL_CTX_free>>;
-using Trust = std::unique_ptr<X509_STORE, FreedBy<X509_STORE_free>>;
-using Verification = std::unique_ptr<X509_STORE_CTX, FreedBy<X509_STORE_CTX_free>>;
-
-// Whose certificates belong to somebody else.
-void FreeStack(STACK_OF(X509) * stack) { sk_X509_free(stack); }
-using Stack = std::unique_ptr<STACK_OF(X509), FreedBy<FreeStack>>;
+using Connection = std::unique_ptr<SSL, FreedBy<SSL_free>>;
 
 // The last error that OpenSSL noted, in its words; forgets all of them.
 std::string LastError() {
@@ -117,51 +111,73 @@ std::vector<X509*> PathOf(const std::vector<Certificate>& sent) {
   return path;
 }
 
-// What the TLS library refuses to send would fail every handshake: what its level of security finds weak, and
-// a pair that is none.
-absl::Status CheckUsable(const std::vector<X509*>& path, EVP_PKEY* key) {
-  const Context context(SSL_CTX_new(TLS_method()));
+// A context that sends `sent` as gRPC does: the first as the server's own, and all others behind it.
+absl::StatusOr<Context> ServerContext(const std::vector<Certificate>& sent, EVP_PKEY* key) {
+  Context context(SSL_CTX_new(TLS_method()));
   if (context == nullptr) return absl::InternalError(LastError());
-  if (SSL_CTX_use_certificate(context.get(), path.front()) != 1) {
+  if (SSL_CTX_use_certificate(context.get(), sent.front().get()) != 1) {
     return absl::InvalidArgumentError(LastError());
   }
   if (SSL_CTX_use_PrivateKey(context.get(), key) != 1 || SSL_CTX_check_private_key(context.get()) != 1) {
-    const bool others = X509_check_private_key(path.front(), key) != 1;
+    const bool others = X509_check_private_key(sent.front().get(), key) != 1;
     const std::string error = LastError();
     return absl::InvalidArgumentError(others ? "the key is not that of the certificate" : error);
   }
-  for (size_t i = 1; i < path.size(); ++i) {
-    if (SSL_CTX_add1_chain_cert(context.get(), path[i]) == 1) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("the certificate of ", SubjectOf(path[i]), ", of its chain: ", LastError()));
+  for (size_t i = 1; i < sent.size(); ++i) {
+    // Without a look at its strength, which is the client's to take.
+    if (SSL_CTX_add_extra_chain_cert(context.get(), sent[i].get()) != 1) {
+      return absl::InvalidArgumentError(LastError());
+    }
+    X509_up_ref(sent[i].get());  // the context has taken one
   }
-  return absl::OkStatus();
+  return context;
 }
 
-// As a client does it that trusts the end of the path: signatures, and what each certificate may be used for.
-absl::Status CheckAsClient(const std::vector<X509*>& path, int64_t unix_s) {
-  const Trust trust(X509_STORE_new());
-  const Verification verification(X509_STORE_CTX_new());
-  const Stack others(sk_X509_new_null());
-  if (trust == nullptr || verification == nullptr || others == nullptr ||
-      X509_STORE_add_cert(trust.get(), path.back()) != 1) {
+// Of a client that trusts the end of the path, at that time.
+absl::StatusOr<Context> ClientContext(X509* trusted, int64_t unix_s) {
+  Context context(SSL_CTX_new(TLS_method()));
+  if (context == nullptr || X509_STORE_add_cert(SSL_CTX_get_cert_store(context.get()), trusted) != 1) {
     return absl::InternalError(LastError());
   }
-  for (X509* const certificate : path) sk_X509_push(others.get(), certificate);
-  if (X509_STORE_CTX_init(verification.get(), trust.get(), path.front(), others.get()) != 1) {
-    return absl::InternalError(LastError());
-  }
-  X509_VERIFY_PARAM* const how = X509_STORE_CTX_get0_param(verification.get());
+  SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
+  X509_VERIFY_PARAM* const how = SSL_CTX_get0_param(context.get());
   X509_VERIFY_PARAM_set_flags(how, X509_V_FLAG_PARTIAL_CHAIN);
-  X509_VERIFY_PARAM_set_purpose(how, X509_PURPOSE_SSL_SERVER);
   X509_VERIFY_PARAM_set_time(how, unix_s);
-  if (X509_verify_cert(verification.get()) == 1) return absl::OkStatus();
-  const int error = X509_STORE_CTX_get_error(verification.get());
-  X509* const where = X509_STORE_CTX_get_current_cert(verification.get());
-  ERR_clear_error();
-  return absl::InvalidArgumentError(absl::StrCat("clients refuse the certificate of ",
-                                                 SubjectOf(where == nullptr ? path.front() : where), ": ",
-                                                 X509_verify_cert_error_string(error)));
+  return context;
+}
+
+// The handshake that every client will make, in memory.
+absl::Status ShakeHands(SSL_CTX* server_context, SSL_CTX* client_context) {
+  const Connection server(SSL_new(server_context)), client(SSL_new(client_context));
+  BIO* servers_end = nullptr;
+  BIO* clients_end = nullptr;
+  if (server == nullptr || client == nullptr || BIO_new_bio_pair(&servers_end, 0, &clients_end, 0) != 1) {
+    return absl::InternalError(LastError());
+  }
+  SSL_set_bio(server.get(), servers_end, servers_end);
+  SSL_set_bio(client.get(), clients_end, clients_end);
+  SSL_set_accept_state(server.get());
+  SSL_set_connect_state(client.get());
+  // Each goes on as far as it can with what the other has sent.
+  constexpr int kTurnsMax = 100;
+  for (int turn = 0; turn < kTurnsMax; ++turn) {
+    bool done = true;
+    for (SSL* const side : {client.get(), server.get()}) {
+      ERR_clear_error();
+      const int result = SSL_do_handshake(side);
+      if (result == 1) continue;
+      done = false;
+      const int why = SSL_get_error(side, result);
+      if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) continue;
+      const auto verified = SSL_get_verify_result(client.get());
+      const std::string error = LastError();
+      return absl::InvalidArgumentError(
+          absl::StrCat("no client would take it: ",
+                       verified == X509_V_OK ? error : X509_verify_cert_error_string(verified)));
+    }
+    if (done) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError("no client would take it: the handshake does not end");
 }
 
 }  // namespace
@@ -182,12 +198,17 @@ absl::StatusOr<ServerChain> CheckServerChain(const std::string& chain_pem, const
   out.first_to_expire = out.server;
   for (X509* const certificate : path) {
     const CertificateFacts facts = FactsOf(certificate);
-    SPILLWAY_RETURN_IF_ERROR(CheckValidAt(facts, unix_s));
+    if (const absl::Status valid = CheckValidAt(facts, unix_s); !valid.ok()) {
+      if (certificate == path.front()) return valid;
+      return absl::InvalidArgumentError(
+          absl::StrCat(valid.message(), ", or leave it out where clients trust what it signed without it"));
+    }
     if (facts.not_after_unix_s < out.first_to_expire.not_after_unix_s) out.first_to_expire = facts;
   }
   SPILLWAY_ASSIGN_OR_RETURN(const Key key, ReadKey(key_pem));
-  SPILLWAY_RETURN_IF_ERROR(CheckUsable(path, key.get()));
-  SPILLWAY_RETURN_IF_ERROR(CheckAsClient(path, unix_s));
+  SPILLWAY_ASSIGN_OR_RETURN(const Context server, ServerContext(sent, key.get()));
+  SPILLWAY_ASSIGN_OR_RETURN(const Context client, ClientContext(path.back(), unix_s));
+  SPILLWAY_RETURN_IF_ERROR(ShakeHands(server.get(), client.get()));
   return out;
 }
 

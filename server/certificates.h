@@ -29,9 +29,10 @@ struct ServerChain {
 };
 
 // Whether a server can present `chain_pem` with the key, its own certificate first: InvalidArgument where the
-// key cannot be read or is another's, and where a certificate of the chain is not valid at that time, too
-// weak for the TLS library, not signed by the next, or not for servers: no client would come. Certificates
-// that do not belong to the chain, and the root, are left to the clients.
+// key cannot be read or is another's, where a certificate of the chain is not valid at that time, and where a
+// handshake with a client that trusts the chain's end fails - a signature that is wrong, a key that is too
+// weak for the TLS library or that it has no use for, a purpose that is not a server's. Whether certificates
+// that do not belong to the chain, and a root, are valid is left to the clients.
 absl::StatusOr<ServerChain> CheckServerChain(const std::string& chain_pem, const std::string& key_pem,
                                              int64_t unix_s);
 

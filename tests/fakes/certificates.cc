@@ -36,7 +36,9 @@ std::string PemOf(EVP_PKEY* key) {
   return TextOf(bio);
 }
 
-Key NewKey() { return Key(EVP_EC_gen("P-256")); }
+Key NewKey(const CertificateOptions& options) {
+  return Key(options.key == "RSA-1024" ? EVP_RSA_gen(1024) : EVP_EC_gen(options.key.c_str()));
+}
 
 void AddExtension(X509* certificate, X509* issuer, int id, const char* value) {
   X509V3_CTX context;
@@ -79,7 +81,7 @@ TestAuthority::TestAuthority(const TestAuthority& issuer, const CertificateOptio
 
 TestAuthority::TestAuthority(const Parts* issuer, const CertificateOptions& options)
     : parts_(std::make_unique<Parts>()) {
-  parts_->key = NewKey();
+  parts_->key = NewKey(options);
   parts_->certificate =
       NewCertificate(options, parts_->key.get(),
                      issuer == nullptr ? nullptr : X509_get_subject_name(issuer->certificate.get()));
@@ -93,8 +95,10 @@ TestAuthority::TestAuthority(const Parts* issuer, const CertificateOptions& opti
 
 TestAuthority::~TestAuthority() = default;
 
+std::string TestAuthority::key() const { return PemOf(parts_->key.get()); }
+
 PemPair TestAuthority::Issue(const CertificateOptions& options) const {
-  const Key key = NewKey();
+  const Key key = NewKey(options);
   X509* const issuer = parts_->certificate.get();
   const Certificate out = NewCertificate(options, key.get(), X509_get_subject_name(issuer));
   AddExtension(out.get(), issuer, NID_subject_alt_name, ("DNS:" + options.name + ",IP:127.0.0.1").c_str());

@@ -20,6 +20,7 @@ struct CertificateOptions {
   int64_t ends_s = 30 * 24 * 3600;
   std::string extended_use = {};  // "clientAuth"; empty: unlimited
   bool weak = false;              // signed over SHA-1
+  std::string key = "P-256";      // a curve's name, or "RSA-1024"
 };
 
 // An elliptic-curve authority. Not thread-safe.
@@ -35,6 +36,7 @@ class TestAuthority {
 
   // Its certificate, PEM.
   const std::string& certificate() const { return pem_; }
+  std::string key() const;
   // For servers (the name and 127.0.0.1) and clients alike.
   PemPair Issue(const CertificateOptions& options = {}) const;
 

@@ -104,20 +104,37 @@ TEST_F(TlsFilesTest, AnIntermediateThatClientsRefuseIsRefused) {
   Write(chain_of({.name = "between"}));
   EXPECT_EQ(LoadError(), "");
   Write(chain_of({.name = "between", .begins_s = -3 * kDay_s, .ends_s = -kDay_s}));
-  EXPECT_THAT(LoadError(), HasSubstr("CN = between expired on "));
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("CN = between expired on "), HasSubstr("or leave it out")));
   Write(chain_of({.name = "between", .weak = true}));
-  EXPECT_THAT(LoadError(), AllOf(HasSubstr("CN = between, of its chain: "), HasSubstr("too weak")));
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("no client would take it: "), HasSubstr("too weak")));
   Write(chain_of({.name = "between"}, {.weak = true}));
   EXPECT_THAT(LoadError(), HasSubstr("too weak"));
   Write(chain_of({.name = "between"}, {.extended_use = "clientAuth"}));
-  EXPECT_THAT(LoadError(),
-              AllOf(HasSubstr("clients refuse the certificate of CN = localhost"), HasSubstr("purpose")));
+  EXPECT_THAT(LoadError(), AllOf(HasSubstr("no client would take it: "), HasSubstr("purpose")));
   // The name is right, the signature is not: the authority's key was renewed.
   const fakes::TestAuthority before(authority_, {.name = "between"});
   const fakes::TestAuthority after(authority_, {.name = "between"});
   const PemPair pair = before.Issue();
   Write({pair.certificate + after.certificate(), pair.key});
   EXPECT_THAT(LoadError(), HasSubstr("signature failure"));
+}
+
+TEST_F(TlsFilesTest, WhatNoHandshakeTakesIsRefused) {
+  Write(authority_.Issue({.key = "secp256k1"}));
+  EXPECT_THAT(LoadError(), HasSubstr("no client would take it: "));
+  // Whatever is in the file is sent, and looked at by clients.
+  const PemPair leaf = authority_.Issue();
+  const fakes::TestAuthority old(authority_, {.name = "old", .key = "RSA-1024"});
+  Write({leaf.certificate + old.certificate(), leaf.key});
+  EXPECT_THAT(LoadError(), HasSubstr("too small"));
+  for (const char* curve : {"P-256", "P-384", "P-521"}) {
+    Write(authority_.Issue({.key = curve}));
+    EXPECT_EQ(LoadError(), "") << curve;
+  }
+  // A certificate that signs itself is its own root.
+  const fakes::TestAuthority alone("localhost");
+  Write({alone.certificate(), alone.key()});
+  EXPECT_EQ(LoadError(), "");
 }
 
 TEST_F(TlsFilesTest, TheFirstOfTheChainToExpireIsTheOneToWatch) {
