@@ -33,6 +33,14 @@ class RulesTest(unittest.TestCase):
         made = runpy.run_path(str(RULES / "make_prometheus_rule.py"))["made"](RULES)
         self.assertTrue(made == (RULES / "prometheus-rule.yaml").read_text(), "run make_prometheus_rule.py")
 
+    def test_groups_are_each_of_one_name_and_the_cases_take_them_in_order(self):
+        """The operator's form is one list by name; promtool puts groups that a case does not name before all others."""
+        groups = [group["name"] for file in ("spillway-recording.rules.yml", "spillway-alerts.rules.yml")
+                  for group in yaml.safe_load((RULES / file).read_text())["groups"]]
+        self.assertEqual(len(groups), len(set(groups)), groups)
+        for file in CASES:
+            self.assertEqual(yaml.safe_load(file.read_text())["group_eval_order"], groups, file.name)
+
     def test_every_case_holds(self):
         self.promtool("test", "rules", *map(str, CASES))
 
