@@ -13,7 +13,7 @@
 
 namespace spillway::profiler {
 
-// 2: chunk_tokens; bytes_per_s of copies behind others; attention chunk by chunk.
+// 2: chunk_tokens; bytes_per_s of copies behind others; attention chunk by chunk. 3: context_length.
 constexpr int kProfileSchemaVersion = 3;
 
 // Where the numbers come from.

@@ -234,7 +234,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
   SPILLWAY_ASSIGN_OR_RETURN(engine->obtained_profile_, ObtainProfile(settings, device, engine->loaded_));
   engine->start_times_.Ended("profile");
   SPILLWAY_ASSIGN_OR_RETURN(engine->pool_, CreatePool(settings, context_tokens, engine->loaded_, device));
-  SPILLWAY_RETURN_IF_ERROR(engine->DescribeLinkedMemory(settings, device));
+  SPILLWAY_RETURN_IF_ERROR(engine->PlanForPageableMemory(settings, device));
   engine->start_times_.Ended("pool");
   SPILLWAY_ASSIGN_OR_RETURN(const kv::FormPolicy forms, FormPolicyOf(settings));
   engine->blocks_ = std::make_unique<kv::BlockStore>(*engine->pool_, forms);
@@ -304,7 +304,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const Settings& settings, c
 
 Engine::~Engine() = default;
 
-absl::Status Engine::DescribeLinkedMemory(const Settings& settings, device::Device& device) {
+absl::Status Engine::PlanForPageableMemory(const Settings& settings, device::Device& device) {
   if (device.info().host_addressable) return absl::OkStatus();
   const model::ModelWeights& weights = *loaded_.weights;
   linked_memory_.push_back({"kv_pool", pool_->size_bytes(), pool_->registered()});

@@ -94,7 +94,7 @@ class Engine {
   absl::Status DescribeModel(const Settings& settings, const ModelHeader& header,
                              const device::Device& device);
   // Notes what is page-locked; where some is not, plans are made for the link as it then is.
-  absl::Status DescribeLinkedMemory(const Settings& settings, device::Device& device);
+  absl::Status PlanForPageableMemory(const Settings& settings, device::Device& device);
 
   StartTimes start_times_{Clock::Real()};
   model::Model loaded_;

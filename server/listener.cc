@@ -188,12 +188,13 @@ void Listener::Accept(int listening) {
 void Listener::Admit(int listening, Descriptor connected) {
   struct stat about {};
   fstat(connected.get(), &about);
-  bool full = false;
+  bool full = false, is_first = false;
   {
     MutexLock lock(mutex_);
     const auto most = static_cast<size_t>(max_connections_);
     if (connections_.size() >= most) ForgetClosed();
     full = connections_.size() >= most;
+    is_first = connections_.empty();
     if (!full) {
       std::string peer = PeerOf(connected.get());
       if (traffic_ != nullptr) traffic_->Open(peer);
@@ -203,7 +204,7 @@ void Listener::Admit(int listening, Descriptor connected) {
       ++counts_.accepted;
     }
   }
-  changed_.NotifyOne();
+  if (is_first) changed_.NotifyOne();
   if (full) return Refuse(ConnectionRefusal::kLimit, "as many as may be are open");
   const int on = 1;
   setsockopt(connected.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -237,18 +238,22 @@ void Listener::Refuse(ConnectionRefusal why, const char* error) {
 
 void Listener::Watch() {
   int64_t last_warning_ns = -kBetweenWarningsNs;
-  MutexLock lock(mutex_);
   while (true) {
-    while (!stopping_ && connections_.empty()) changed_.Wait(mutex_);
-    if (stopping_) return;
-    const std::string cut = CutFloods();
-    const int64_t now_ns = Clock::Real().NowNs();
-    if (!cut.empty() && now_ns - last_warning_ns >= kBetweenWarningsNs) {
-      last_warning_ns = now_ns;
-      Log(LogLevel::kWarning, "a connection was cut: it sent more than its calls account for",
-          {{"peer", cut}, {"cut_so_far", counts_.refused[static_cast<size_t>(ConnectionRefusal::kFlood)]}});
+    std::string cut;
+    int64_t cut_so_far = 0;
+    {
+      MutexLock lock(mutex_);
+      changed_.WaitFor(mutex_, kBetweenLooks);
+      while (!stopping_ && connections_.empty()) changed_.Wait(mutex_);
+      if (stopping_) return;
+      cut = CutFloods();
+      cut_so_far = counts_.refused[static_cast<size_t>(ConnectionRefusal::kFlood)];
     }
-    changed_.WaitFor(mutex_, kBetweenLooks);
+    const int64_t now_ns = Clock::Real().NowNs();
+    if (cut.empty() || now_ns - last_warning_ns < kBetweenWarningsNs) continue;
+    last_warning_ns = now_ns;
+    Log(LogLevel::kWarning, "a connection was cut: it sent more than its calls account for",
+        {{"peer", cut}, {"cut_so_far", cut_so_far}});
   }
 }
 

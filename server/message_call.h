@@ -33,11 +33,11 @@ constexpr size_t kInlineRequestBytes = 2048;
 
 class Telemetry;
 
-// Calls that wait for their client. Outlives the calls.
+// Calls that wait for their client, and what they keep of it meanwhile. Outlives the calls.
 struct CallWaits {
-  CallTimeouts receiving;  // until a message has come whole
-  CallTimeouts unread;     // until the end of the answer has left
-  CallTraffic traffic = {};
+  CallTimeouts receiving;    // until a message has come whole
+  CallTimeouts unread;       // until the end of the answer has left
+  CallTraffic traffic = {};  // of each connection's calls
   UnreadAnswers answers = UnreadAnswers({});
 };
 

@@ -121,7 +121,7 @@ TEST(Listener, GoesOnAfterDescriptorsRanOut) {
 
 TEST(Listener, WhatOthersLeaveIsTheReservesBeforeItIsAConnections) {
 #ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "as above";
+  GTEST_SKIP() << "UndefinedBehaviorSanitizer needs a descriptor, and there is none here";
 #endif
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
