@@ -8,6 +8,7 @@
 #define SPILLWAY_SERVER_CALL_TRAFFIC_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -45,18 +46,20 @@ class CallTraffic {
 
 // What a socket has carried since it was connected.
 struct SocketBytes {
-  int64_t received = 0;
-  int64_t sent = 0;
+  int64_t received = 0;  // and was read: what waits in the system is nobody's yet
+  int64_t sent = 0;      // and was acknowledged
 };
 
-// How much a connection may send between two steps of its calls.
+// How much a connection may send between two steps of its calls. What a client sends at once is read before
+// its first call begins, and on a busy machine long before: a little too much is a flood only where it lasts.
 class ByteAllowance {
  public:
   // Of a connection that comes now. `message_bytes_max`: of a call's message. Times are in seconds.
   ByteAllowance(int64_t message_bytes_max, double now_s)
       : message_bytes_max_(message_bytes_max), step_s_(now_s) {}
 
-  // False where it has sent more. Looked at every now and then.
+  // False where it has sent far more, or has been over its allowance for a second with no step. Looked at
+  // every now and then.
   bool Allows(const SocketBytes& bytes, const CallTraffic::Account& account, double now_s);
 
   // Received since the last step.
@@ -67,6 +70,7 @@ class ByteAllowance {
   SocketBytes at_step_;  // when a step was last seen
   int64_t steps_ = 0;
   double step_s_;
+  std::optional<double> over_since_s_;  // the allowance; none where it is not over, or a step came
   int64_t unaccounted_ = 0;
 };
 

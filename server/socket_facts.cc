@@ -1,8 +1,10 @@
 #include "server/socket_facts.h"
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>  // its tcp_info has more than that of netinet/tcp.h
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -18,7 +20,10 @@ std::optional<SocketBytes> BytesOf(int socket) {
   if (getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return std::nullopt;
   // Older systems know less.
   if (size < offsetof(tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received)) return std::nullopt;
-  return SocketBytes{static_cast<int64_t>(info.tcpi_bytes_received),
+  // Looked at after the count: what comes in between makes it less.
+  int unread = 0;
+  if (ioctl(socket, SIOCINQ, &unread) != 0) return std::nullopt;
+  return SocketBytes{static_cast<int64_t>(info.tcpi_bytes_received) - unread,
                      static_cast<int64_t>(info.tcpi_bytes_acked)};
 }
 

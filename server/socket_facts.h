@@ -9,7 +9,7 @@
 
 namespace spillway::server {
 
-// Bytes that came and that were acknowledged by the peer. None where the system does not count them.
+// None where the system does not count them.
 std::optional<SocketBytes> BytesOf(int socket);
 
 // The peer as gRPC names it: "ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000". Empty where it has none.

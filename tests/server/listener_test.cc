@@ -196,26 +196,50 @@ TEST(Listener, TheLimitLeavesDescriptorsForOthers) {
 
 constexpr int64_t kMessageMax = 16 << 20;
 
+// A look every 50 ms from one second to another, nothing else coming: whether all of them allow it.
+bool AllowsThroughout(ByteAllowance& allowance, int64_t received, const CallTraffic::Account& account,
+                      double from_s, double to_s) {
+  for (double s = from_s; s < to_s; s += 0.05) {
+    if (!allowance.Allows({.received = received}, account, s)) return false;
+  }
+  return true;
+}
+
 TEST(ByteAllowance, StepsOfCallsStartItAnew) {
   ByteAllowance allowance(kMessageMax, 0);
   EXPECT_TRUE(allowance.Allows({.received = 5000}, {}, 0)) << "a TLS handshake";
-  EXPECT_TRUE(allowance.Allows({.received = 60'000}, {}, 1));
-  EXPECT_FALSE(allowance.Allows({.received = 70'000}, {}, 1)) << "and no call";
+  EXPECT_TRUE(AllowsThroughout(allowance, 60'000, {}, 1, 10));
+  EXPECT_FALSE(AllowsThroughout(allowance, 70'000, {}, 10, 11.5)) << "and no call";
   EXPECT_EQ(allowance.unaccounted(), 70'000);
-  EXPECT_TRUE(allowance.Allows({.received = 80'000}, {.steps = 1}, 1));
-  EXPECT_TRUE(allowance.Allows({.received = 330'000}, {.steps = 1}, 1));
-  EXPECT_FALSE(allowance.Allows({.received = 350'000}, {.steps = 1}, 1));
-  EXPECT_TRUE(allowance.Allows({.received = 350'000}, {.steps = 2}, 1));
+  EXPECT_TRUE(allowance.Allows({.received = 80'000}, {.steps = 1}, 12));
+  EXPECT_TRUE(AllowsThroughout(allowance, 330'000, {.steps = 1}, 12, 20));
+  EXPECT_FALSE(AllowsThroughout(allowance, 350'000, {.steps = 1}, 20, 21.5));
+  EXPECT_TRUE(AllowsThroughout(allowance, 350'000, {.steps = 2}, 21.5, 30));
+}
+
+// A thousand calls at once, or a long prompt, are read in a few milliseconds; the first of them begins when a
+// thread comes to it.
+TEST(ByteAllowance, CallsThatBeginLateAreWaitedFor) {
+  ByteAllowance allowance(kMessageMax, 0);
+  EXPECT_TRUE(AllowsThroughout(allowance, 200'000, {}, 3600, 3600.9)) << "idle for an hour before";
+  EXPECT_FALSE(allowance.Allows({.received = 1'100'000}, {}, 3600.9)) << "more than any client has to say";
+  EXPECT_TRUE(allowance.Allows({.received = 900'000}, {.steps = 1}, 3600.9));
+  EXPECT_TRUE(AllowsThroughout(allowance, 1'700'000, {.steps = 1}, 3601, 3601.9))
+      << "each step starts it anew";
+  EXPECT_FALSE(allowance.Allows({.received = 1'700'000}, {.steps = 1}, 3602.1));
+  EXPECT_TRUE(allowance.Allows({.received = 1'700'000}, {.steps = 2}, 3602.1));
+  EXPECT_FALSE(allowance.Allows({.received = 7'000'000}, {.steps = 2}, 3602.2)) << "a flood is not";
 }
 
 TEST(ByteAllowance, MessagesMayComeInFrames) {
   ByteAllowance allowance(kMessageMax, 0);
   EXPECT_TRUE(allowance.Allows({}, {.steps = 1, .receiving = 1}, 0));
-  EXPECT_TRUE(allowance.Allows({.received = kMessageMax * 6 / 5}, {.steps = 1, .receiving = 1}, 0));
-  EXPECT_FALSE(allowance.Allows({.received = kMessageMax * 7 / 5}, {.steps = 1, .receiving = 1}, 0));
+  EXPECT_TRUE(AllowsThroughout(allowance, kMessageMax * 6 / 5, {.steps = 1, .receiving = 1}, 0, 10));
+  EXPECT_FALSE(AllowsThroughout(allowance, kMessageMax * 13 / 10, {.steps = 1, .receiving = 1}, 10, 11.5));
+  EXPECT_FALSE(allowance.Allows({.received = kMessageMax * 8 / 5}, {.steps = 1, .receiving = 1}, 0));
   // However many are begun and never sent.
-  EXPECT_TRUE(allowance.Allows({.received = kMessageMax * 4}, {.steps = 1, .receiving = 1000}, 0));
-  EXPECT_FALSE(allowance.Allows({.received = kMessageMax * 6}, {.steps = 1, .receiving = 1000}, 0));
+  EXPECT_TRUE(AllowsThroughout(allowance, kMessageMax * 4, {.steps = 1, .receiving = 1000}, 20, 30));
+  EXPECT_FALSE(allowance.Allows({.received = kMessageMax * 6}, {.steps = 1, .receiving = 1000}, 30));
 }
 
 TEST(ByteAllowance, ReadersOfLongStreamsAnswerWhatTheyAreSent) {
@@ -249,10 +273,10 @@ TEST(SocketFacts, BytesOfAConnectionAreKnown) {
   (*listener)->Start(holder.Take());
   const Descriptor client = ConnectTo((*listener)->address());
   ASSERT_EQ(write(client.get(), "12345", 5), 5);
-  ASSERT_TRUE(Eventually([&] {
-    const auto bytes = BytesOf(holder.first());
-    return bytes.has_value() && bytes->received == 5;
-  }));
+  ASSERT_TRUE(Eventually([&] { return holder.size() == 1; }));
+  char read_bytes[3];
+  ASSERT_TRUE(Eventually([&] { return recv(holder.first(), read_bytes, 3, MSG_WAITALL) == 3; }));
+  EXPECT_EQ(BytesOf(holder.first()).value_or(SocketBytes()).received, 3) << "two were not read";
   EXPECT_FALSE(BytesOf(-1).has_value());
   EXPECT_EQ(PeerOf(-1), "");
 }
@@ -266,7 +290,7 @@ TEST(GrpcServer, AClientThatCallsAndCallsIsNotCut) {
     options.listen = address;
     TestServer server(options);
     const auto health = grpc::health::v1::Health::NewStub(server.Connect());
-    // Far more in headers than a connection may send between two steps, over several looks; answers are short.
+    // Far more in headers than a connection may send between two steps, over several looks.
     const std::string large(6000, 'x');
     for (int i = 0; i < 1000; ++i) {
       const auto context = NewContext();
