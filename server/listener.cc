@@ -127,7 +127,16 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const std::string& addr
   return out;
 }
 
-Listener::~Listener() { Stop(); }
+Listener::~Listener() {
+  Stop();
+  if (!watch_.joinable()) return;
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.NotifyAll();
+  watch_.join();
+}
 
 void Listener::Start(Take take, CallTraffic* traffic, int64_t message_bytes_max) {
   SPILLWAY_CHECK(!thread_.joinable());
@@ -144,14 +153,6 @@ void Listener::Stop() {
     const uint64_t one = 1;
     SPILLWAY_CHECK(write(wake_.get(), &one, sizeof(one)) == sizeof(one));
     thread_.join();
-  }
-  if (watch_.joinable()) {
-    {
-      MutexLock lock(mutex_);
-      stopping_ = true;
-    }
-    changed_.NotifyAll();
-    watch_.join();
   }
   sockets_.clear();
 }

@@ -62,14 +62,14 @@ class Listener {
   // Binds every address that HOST of HOST:PORT has; port 0 picks one. Nothing is accepted yet. Unavailable,
   // with the cause, when it cannot be bound.
   static absl::StatusOr<std::unique_ptr<Listener>> Bind(const std::string& address, int64_t max_connections);
-  ~Listener();  // Stop()
+  ~Listener();  // Stop(), and connections are watched no more
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
 
   // Once. `take` is called on the listener's thread until Stop. With `traffic`, which outlives the listener,
   // connections that send more than their calls account for are cut; their messages may have so many bytes.
   void Start(Take take, CallTraffic* traffic = nullptr, int64_t message_bytes_max = 0);
-  // Closes the port. Idempotent.
+  // Closes the port. Connections that are there stay, and are watched. Idempotent.
   void Stop();
 
   // HOST:PORT as bound.

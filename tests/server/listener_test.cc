@@ -281,6 +281,30 @@ TEST(SocketFacts, BytesOfAConnectionAreKnown) {
   EXPECT_EQ(PeerOf(-1), "");
 }
 
+// Whose calls never begin, while all that it sends is read.
+TEST(Listener, AFloodIsCutAlsoAfterThePortIsClosed) {
+  CallTraffic traffic;
+  Holder holder;
+  auto listener = Listener::Bind("127.0.0.1:0", 10);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  (*listener)->Start(holder.Take(), &traffic, kMessageMax);
+  const Descriptor flood = ConnectTo((*listener)->address());
+  const Descriptor quiet = ConnectTo((*listener)->address());
+  ASSERT_TRUE(Eventually([&] { return holder.size() == 2; }));
+  (*listener)->Stop();
+  const std::string much(64 << 10, 'x');
+  std::string read_bytes(much.size(), '\0');
+  // Until the listener shuts the connection down.
+  ASSERT_TRUE(Eventually([&] {
+    if (send(flood.get(), much.data(), much.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) return errno == EPIPE;
+    while (recv(holder.first(), read_bytes.data(), read_bytes.size(), MSG_DONTWAIT) > 0) {
+    }
+    return false;
+  }));
+  EXPECT_EQ((*listener)->Counts().refused[static_cast<size_t>(ConnectionRefusal::kFlood)], 1);
+  EXPECT_EQ(send(quiet.get(), "x", 1, MSG_NOSIGNAL), 1);
+}
+
 // --- In the server.
 
 // The listener's name of a connection is gRPC's: a call's steps count for it.
