@@ -37,6 +37,7 @@ enum class MetricId : uint8_t {
   kPrefixQueriedTokens,
   kPrefixHitTokens,
   kTimeToFirstToken,
+  kFirstTokensMissed,
   kInterToken,
   kQueueTime,
   kPrefillTime,

@@ -454,6 +454,9 @@ void Metrics::OnFinished(const scheduler::RequestRecord& record) {
     const auto finish = record.finishes.empty() ? scheduler::FinishReason::kLength : record.finishes.front();
     impl_->ended[static_cast<size_t>(finish)]->Increment();
   }
+  if (record.reason == Reason::kDeadlineExceeded && record.usage.generated_tokens == 0) {
+    impl_->Count(MetricId::kFirstTokensMissed);
+  }
   Impl::ObserveIn(*impl_->request_time[static_cast<size_t>(OutcomeOf(record.reason))],
                   record.usage.timings.total_ms / 1e3);
   if (!record.tenant.empty()) {

@@ -155,6 +155,10 @@ TEST_F(MetricsTest, EventsAreCountedWhereTheyBelong) {
   metrics_.OnFinished(record);
   record.reason = Reason::kSlowReader;
   metrics_.OnFinished(record);
+  record.reason = Reason::kDeadlineExceeded;
+  metrics_.OnFinished(record);
+  record.usage.generated_tokens = 3;
+  metrics_.OnFinished(record);
 
   EXPECT_EQ(Value("spillway_step_tokens_total{phase=\"prefill\"}"), 7);
   EXPECT_EQ(Value("spillway_step_seconds_sum{phase=\"prefill\"}"), 0.003);
@@ -170,7 +174,8 @@ TEST_F(MetricsTest, EventsAreCountedWhereTheyBelong) {
   EXPECT_EQ(Value("spillway_requests_finished_total{code=\"OK\",reason=\"STOP_STRING\"}"), 1);
   EXPECT_EQ(Value("spillway_requests_finished_total{code=\"ABORTED\",reason=\"SLOW_READER\"}"), 1);
   EXPECT_EQ(Value("spillway_request_seconds_count{outcome=\"ok\"}"), 1);
-  EXPECT_EQ(Value("spillway_request_seconds_count{outcome=\"failed\"}"), 1);
+  EXPECT_EQ(Value("spillway_first_tokens_missed_total"), 1) << "and one had a first token";
+  EXPECT_EQ(Value("spillway_request_seconds_count{outcome=\"failed\"}"), 3);
   EXPECT_EQ(Value("spillway_request_seconds_count{outcome=\"cancelled\"}"), 0);
   EXPECT_EQ(Value("spillway_ready"), 1);
 }
