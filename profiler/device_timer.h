@@ -1,5 +1,5 @@
-// DeviceTimer: how long work on a device's streams takes, by the device's own events, and never waiting
-// beyond a deadline for it.
+// DeviceTimer: how long work on a device's streams takes, by the device's own events, and never waiting for
+// ever.
 //
 // Works alike on a device that runs inline, one behind an emulated link and one of its own. The calling
 // thread sleeps between looks at an event, so that it takes no core from what it times. Where a device
@@ -31,13 +31,13 @@ class DeviceTimer {
   device::StreamId link_in() const { return link_in_; }
   device::StreamId link_out() const { return link_out_; }
 
-  // No wait lasts beyond this.
-  void SetDeadline(MonotonicNs deadline_ns, double bound_s);
+  // No wait lasts longer.
+  void SetStall(double stall_s) { stall_s_ = stall_s; }
   // Names what is being measured, for errors.
   void SetPhase(absl::string_view phase) { phase_ = std::string(phase); }
 
-  // Seconds that what `enqueue` puts on `stream` takes. DeadlineExceeded, naming the phase, where it is not
-  // done by the deadline: then stalled(), and memory that the device may still use must not be freed.
+  // Seconds that what `enqueue` puts on `stream` takes. DeadlineExceeded, naming the phase, where it is
+  // given up: then stalled(), and memory that the device may still use must not be freed.
   absl::StatusOr<double> Time(device::StreamId stream, absl::FunctionRef<void()> enqueue);
   // The same with what `ahead` enqueues before it, not timed: the stream is never found idle, as executors,
   // who enqueue ahead, do not find it.
@@ -76,8 +76,7 @@ class DeviceTimer {
   std::vector<device::CopyRun> load_;
   size_t load_enqueued_ = 0;  // batches since StartLoad
   size_t load_complete_ = 0;
-  MonotonicNs deadline_ns_ = 0;
-  double bound_s_ = 0;
+  double stall_s_ = 0;
   std::string phase_;
   bool stalled_ = false;
 };

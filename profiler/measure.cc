@@ -43,7 +43,7 @@ class Schedule {
  public:
   Schedule(const MeasureOptions& options, DeviceTimer& timer)
       : options_(options), timer_(timer), begin_ns_(options.clock->NowNs()) {
-    timer.SetDeadline(begin_ns_ + static_cast<MonotonicNs>(options.bound_s * 1e9), options.bound_s);
+    timer.SetStall(options.stall_s);
   }
 
   // Begins the next phase. Returns when it should end.

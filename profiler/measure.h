@@ -11,7 +11,8 @@
 // link's doing is kept in compute_slowdown_by_link.
 //
 // Every phase has its share of `budget_s`; on a slow link or a slow device large sizes are left out and small
-// ones repeated less, never below two sizes. After `bound_s` a wait is given up.
+// ones repeated less, never below two sizes. So it takes longer only where other work takes the processors or
+// the device. A wait that lasts `stall_s` is given up.
 //
 // Memory while it lasts: on the device 16 MiB for copies and up to 256 MiB of K and V (an eighth and a
 // quarter of what is free where that is less), and a transformer's scratch for visit_rows; on the host 16 MiB
@@ -44,7 +45,7 @@ struct MeasureOptions {
   int32_t head_rows = 32;
   int32_t numa_node = -1;  // that the link's copies are measured with; -1: any
   double budget_s = 8;
-  double bound_s = 20;
+  double stall_s = 20;
   int64_t host_buffer_bytes = 0;  // to measure host memory with; 0: HostMeterBytes()
   // Told the phase that begins, how many are done and how many there are.
   std::function<void(absl::string_view phase, int done, int total)> progress = {};

@@ -181,16 +181,26 @@ TEST_F(MeasureTest, ASlowLinkStaysWithinTheBudget) {
   ExpectRates(*profile, rates, model_.config, 0.02);
 }
 
-TEST_F(MeasureTest, ASlowDeviceStaysWithinTheBound) {
+TEST_F(MeasureTest, ASlowDeviceIsMeasuredInTwentySeconds) {
   TimedRates rates;
   rates.flop_per_s = 50e6;  // a visit of 256 rows takes seconds
   const auto profile = Measure(rates);
   ASSERT_TRUE(profile.ok()) << profile.status();
-  EXPECT_LT(elapsed_s(), options_.bound_s);
+  EXPECT_LT(elapsed_s(), 20);
   EXPECT_LT(profile->linear.samples.back().units, 256) << "the large sizes were left out";
 }
 
-TEST_F(MeasureTest, AStalledDeviceIsGivenUpWithinTheBoundNamingThePhase) {
+// As where everything of a machine starts at once: it takes long, and gets on.
+TEST_F(MeasureTest, ABusyMachineIsWaitedFor) {
+  options_.stall_s = 4;
+  TimedRates rates;
+  rates.flop_per_s = 50e6;
+  const auto profile = Measure(rates);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_GT(elapsed_s(), 2 * options_.stall_s) << "in all, and no wait of it";
+}
+
+TEST_F(MeasureTest, AStalledDeviceIsGivenUpNamingThePhase) {
   // Shares of the time that the measurement takes when nothing stalls.
   TimedRates sound = SlowCompute();
   sound.link_in_bytes_per_s = sound.link_out_bytes_per_s = 50e6;
@@ -203,7 +213,7 @@ TEST_F(MeasureTest, AStalledDeviceIsGivenUpWithinTheBoundNamingThePhase) {
     rates.stall_after_s = ToSeconds(clock_.NowNs()) + share * whole_s;
     const auto profile = Measure(rates);
     ASSERT_EQ(profile.status().code(), absl::StatusCode::kDeadlineExceeded) << profile.status();
-    EXPECT_LT(elapsed_s(), options_.bound_s + 0.1);
+    EXPECT_NEAR(elapsed_s(), share * whole_s + options_.stall_s, 0.5 * whole_s);
     messages.insert(std::string(profile.status().message()));
   }
   EXPECT_GT(messages.size(), 2U) << "each names its phase";
