@@ -120,6 +120,11 @@ class Matmul::Plan {
         status = Set(&cublasLtMatmulPreferenceSetAttribute, preference, attribute, value);
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes));
+    // Where k is split, parts may else be kept and added in D's type: each would be rounded, not the sum
+    // once.
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<uint32_t>(key.out_type == DType::kF32 ? CUBLASLT_REDUCTION_SCHEME_MASK
+                                                          : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(key.weight_alignment));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(key.in_alignment));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(key.out_alignment));
@@ -194,11 +199,14 @@ absl::StatusOr<Matmul::Plan*> Matmul::PlanFor(const MatmulArgs& args, int64_t ro
 
 absl::StatusOr<bool> Matmul::Enqueue(const MatmulArgs& args, cudaStream_t stream) {
   SPILLWAY_CHECK(args.rows > 0 && args.n > 0 && args.k > 0 && args.out_stride >= args.n);
+  // Epilogues load a bias by 16 bytes, of which no preference tells the library.
+  if (reinterpret_cast<uint64_t>(args.bias) % kAlignmentMax != 0) return false;
   const int64_t bucket = BucketOf(args.rows);
   SPILLWAY_ASSIGN_OR_RETURN(Plan * plan, PlanFor(args, bucket));
   if (!plan->exists()) return false;
   cublasStatus_t status = plan->Run(args, handle_, workspace_, workspace_bytes_, stream);
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED && bucket != args.rows) {
+  const bool refused = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+  if (refused && bucket != args.rows) {
     // The bucket's algorithm does not do this height: it has one of its own.
     SPILLWAY_ASSIGN_OR_RETURN(plan, PlanFor(args, args.rows));
     if (!plan->exists()) return false;

@@ -41,7 +41,7 @@ class Matmul {
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
 
-  // Enqueues the product; false where the library has none with this epilogue.
+  // Enqueues the product; false where the library has none with this epilogue, or for a bias that lies so.
   absl::StatusOr<bool> Enqueue(const MatmulArgs& args, cudaStream_t stream);
   // Asks for the product's algorithm beforehand. The pointers are looked at for their alignment only.
   absl::Status Prepare(const MatmulArgs& args);

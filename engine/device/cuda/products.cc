@@ -15,6 +15,9 @@ namespace spillway::device::cuda {
 namespace {
 
 constexpr int64_t kVectorBytes = 16;
+// Pieces of a matrix begin at multiples of so many output features, so that what they write and their bias
+// are aligned to 16 bytes as the whole's are.
+constexpr int64_t kPieceFeatures = 8;
 
 // Activations that cuBLASLt applies to the f32 sums themselves, as documented; GELU's form is not.
 bool IsFusable(Activation activation) {
@@ -70,7 +73,8 @@ absl::Status Products::MultiplyPacked(const PackedMatrix& weight, const GemmArgs
   // One half of scratch for expanded weights, the other for sums.
   const int64_t half_bytes = scratch_bytes_ / 2 / kVectorBytes * kVectorBytes;
   const int64_t row_bytes = weight.k * SizeOf(type_);
-  const int64_t features_at_once = half_bytes / row_bytes;
+  int64_t features_at_once = half_bytes / row_bytes;
+  if (features_at_once > kPieceFeatures) features_at_once -= features_at_once % kPieceFeatures;
   SPILLWAY_CHECK_MSG(features_at_once > 0, "the scratch holds no row of these weights");
   const absl::Span<uint8_t> sums(scratch_ + half_bytes, static_cast<size_t>(half_bytes));
   for (int64_t first = 0; first < weight.n; first += features_at_once) {
@@ -96,11 +100,11 @@ absl::Status Products::Run(const MatmulArgs& product, Activation activation, abs
   return RunThenFinish(product, activation, sums, stream);
 }
 
-// The product as f32 sums, in place where the output is f32; then bias and activation.
+// The product as f32 sums, in place (and added to what is there, where that is wanted) where the output is
+// f32; then bias and activation.
 absl::Status Products::RunThenFinish(const MatmulArgs& product, Activation activation,
                                      absl::Span<uint8_t> sums, cudaStream_t stream) {
   const bool in_place = product.out_type == DType::kF32;
-  SPILLWAY_CHECK_MSG(!product.accumulate, "cuBLASLt has no product that adds to its output");
   const int64_t rows_of_sums = static_cast<int64_t>(sums.size()) / (product.n * int64_t{4});
   const int64_t rows_at_once = in_place ? product.rows : std::min(product.rows, rows_of_sums);
   SPILLWAY_CHECK_MSG(rows_at_once > 0, "the scratch holds no row of this product");

@@ -217,6 +217,41 @@ TEST_F(CudaStartTest, TheDeviceSaysItsLinkAndTheNodeThatItLeadsTo) {
   EXPECT_EQ(CreateCudaDevice(options).value()->info().numa_node, -1);
 }
 
+// --- Products.
+
+TEST_F(CudaStartTest, AHeightThatItsBucketsAlgorithmRefusesGetsOneOfItsOwn) {
+  constexpr int64_t kFeatures = 24, kInner = 32;
+  machine_.products_refuse_other_shapes = true;
+  ResetMachine(machine_);
+  CudaDeviceOptions options = Small();
+  options.dtype = DType::kF32;
+  const auto device = CreateCudaDevice(options).value();
+  const StreamId stream = device->CreateStream("test");
+  const EventId done = device->CreateEvent();
+  const std::vector<float> ones(100 * kInner, 1.0F);
+  PackedMatrix weight;
+  weight.n = kFeatures;
+  weight.k = kInner;
+  weight.size_bytes = kFeatures * kInner * 4;
+  weight.encoding = Encoding::kF32;
+  weight.data = device->Allocate(weight.size_bytes, "weights").value();
+  GemmArgs args;
+  args.in = device->Allocate(100 * kInner * 4, "in").value();
+  args.out = device->Allocate(100 * kFeatures * 4, "out").value();
+  device->CopyIn(stream, weight.data, ones.data(), weight.size_bytes);
+  device->CopyIn(stream, args.in, ones.data(), 100 * kInner * 4);
+  for (const int32_t rows : {3, 5, 7, 9, 33, 65, 100}) {
+    args.rows = rows;
+    device->Gemm(stream, weight, args);
+    std::vector<float> got(static_cast<size_t>(rows * kFeatures));
+    device->CopyOut(stream, got.data(), args.out, rows * kFeatures * 4);
+    device->Record(done, stream);
+    ASSERT_TRUE(device->Synchronize(done).ok()) << device->status();
+    EXPECT_THAT(got, testing::Each(static_cast<float>(kInner))) << rows;
+  }
+  for (const DevicePtr memory : {weight.data, args.in, args.out}) device->Free(memory);
+}
+
 // --- Samples cross in mapped memory.
 
 TEST_F(CudaFaultTest, ResultsOfSamplesComeWhenAnEventAfterThemHasRun) {

@@ -269,6 +269,64 @@ TEST_P(DeviceSuite, PackedPartsOfDifferentEncodingsAreOneMatrix) {
               96);
 }
 
+// More features than a device expands at a time, so that the bias of a piece begins inside the whole's.
+TEST_P(DeviceSuite, PiecesOfPackedWeightsTakeTheirShareOfTheBias) {
+  constexpr int64_t kFeatures = 1403, kInner = 96, kRows = 9;
+  const PackedParts parts = MakePackedParts(*this, {{Encoding::kQ8_0, kFeatures}}, kInner);
+  const auto packed = device_->PlanMatrix(parts.views, WeightMode::kPacked);
+  PackedMatrix matrix =
+      packed.ok() ? *packed : device_->PlanMatrix(parts.views, WeightMode::kExpanded).value();
+  std::vector<uint8_t> bytes(static_cast<size_t>(matrix.size_bytes));
+  ASSERT_TRUE(device_->PackMatrix(parts.views, matrix, bytes.data()).ok());
+  matrix.data = UploadArray(bytes);
+  const std::vector<double> in = Random(kRows * kInner);
+  const std::vector<double> bias = Random(kFeatures);
+  std::vector<double> want =
+      reference::Product(in, parts.values, bias, kRows, kFeatures, kInner, Activation::kNone);
+  const double unit = UnitOf(type());
+  const Tolerance tolerance{1e-4 + 5 * 0.3 * 0.58 * unit * std::sqrt(static_cast<double>(kInner)),
+                            1e-5 + 2 * unit};
+  GemmArgs args;
+  args.rows = kRows;
+  args.in = UploadT(in);
+  args.bias = UploadF32(bias);
+  args.out = UploadF32(std::vector<double>(static_cast<size_t>(kRows * kFeatures), 1.0));
+  device_->Gemm(stream_, matrix, args);
+  ExpectClose(DownloadF32(args.out, kRows * kFeatures), want, tolerance, "with a bias");
+  args.accumulate = true;
+  device_->Gemm(stream_, matrix, args);
+  for (double& value : want) value *= 2;
+  ExpectClose(DownloadF32(args.out, kRows * kFeatures), want, {2 * tolerance.absolute, tolerance.relative},
+              "with a bias, added");
+}
+
+// A bias that begins anywhere in a longer one, as that of a slice does.
+TEST_P(DeviceSuite, ABiasMayBeginAtAnyElement) {
+  constexpr int64_t kRows = 5, kFeatures = 40, kInner = 32;
+  const std::vector<double> in = Random(kRows * kInner);
+  const std::vector<double> weight = Random(kFeatures * kInner, 0.3);
+  const std::vector<double> bias = Random(kFeatures + 3);
+  const PackedMatrix matrix = UploadMatrix(weight, kFeatures, kInner);
+  const DevicePtr whole_bias = UploadF32(bias);
+  for (const int64_t first : {1, 2, 3}) {
+    GemmArgs args;
+    args.rows = kRows;
+    args.in = UploadT(in);
+    args.bias = whole_bias + first * 4;
+    args.out = Allocate(kRows * kFeatures * 4);
+    std::vector<double> want = reference::Product(
+        in, weight, std::vector<double>(bias.begin() + first, bias.begin() + first + kFeatures), kRows,
+        kFeatures, kInner, Activation::kNone);
+    device_->Gemm(stream_, matrix, args);
+    ExpectClose(DownloadF32(args.out, kRows * kFeatures), want, {1e-4, 1e-5}, absl::StrCat("from ", first));
+    args.accumulate = true;
+    device_->Gemm(stream_, matrix, args);
+    for (double& value : want) value *= 2;
+    ExpectClose(DownloadF32(args.out, kRows * kFeatures), want, {2e-4, 1e-5},
+                absl::StrCat("from ", first, ", added"));
+  }
+}
+
 // Many rows by packed weights take what the device has for itself, which all of its streams share.
 TEST_P(DeviceSuite, ProductsOfTwoStreamsLeaveEachOtherAlone) {
   constexpr int64_t kInner = 512, kRows = 40;

@@ -28,6 +28,7 @@ struct cublasLtMatrixLayoutOpaque_t {
 struct cublasLtMatmulPreferenceOpaque_t {
   uint64_t workspace_bytes = 0;
   uint32_t alignments[4] = {256, 256, 256, 256};  // of A, B, C, D
+  uint32_t reduction_schemes = CUBLASLT_REDUCTION_SCHEME_MASK;
 };
 
 namespace {
@@ -42,6 +43,7 @@ struct Algorithm {
   uint64_t columns;  // of D, that it was chosen for
   int32_t d_type;
   uint32_t epilogue;
+  uint32_t rounds_parts;  // whether it splits k, and adds the parts in D's type
 };
 static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
 
@@ -255,6 +257,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
   switch (attribute) {
     case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
       return Assign(preference->workspace_bytes, value, size_bytes);
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
+      return Assign(preference->reduction_schemes, value, size_bytes);
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
       return Assign(preference->alignments[0], value, size_bytes);
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
@@ -291,6 +295,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t /*handle*/, cubla
     algorithm.columns = d->shape.columns;
     algorithm.d_type = d->shape.type;
     algorithm.epilogue = desc->epilogue;
+    // The least exact of what is allowed.
+    constexpr uint32_t kInOutputType =
+        CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+    algorithm.rounds_parts = (preference->reduction_schemes & kInOutputType) != 0 ? 1 : 0;
     results[0] = {};
     std::memcpy(results[0].algo.data, &algorithm, sizeof algorithm);
     results[0].workspaceSize = algorithm.workspace_bytes;
@@ -328,7 +336,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t /*handle*/, cublasLtMatmulDesc_t 
         return Refuse(machine, CUBLAS_STATUS_NOT_SUPPORTED, "by an algorithm for another type or epilogue");
       }
       if (machine.options.products_refuse_other_shapes && chosen.columns != args.d_shape.columns) {
-        return CUBLAS_STATUS_NOT_SUPPORTED;
+        // Either is said of an algorithm that does not fit.
+        return machine.random.Below(2) == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_INVALID_VALUE;
       }
     } else {
       std::fill(std::begin(chosen.alignments), std::end(chosen.alignments), 1);
@@ -362,6 +371,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t /*handle*/, cublasLtMatmulDesc_t 
     args.transpose_a = desc->transpose_a == CUBLAS_OP_T;
     args.transpose_b = desc->transpose_b == CUBLAS_OP_T;
     args.epilogue = static_cast<int>(desc->epilogue);
+    args.rounds_parts = chosen.rounds_parts != 0;
     args.a = a;
     args.b = b;
     args.c = c;

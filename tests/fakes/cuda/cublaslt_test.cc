@@ -14,6 +14,7 @@
 namespace spillway::fakes::cuda {
 namespace {
 
+using testing::AnyOf;
 using testing::HasSubstr;
 
 constexpr int kM = 5;
@@ -289,8 +290,54 @@ TEST_F(FakeCublasLt, AlgorithmsMayBeForOneShapeOnly) {
   PreferAlignment(4);
   ASSERT_EQ(Choose(a, b, d), CUBLAS_STATUS_SUCCESS);
   EXPECT_EQ(Multiply(a, b, d, 0), CUBLAS_STATUS_SUCCESS);
-  EXPECT_EQ(Multiply(a, narrow_b, narrow_d, 0), CUBLAS_STATUS_NOT_SUPPORTED);
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_THAT(Multiply(a, narrow_b, narrow_d, 0),
+                AnyOf(CUBLAS_STATUS_NOT_SUPPORTED, CUBLAS_STATUS_INVALID_VALUE));
+  }
   EXPECT_EQ(Counts().heuristics, 1);
+}
+
+// As the library may, unless its preference forbids it.
+TEST_F(FakeCublasLt, PartsOfASumAreRoundedWhereThatIsAllowed) {
+  Matrix a(CUDA_R_16BF, 32, 200, false, 0, 1);
+  Matrix b(CUDA_R_16BF, 200, 32, false, 0, 2);
+  PreferAlignment(2);
+  const auto worst = [&](cudaDataType_t type, uint32_t schemes) {
+    Prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes);
+    Matrix d(type, 32, 32, false, 0, 3);
+    EXPECT_EQ(Choose(a, b, d), CUBLAS_STATUS_SUCCESS);
+    EXPECT_EQ(Multiply(a, b, d, 0), CUBLAS_STATUS_SUCCESS);
+    const auto got = FromDevice(d.device, d.bytes.size());
+    double most = 0;
+    for (int i = 0; i < 32; ++i) {
+      for (int j = 0; j < 32; ++j) {
+        double sum = 0;
+        for (int k = 0; k < 200; ++k) sum += 0.5 * double{a.At(i, k)} * b.At(k, j);
+        const double off = std::abs(Take(got, type, d.Index(i, j)) - sum);
+        if (off > 0) most = std::max(most, off / std::max(std::abs(sum), 1e-3));
+      }
+    }
+    return most;
+  };
+  EXPECT_LE(worst(CUDA_R_16BF, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE), 0x1p-8);
+  EXPECT_LE(worst(CUDA_R_32F, CUBLASLT_REDUCTION_SCHEME_MASK), 0x1p-20);
+  EXPECT_GT(worst(CUDA_R_16BF, CUBLASLT_REDUCTION_SCHEME_MASK), 1.2 * 0x1p-8);
+  EXPECT_GT(worst(CUDA_R_16BF, CUBLASLT_REDUCTION_SCHEME_INPLACE), 1.2 * 0x1p-8);
+}
+
+TEST_F(FakeCublasLt, ABiasIsAlignedToSixteenBytes) {
+  Describe(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+  Matrix a(CUDA_R_32F, 8, 8, false, 0, 1);
+  Matrix b(CUDA_R_32F, 8, 8, false, 0, 2);
+  Matrix d(CUDA_R_32F, 8, 8, false, 0, 3);
+  Matrix bias(CUDA_R_32F, 16, 1, false, 0, 4);
+  PreferAlignment(16);
+  for (const int offset : {0, 16, 4}) {
+    Describe(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.device + offset));
+    ASSERT_EQ(Choose(a, b, d), CUBLAS_STATUS_SUCCESS);
+    Multiply(a, b, d, 0);
+    EXPECT_EQ(cudaStreamSynchronize(nullptr), offset == 4 ? cudaErrorMisalignedAddress : cudaSuccess);
+  }
 }
 
 TEST_F(FakeCublasLt, FailsAsTold) {

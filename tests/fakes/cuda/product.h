@@ -34,6 +34,7 @@ struct ProductArgs {
   bool transpose_b = false;
   int epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;  // of D's type; [rows of D]
+  bool rounds_parts = false;   // sums of k in two parts, each rounded to D's type
   const void* a = nullptr;
   const void* b = nullptr;
   const void* c = nullptr;
