@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "engine/device/cuda/host_ranges.h"
 #include "engine/device/types.h"
 
 namespace spillway::device::cuda {
@@ -19,14 +20,20 @@ class BatchCopies {
  public:
   enum class Direction { kIn, kOut };
 
-  // Batches are for page-locked memory: where `page_locked` does not say that all of it is, copies go one by
-  // one.
-  cudaError_t Enqueue(absl::Span<const CopyRun> runs, bool page_locked, Direction direction,
-                      cudaStream_t stream);
+  // Copies are cut where registrations end that `ranges` (or null) knows of. It must outlive this.
+  explicit BatchCopies(const HostRanges* ranges) : ranges_(ranges) {}
+
+  // Batches are for memory at whose own addresses the device reaches it: where `batched` does not say that
+  // all of it is so, copies go one by one.
+  cudaError_t Enqueue(absl::Span<const CopyRun> runs, bool batched, Direction direction, cudaStream_t stream);
 
  private:
   void Append(const CopyRun& run, Direction direction);
+  int64_t BytesAtOnce(const void* host, int64_t size_bytes) const {
+    return ranges_ == nullptr ? size_bytes : ranges_->BytesAtOnce(host, size_bytes);
+  }
 
+  const HostRanges* const ranges_;
   std::vector<void*> destinations_;
   std::vector<const void*> sources_;
   std::vector<size_t> sizes_bytes_;

@@ -37,7 +37,7 @@ constexpr int64_t kSmallCopyBytes = 8 * kCopySlotBytes;
 class CudaDevice final : public Device {
  public:
   // Takes what the device needs for itself.
-  static absl::StatusOr<std::unique_ptr<CudaDevice>> Create(DeviceInfo info, int32_t processors,
+  static absl::StatusOr<std::unique_ptr<CudaDevice>> Create(DeviceInfo info, const Gpu& gpu,
                                                             const CudaDeviceOptions& options);
   ~CudaDevice() override;
 
@@ -71,9 +71,7 @@ class CudaDevice final : public Device {
 
   void CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) override;
   void CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) override;
-  void CopyWithin(StreamId stream, DevicePtr destination, DevicePtr source, int64_t size_bytes) override {
-    Copy(stream, At<void>(destination), At<const void>(source), size_bytes, cudaMemcpyDeviceToDevice);
-  }
+  void CopyWithin(StreamId stream, DevicePtr destination, DevicePtr source, int64_t size_bytes) override;
   void CopyInBatch(StreamId stream, absl::Span<const CopyRun> runs) override {
     CopyBatch(stream, runs, BatchCopies::Direction::kIn);
   }
@@ -113,11 +111,13 @@ class CudaDevice final : public Device {
     bool recorded;
   };
 
-  CudaDevice(DeviceInfo info, int32_t processors, int64_t scratch_bytes)
+  CudaDevice(DeviceInfo info, const Gpu& gpu, const CudaDeviceOptions& options)
       : info_(std::move(info)),
-        processors_(processors),
-        scratch_bytes_(scratch_bytes),
-        memory_(info_.memory_bytes) {}
+        processors_(gpu.processors),
+        reaches_host_addresses_(gpu.reaches_host_addresses),
+        scratch_bytes_(options.scratch_bytes),
+        memory_(info_.memory_bytes),
+        host_ranges_(options.registered_at_once_bytes) {}
 
   cudaStream_t StreamOf(StreamId stream) const {
     const size_t index = static_cast<size_t>(stream);
@@ -129,15 +129,11 @@ class CudaDevice final : public Device {
     SPILLWAY_CHECK_MSG(index < events_.size(), "no such event");
     return events_[index];
   }
-  void Copy(StreamId stream, void* destination, const void* source, int64_t size_bytes, cudaMemcpyKind kind);
   void CopySmall(cudaStream_t stream, DevicePtr destination, const uint8_t* source, int64_t size_bytes);
   void CopyBatch(StreamId stream, absl::Span<const CopyRun> runs, BatchCopies::Direction direction);
   // Copies of memory that is not page-locked are staged from now on, if they can be. `cause`: it was to be
   // locked, and why it is not; returned with what that means.
   absl::Status StageCopies(const absl::Status& cause);
-  bool IsStaged(const void* host, int64_t size_bytes) const {
-    return staged_copies_ != nullptr && !host_ranges_.Contains(host, size_bytes);
-  }
   // Whether there was an error: then who asked may give up the host's memory.
   bool Failed() {
     if (error_.failed() && staged_copies_ != nullptr) staged_copies_->Stop();
@@ -149,13 +145,14 @@ class CudaDevice final : public Device {
 
   const DeviceInfo info_;
   const int32_t processors_;
+  const bool reaches_host_addresses_;
   const int64_t scratch_bytes_;
   StickyError error_;
   DeviceMemory memory_;
   HostRanges host_ranges_;
   std::vector<cudaStream_t> streams_;
   std::vector<Event> events_;
-  BatchCopies batch_copies_;
+  BatchCopies batch_copies_{&host_ranges_};
   std::unique_ptr<StagedCopies> staged_copies_;  // null: all memory that was to be page-locked is
   std::vector<CopyRun> locked_runs_;             // of a batch of which others are staged
   std::vector<CopyRun> staged_runs_;
@@ -167,9 +164,9 @@ class CudaDevice final : public Device {
   std::unique_ptr<SampleBatches> samples_;
 };
 
-absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(DeviceInfo info, int32_t processors,
+absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(DeviceInfo info, const Gpu& gpu,
                                                                const CudaDeviceOptions& options) {
-  std::unique_ptr<CudaDevice> device(new CudaDevice(std::move(info), processors, options.scratch_bytes));
+  std::unique_ptr<CudaDevice> device(new CudaDevice(std::move(info), gpu, options));
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(
       cudaMalloc(&device->scratch_, static_cast<size_t>(options.scratch_bytes)), "allocating scratch"));
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(
@@ -256,12 +253,13 @@ int64_t CudaDevice::ElapsedNs(EventId begin, EventId end) {
   return std::llround(static_cast<double>(ms) * 1e6);
 }
 
-void CudaDevice::Copy(StreamId stream, void* destination, const void* source, int64_t size_bytes,
-                      cudaMemcpyKind kind) {
+void CudaDevice::CopyWithin(StreamId stream, DevicePtr destination, DevicePtr source, int64_t size_bytes) {
   SPILLWAY_CHECK(size_bytes >= 0);
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed() || size_bytes == 0) return;
-  error_.Check(cudaMemcpyAsync(destination, source, static_cast<size_t>(size_bytes), kind, on), "copying");
+  error_.Check(cudaMemcpyAsync(At<void>(destination), At<const void>(source), static_cast<size_t>(size_bytes),
+                               cudaMemcpyDeviceToDevice, on),
+               "copying");
 }
 
 absl::Status CudaDevice::StageCopies(const absl::Status& cause) {
@@ -282,20 +280,13 @@ absl::Status CudaDevice::StageCopies(const absl::Status& cause) {
 }
 
 void CudaDevice::CopyOut(StreamId stream, void* destination, DevicePtr source, int64_t size_bytes) {
-  if (IsStaged(destination, size_bytes)) {
-    CopyBatch(stream, {{source, destination, size_bytes}}, BatchCopies::Direction::kOut);
-  } else {
-    Copy(stream, destination, At<const void>(source), size_bytes, cudaMemcpyDeviceToHost);
-  }
+  SPILLWAY_CHECK(size_bytes >= 0);
+  CopyBatch(stream, {{source, destination, size_bytes}}, BatchCopies::Direction::kOut);
 }
 
 void CudaDevice::CopyIn(StreamId stream, DevicePtr destination, const void* source, int64_t size_bytes) {
-  if (size_bytes > kSmallCopyBytes && IsStaged(source, size_bytes)) {
-    CopyBatch(stream, {{destination, const_cast<void*>(source), size_bytes}}, BatchCopies::Direction::kIn);
-    return;
-  }
   if (size_bytes > kSmallCopyBytes) {
-    Copy(stream, At<void>(destination), source, size_bytes, cudaMemcpyHostToDevice);
+    CopyBatch(stream, {{destination, const_cast<void*>(source), size_bytes}}, BatchCopies::Direction::kIn);
     return;
   }
   SPILLWAY_CHECK(size_bytes >= 0);
@@ -333,7 +324,8 @@ void CudaDevice::CopyBatch(StreamId stream, absl::Span<const CopyRun> runs,
     runs = locked_runs_;
     page_locked = true;
   }
-  error_.Check(batch_copies_.Enqueue(runs, page_locked, direction, on), "copying a batch");
+  error_.Check(batch_copies_.Enqueue(runs, page_locked && reaches_host_addresses_, direction, on),
+               "copying a batch");
 }
 
 void CudaDevice::Fill(StreamId stream, DevicePtr destination, uint8_t value, int64_t size_bytes) {
@@ -428,7 +420,8 @@ absl::Status CudaDevice::WarmUp(absl::Span<const PackedMatrix> weights, absl::Sp
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions& options) {
-  if (options.memory_bytes < 0 || options.scratch_bytes <= 0 || options.workspace_bytes <= 0) {
+  if (options.memory_bytes < 0 || options.scratch_bytes <= 0 || options.workspace_bytes <= 0 ||
+      options.registered_at_once_bytes <= 0) {
     return absl::InvalidArgumentError("the CUDA device's memory, scratch and workspace cannot be negative");
   }
   SPILLWAY_ASSIGN_OR_RETURN(const Gpu gpu, FindGpu(options.pci_devices));
@@ -443,7 +436,7 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions
   SPILLWAY_ASSIGN_OR_RETURN(
       info.memory_bytes, UsableBytes(options.memory_bytes, options.scratch_bytes + options.workspace_bytes));
   SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
-                            CudaDevice::Create(std::move(info), gpu.processors, options));
+                            CudaDevice::Create(std::move(info), gpu, options));
   return device;
 }
 

@@ -26,6 +26,7 @@ struct CudaDeviceOptions {
   // Of the device's own, beside the budget.
   int64_t scratch_bytes = 64 * kMiB;
   int64_t workspace_bytes = 32 * kMiB;               // cuBLASLt's
+  int64_t registered_at_once_bytes = 64 * kGiB;      // of host memory, at most
   std::string pci_devices = "/sys/bus/pci/devices";  // where the machine describes them
 };
 

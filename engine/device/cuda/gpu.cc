@@ -38,6 +38,7 @@ absl::StatusOr<Gpu> FindGpu(absl::string_view pci_devices) {
   gpu.name = properties.name;
   gpu.isa = absl::StrCat("sm_", properties.major, properties.minor);
   gpu.processors = properties.multiProcessorCount;
+  gpu.reaches_host_addresses = properties.canUseHostPointerForRegisteredMem != 0;
   if (properties.major < kMajorMin) {
     return absl::FailedPreconditionError(absl::StrCat(
         gpu.name, " has compute capability ", properties.major, ".", properties.minor, "; Spillway needs ",

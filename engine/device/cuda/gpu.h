@@ -17,6 +17,9 @@ struct Gpu {
   std::string link;        // "PCIe 5.0 x16"; empty where the machine does not say
   int32_t numa_node = -1;  // that the link leads to; -1 where the machine does not say
   int32_t processors = 1;  // multiprocessors
+  // The device reaches registered host memory at the host's own addresses. Not so where the GPU is lent by
+  // Windows (WSL 2): what takes such addresses as they are, a batch of copies, fails there.
+  bool reaches_host_addresses = true;
 };
 
 // Makes it current. FailedPrecondition where none can be used, naming why: no driver, one that is too old, no

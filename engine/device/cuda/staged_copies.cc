@@ -166,18 +166,18 @@ absl::Status StagedCopies::EnqueueIn(Piece& piece, Slot& slot, cudaStream_t stre
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(cudaLaunchHostFunc(beside, &Move, &piece), "staging a copy"));
   SPILLWAY_RETURN_IF_ERROR(Record(piece.moved, beside));
   SPILLWAY_RETURN_IF_ERROR(Await(stream, piece.moved));
-  SPILLWAY_RETURN_IF_ERROR(CudaStatus(
-      device_copies_.Enqueue(slot_runs_, /*page_locked=*/true, BatchCopies::Direction::kIn, stream),
-      "copying in"));
+  SPILLWAY_RETURN_IF_ERROR(
+      CudaStatus(device_copies_.Enqueue(slot_runs_, /*batched=*/true, BatchCopies::Direction::kIn, stream),
+                 "copying in"));
   slot.used = true;
   return Record(slot.free, stream);
 }
 
 absl::Status StagedCopies::EnqueueOut(Piece& piece, Slot& slot, cudaStream_t stream, cudaStream_t beside) {
   if (slot.used) SPILLWAY_RETURN_IF_ERROR(Await(stream, slot.free));
-  SPILLWAY_RETURN_IF_ERROR(CudaStatus(
-      device_copies_.Enqueue(slot_runs_, /*page_locked=*/true, BatchCopies::Direction::kOut, stream),
-      "copying out"));
+  SPILLWAY_RETURN_IF_ERROR(
+      CudaStatus(device_copies_.Enqueue(slot_runs_, /*batched=*/true, BatchCopies::Direction::kOut, stream),
+                 "copying out"));
   SPILLWAY_RETURN_IF_ERROR(Order(stream, beside));
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(cudaLaunchHostFunc(beside, &Move, &piece), "staging a copy"));
   SPILLWAY_RETURN_IF_ERROR(Record(piece.moved, beside));

@@ -97,7 +97,7 @@ class StagedCopies {
   size_t next_piece_ = 0;  // the one that was enqueued first, or was never
   std::vector<std::pair<cudaStream_t, cudaStream_t>> beside_;
   cudaEvent_t order_ = nullptr;
-  BatchCopies device_copies_;
+  BatchCopies device_copies_{nullptr};
   std::vector<CopyRun> slot_runs_;  // of the piece that is made: between its slot and the device
 
   std::atomic<bool> stopped_{false};

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -215,6 +216,83 @@ TEST_F(CudaStartTest, TheDeviceSaysItsLinkAndTheNodeThatItLeadsTo) {
   }
   std::filesystem::remove_all(options.pci_devices);
   EXPECT_EQ(CreateCudaDevice(options).value()->info().numa_node, -1);
+}
+
+// --- Host memory.
+
+// Copies whole, by runs that end anywhere and cannot be merged, and by runs that can; all must come back as
+// they went.
+void CopyThereAndBack(Device& device, uint8_t* from, uint8_t* to, int64_t size_bytes) {
+  const StreamId stream = device.CreateStream("test");
+  const EventId done = device.CreateEvent();
+  const DevicePtr memory = device.Allocate(size_bytes, "copies").value();
+  for (const int64_t run_bytes : {size_bytes, int64_t{100000}, int64_t{4096}}) {
+    std::vector<CopyRun> in, out;
+    for (int64_t first = 0; first < size_bytes; first += run_bytes) {
+      const int64_t bytes = std::min(run_bytes, size_bytes - first);
+      in.push_back({memory + first, from + first, bytes});
+      out.push_back({memory + first, to + first, bytes});
+    }
+    if (run_bytes == 100000) std::reverse(in.begin(), in.end());
+    for (int64_t i = 0; i < size_bytes; ++i) from[i] = static_cast<uint8_t>(i / 97 + run_bytes);
+    device.CopyInBatch(stream, in);
+    device.CopyOutBatch(stream, out);
+    device.Record(done, stream);
+    ASSERT_TRUE(device.Synchronize(done).ok()) << device.status();
+    EXPECT_TRUE(std::equal(from, from + size_bytes, to)) << "by " << run_bytes;
+    std::fill_n(to, size_bytes, uint8_t{0});
+  }
+  device.CopyIn(stream, memory, from, size_bytes);
+  device.CopyOut(stream, to, memory, size_bytes);
+  device.Record(done, stream);
+  ASSERT_TRUE(device.Synchronize(done).ok()) << device.status();
+  EXPECT_TRUE(std::equal(from, from + size_bytes, to));
+  device.Free(memory);
+}
+
+TEST_F(CudaStartTest, LongHostMemoryIsRegisteredPieceByPieceAndCopiedAsOne) {
+  constexpr int64_t kBytes = 3 * kMiB + 4096;
+  machine_.registrable_at_once_bytes = kMiB;
+  ResetMachine(machine_);
+  CudaDeviceOptions options = Small();
+  options.registered_at_once_bytes = kMiB;
+  const auto device = CreateCudaDevice(options).value();
+  const int64_t before_bytes = fakes::cuda::Counts().pinned_bytes;
+  // Neighbours, registered one after the other.
+  std::vector<uint8_t> host(2 * kBytes);
+  ASSERT_TRUE(device->RegisterHost(host.data(), kBytes).ok());
+  ASSERT_TRUE(device->RegisterHost(host.data() + kBytes, kBytes).ok());
+  EXPECT_EQ(fakes::cuda::Counts().pinned_bytes - before_bytes, 2 * kBytes);
+  CopyThereAndBack(*device, host.data(), host.data() + kBytes, kBytes);
+  EXPECT_EQ(fakes::cuda::Counts().pageable_copies, 0);
+  EXPECT_GT(fakes::cuda::Counts().batches, 0);
+  device->UnregisterHost(host.data());
+  device->UnregisterHost(host.data() + kBytes);
+  EXPECT_EQ(fakes::cuda::Counts().pinned_bytes, before_bytes);
+}
+
+TEST_F(CudaStartTest, HostMemoryOfWhichAPieceIsRefusedIsNotRegisteredAtAll) {
+  machine_.registrable_bytes = 2 * kMiB;
+  ResetMachine(machine_);
+  CudaDeviceOptions options = Small();
+  options.registered_at_once_bytes = kMiB;
+  const auto device = CreateCudaDevice(options).value();
+  std::vector<uint8_t> host(3 * kMiB), other(2 * kMiB);
+  EXPECT_THAT(std::string(device->RegisterHost(host.data(), 3 * kMiB).message()), HasSubstr("3.0 MiB"));
+  EXPECT_TRUE(device->RegisterHost(other.data(), 2 * kMiB).ok()) << "nothing is left of it";
+  device->UnregisterHost(other.data());
+}
+
+TEST_F(CudaStartTest, RegisteredMemoryIsNotCopiedByBatchesWhereTheDeviceReachesItElsewhere) {
+  constexpr int64_t kBytes = kMiB;
+  machine_.host_addresses_differ = true;
+  ResetMachine(machine_);
+  const auto device = CreateCudaDevice(Small()).value();
+  std::vector<uint8_t> host(2 * kBytes);
+  ASSERT_TRUE(device->RegisterHost(host.data(), 2 * kBytes).ok());
+  CopyThereAndBack(*device, host.data(), host.data() + kBytes, kBytes);
+  EXPECT_EQ(fakes::cuda::Counts().batches, 0);
+  device->UnregisterHost(host.data());
 }
 
 // --- Products.

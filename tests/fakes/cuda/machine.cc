@@ -206,7 +206,8 @@ cudaError_t Machine::Pin(void* pointer, size_t size_bytes, bool owned) {
   }
   const auto bytes = static_cast<int64_t>(size_bytes);
   if (counts.pinned_bytes + bytes > options.pinnable_bytes ||
-      (!owned && registered_bytes_ + bytes > options.registrable_bytes)) {
+      (!owned && registered_bytes_ + bytes > options.registrable_bytes) ||
+      (!owned && bytes > options.registrable_at_once_bytes)) {
     return cudaErrorMemoryAllocation;
   }
   if (!owned) registered_bytes_ += bytes;
@@ -214,6 +215,21 @@ cudaError_t Machine::Pin(void* pointer, size_t size_bytes, bool owned) {
   ++counts.allocations;
   counts.pinned_bytes += static_cast<int64_t>(size_bytes);
   return cudaSuccess;
+}
+
+bool Machine::IsPinnedInPart(const void* pointer, size_t size_bytes) const {
+  const auto begin = reinterpret_cast<uintptr_t>(pointer);
+  const auto after = pinned_.lower_bound(begin + size_bytes);
+  if (after == pinned_.begin()) return false;
+  const auto& [other, range] = *std::prev(after);
+  return other + range.size_bytes > begin && !IsPinned(pointer, size_bytes);
+}
+
+bool Machine::IsRegistered(const void* pointer) const {
+  const auto after = pinned_.upper_bound(reinterpret_cast<uintptr_t>(pointer));
+  if (after == pinned_.begin()) return false;
+  const auto& [begin, range] = *std::prev(after);
+  return !range.owned && reinterpret_cast<uintptr_t>(pointer) - begin < range.size_bytes;
 }
 
 cudaError_t Machine::Unpin(void* pointer, bool owned) {

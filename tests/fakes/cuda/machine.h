@@ -35,6 +35,10 @@ struct MachineOptions {
   int64_t memory_used_by_others_bytes = 0;
   int64_t pinnable_bytes = int64_t{1} << 40;     // of host memory, in all
   int64_t registrable_bytes = int64_t{1} << 40;  // of host memory that the runtime did not allocate
+  int64_t registrable_at_once_bytes = (int64_t{1} << 39) - 1;  // as drivers from 580 on
+  // As under WSL 2: the device reaches registered memory elsewhere than the host does, and a batch of copies
+  // takes the host's addresses for its own.
+  bool host_addresses_differ = false;
   // A product's algorithm does the number of columns that it was asked for, and says no to others.
   bool products_refuse_other_shapes = false;
   std::vector<Failure> failures;

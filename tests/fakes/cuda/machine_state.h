@@ -107,6 +107,10 @@ class Machine {
   cudaError_t Unpin(void* pointer, bool owned);
   bool IsDevice(const void* pointer, size_t size_bytes) const { return Holds(device_, pointer, size_bytes); }
   bool IsPinned(const void* pointer, size_t size_bytes) const { return Holds(pinned_, pointer, size_bytes); }
+  // Some of it is, but all of it is not by one registration.
+  bool IsPinnedInPart(const void* pointer, size_t size_bytes) const;
+  // Pinned where it was, not allocated so.
+  bool IsRegistered(const void* pointer) const;
 
   // --- Streams.
   CUstream_st* NewStream();

@@ -123,6 +123,11 @@ cudaError_t EnqueueCopy(Machine& machine, std::vector<CopyPiece> pieces, cudaMem
     if (const std::string wrong = WrongEnds(machine, piece, kind); !wrong.empty()) {
       return machine.Refuse(cudaErrorInvalidValue, wrong);
     }
+    for (const void* end : {static_cast<const void*>(piece.destination), piece.source}) {
+      if (!machine.IsPinnedInPart(end, piece.size_bytes)) continue;
+      return machine.Refuse(cudaErrorInvalidValue,
+                            "a copy of host memory that is registered in part, or piece by piece");
+    }
     if (!IsPageable(machine, piece, kind)) continue;
     pageable = true;
     ++machine.counts.pageable_copies;
@@ -251,7 +256,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     properties->unifiedAddressing = 1;
     properties->memoryBusWidth = 5120;
     properties->l2CacheSize = 1 << 20;
-    properties->canUseHostPointerForRegisteredMem = 1;
+    properties->canUseHostPointerForRegisteredMem = machine.options.host_addresses_differ ? 0 : 1;
     properties->hostRegisterSupported = 1;
     properties->hostNumaId = 0;
     return cudaSuccess;
@@ -492,6 +497,12 @@ cudaError_t cudaMemcpyBatchAsync(void* const* destinations, const void* const* s
                             "copies of one batch write to one place: they have no order");
     }
     ++machine.counts.batches;
+    const CopyPiece& first = pieces.front();
+    const void* const host = kind == cudaMemcpyHostToDevice ? first.source : first.destination;
+    if (machine.options.host_addresses_differ && machine.IsRegistered(host)) {
+      machine.Fail(cudaErrorIllegalAddress, "a batch of copies at addresses that are the host's alone");
+      return cudaSuccess;  // it shows later
+    }
     return EnqueueCopy(machine, std::move(pieces), kind, stream);
   });
 }

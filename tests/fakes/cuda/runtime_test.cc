@@ -344,6 +344,35 @@ TEST(FakeRuntime, BatchesAreRefusedAsCudaDoes) {
       << "two copies to one place";
 }
 
+// As under WSL 2. Memory that the runtime allocated has one address for both.
+TEST(FakeRuntime, BatchesTakeAddressesAsTheyAre) {
+  for (const bool registered : {false, true}) {
+    MachineOptions options;
+    options.host_addresses_differ = true;
+    ResetMachine(options);
+    cudaDeviceProp properties;
+    EXPECT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
+    EXPECT_EQ(properties.canUseHostPointerForRegisteredMem, 0);
+    const cudaStream_t stream = NewStream();
+    std::vector<int> values(8, 3);
+    if (registered) {
+      EXPECT_EQ(cudaHostRegister(values.data(), 32, cudaHostRegisterDefault), cudaSuccess);
+    }
+    const int* host = registered ? values.data() : Pinned(3);
+    int* device = OnDevice(std::vector<int>(8));
+    EXPECT_EQ(cudaMemcpyAsync(device, host, 4, cudaMemcpyHostToDevice, stream), cudaSuccess);
+    void* to[] = {device, device + 4};
+    const void* from[] = {host, host + 4};
+    size_t sizes[] = {4, 4};
+    cudaMemcpyAttributes attributes{};
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    size_t first = 0;
+    EXPECT_EQ(cudaMemcpyBatchAsync(to, from, sizes, 2, &attributes, &first, 1, stream), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(stream), registered ? cudaErrorIllegalAddress : cudaSuccess);
+    ResetMachine({});
+  }
+}
+
 // ------------------------------------------------------------------------------- memory
 
 TEST(FakeRuntime, MemoryIsFinite) {
@@ -376,6 +405,31 @@ TEST(FakeRuntime, MemoryIsFinite) {
   EXPECT_EQ(cudaHostUnregister(host.data() + 1), cudaErrorHostMemoryNotRegistered);
   EXPECT_EQ(cudaHostUnregister(host.data()), cudaSuccess);
   EXPECT_EQ(cudaHostUnregister(host.data()), cudaErrorHostMemoryNotRegistered);
+}
+
+TEST(FakeRuntime, HostMemoryIsRegisteredByPiecesAndCopiedByThem) {
+  MachineOptions options;
+  options.registrable_at_once_bytes = 1000;
+  ResetMachine(options);
+  std::vector<char> host(3000);
+  void* device = nullptr;
+  EXPECT_EQ(cudaMalloc(&device, 3000), cudaSuccess);
+  EXPECT_EQ(cudaHostRegister(host.data(), 1001, cudaHostRegisterDefault), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaHostRegister(host.data(), 1000, cudaHostRegisterDefault), cudaSuccess);
+  EXPECT_EQ(cudaHostRegister(host.data() + 1000, 1000, cudaHostRegisterDefault), cudaSuccess);
+  const auto copy = [&](size_t first, size_t size_bytes) {
+    return cudaMemcpy(device, host.data() + first, size_bytes, cudaMemcpyHostToDevice);
+  };
+  EXPECT_EQ(copy(0, 1000), cudaSuccess);
+  EXPECT_EQ(copy(1000, 1000), cudaSuccess);
+  EXPECT_EQ(copy(2000, 1000), cudaSuccess) << "not registered";
+  EXPECT_EQ(copy(999, 2), cudaErrorInvalidValue) << "two registrations";
+  EXPECT_EQ(copy(1999, 2), cudaErrorInvalidValue) << "registered in part";
+  EXPECT_EQ(copy(0, 3000), cudaErrorInvalidValue) << "registered in part";
+  EXPECT_EQ(cudaHostUnregister(host.data()), cudaSuccess);
+  EXPECT_EQ(copy(999, 2), cudaErrorInvalidValue) << "registered in part";
+  EXPECT_EQ(cudaHostUnregister(host.data() + 1000), cudaSuccess);
+  EXPECT_EQ(copy(0, 3000), cudaSuccess);
 }
 
 TEST(FakeRuntime, CopiesBeyondAnAllocationAreRefused) {
