@@ -81,7 +81,7 @@ absl::Status ReplaceSmallFile(const std::string& path, absl::string_view text) {
       std::rename(beside.c_str(), path.c_str()) == 0) {
     return absl::OkStatus();
   }
-  const absl::Status status = CannotWrite();
+  absl::Status status = CannotWrite();
   unlink(beside.c_str());
   return status;
 }

@@ -370,7 +370,7 @@ void DeviceBench::Sampling() {
       args.logits = logits;
       args.sample = &row;
       args.results = &result;
-      const double seconds = SecondsPerCall([&] {
+      const double seconds = SecondsPerCall([&, &row = row] {
         ++row.position;
         device_->Sample(stream_, args);
       });

@@ -166,7 +166,7 @@ ExitCode RunIdleLatencyScenario(const ServeContext& context) {
     client::SetDeadline(call_context, {-1}, 15'000);
     v1::GetModelResponse response;
     const MonotonicNs begin_ns = Clock::Real().NowNs();
-    const grpc::Status status = stub->GetModel(&call_context, {}, &response);
+    grpc::Status status = stub->GetModel(&call_context, {}, &response);
     if (histogram != nullptr) histogram->Add(Clock::Real().NowNs() - begin_ns);
     return status;
   };

@@ -296,7 +296,7 @@ std::vector<std::shared_ptr<grpc::Channel>> OpenLoadChannels(absl::string_view s
   for (int64_t i = 0; i < connections; ++i) {
     grpc::ChannelArguments arguments = client::DefaultChannelArguments(server);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // else equal channels share a connection
-    channels.push_back(client::OpenChannel(server, access, std::move(arguments)));
+    channels.push_back(client::OpenChannel(server, access, arguments));
   }
   return channels;
 }
@@ -306,7 +306,7 @@ std::shared_ptr<grpc::Channel> OpenSlowChannel(absl::string_view server, const c
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1024);
-  return client::OpenChannel(server, access, std::move(arguments));
+  return client::OpenChannel(server, access, arguments);
 }
 
 }  // namespace spillway::bench

@@ -54,8 +54,8 @@ absl::Status MeasurePool(const SplitMachine& machine, const SplitBenchOptions& o
   const kv::BlockCounts& full = session->filled();
   const kv::FormCounts& forms = full.forms;
   const auto over = [&](kv::Form form) {
-    return static_cast<double>(forms.total_blocks()) /
-           static_cast<double>(full.total_slots / machine.geometry().block_slots(form));
+    const int64_t blocks = full.total_slots / machine.geometry().block_slots(form);  // whole ones
+    return static_cast<double>(forms.total_blocks()) / static_cast<double>(blocks);
   };
   const double over_kv = over(kv::Form::kKv), over_both = over(kv::Form::kBoth);
   const std::string& model = machine.options().model.name;

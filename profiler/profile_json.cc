@@ -107,7 +107,7 @@ absl::StatusOr<MachineProfile> ProfileFromJson(absl::string_view text) {
 }
 
 absl::Status SaveProfile(const MachineProfile& profile, const std::string& path) {
-  const absl::Status status = ReplaceSmallFile(path, ProfileToJson(profile));
+  absl::Status status = ReplaceSmallFile(path, ProfileToJson(profile));
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(path, " ", status.message()));
 }

@@ -168,7 +168,7 @@ void CarryTables::TakeAhead() {
     const bool is_x = ahead.form == kv::Form::kX;
     const int64_t n_form = is_x ? x_blocks_ : kv_blocks_;
     const int64_t left = n_form - AheadOf(ahead.form) - ahead.n_blocks;
-    if (left < 0) continue;
+    if (n_form == 0 || left < 0) continue;
     // Small pieces, left from when there was less, would stay for good.
     const int64_t even = n_form / PiecesOf(n_form, ChunkBlocks(ahead.form));
     if (4 * ahead.n_blocks < 3 * even) continue;
