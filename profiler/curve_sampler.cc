@@ -14,6 +14,7 @@ namespace {
 // Runs are timed together until they take so long: an event costs microseconds, and clocks have their grain.
 constexpr double kTogetherSeconds = 1e-3;
 constexpr double kRunsTogetherMax = 32;
+constexpr double kColdSeconds = 0.1;  // a run that takes longer is not short, however cold
 constexpr size_t kRepeatsMin = 5;
 constexpr size_t kRepeatsMax = 15;
 constexpr double kAgreed = 0.01;  // spread at which no more repeats are needed
@@ -21,7 +22,12 @@ constexpr double kAgreed = 0.01;  // spread at which no more repeats are needed
 }  // namespace
 
 absl::StatusOr<double> CurveSampler::SampleOne(double units, MonotonicNs until_ns, TimeRuns time) const {
-  SPILLWAY_ASSIGN_OR_RETURN(const double warm_s, time(units, 1));
+  SPILLWAY_ASSIGN_OR_RETURN(double warm_s, time(units, 1));
+  // The first run loads kernels and chooses algorithms, so it does not say how many runs fill the time: one
+  // alone would also be charged for the way from the host to the device.
+  if (warm_s < kColdSeconds) {
+    SPILLWAY_ASSIGN_OR_RETURN(warm_s, time(units, 1));
+  }
   const int together = static_cast<int>(
       warm_s > 0 ? std::clamp(kTogetherSeconds / warm_s, 1.0, kRunsTogetherMax) : kRunsTogetherMax);
   std::vector<double> seconds;

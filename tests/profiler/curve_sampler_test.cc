@@ -29,6 +29,21 @@ TEST(CurveSampler, ShortWorkIsTimedTogether) {
   EXPECT_NEAR((*samples)[1].seconds, 2e-4, 1e-12);
 }
 
+TEST(CurveSampler, AFirstRunThatPreparesSaysNotHowManyRunAtOnce) {
+  ManualClock clock;
+  int most = 0;
+  int runs = 0;
+  const auto seconds = CurveSampler(clock).SampleOne(1, kNsPerSecond, [&](double, int n) {
+    most = std::max(most, n);
+    const double taken_s = 1e-4 * n + (runs++ == 0 ? 0.05 : 0);
+    clock.AdvanceNs(static_cast<int64_t>(taken_s * 1e9));
+    return absl::StatusOr<double>(taken_s);
+  });
+  ASSERT_TRUE(seconds.ok());
+  EXPECT_EQ(most, 10);
+  EXPECT_NEAR(*seconds, 1e-4, 1e-12);
+}
+
 TEST(CurveSampler, SizesThatDoNotFitTheTimeAreLeftOutButForTwo) {
   ManualClock clock;
   const auto slow = [&](double units, int n) {
