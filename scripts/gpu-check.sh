@@ -41,7 +41,7 @@ bin=bin
 # The bundle's libraries and CUDA's, for the bundle's programs alone: Python and CUDA's tools bring their own.
 libraries=$SPILLWAY_ROOT/lib
 cuda_folders() {
-  ldconfig -p 2> /dev/null | awk '/lib(cublasLt|cudart)\.so\.13 / { print $NF }' | xargs -r -n 1 dirname
+  ldconfig -p 2> /dev/null | awk '/lib(cublasLt|cudart)\.so\.13 / { print $NF }' | xargs -r -n 1 dirname 2> /dev/null
   printf '%s\n' /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib
   python3 -c 'import glob, nvidia; [print(f) for p in nvidia.__path__ for f in glob.glob(p + "/*/lib")]' 2> /dev/null
 }
@@ -71,7 +71,7 @@ run() {
   fi
   step "$name (at most $limit_s s)"
   begin=$SECONDS
-  timeout "$limit_s" "$@" > "$out/$name.log" 2>&1
+  timeout -k 5 "$limit_s" "$@" > "$out/$name.log" 2>&1
   rc=$?
   took_s=$((SECONDS - begin))
   ((rc == 0)) || failed=1
@@ -93,7 +93,7 @@ finish() {
 }
 
 # The tests' main says which GPU there is, or why there is none.
-gpu=$("${ours[@]}" "$bin/device_gpu_test" --gtest_filter=-* 2>&1)
+gpu=$(timeout -k 5 60 "${ours[@]}" "$bin/device_gpu_test" --gtest_filter=-* 2>&1)
 rc=$?
 gpu=$(grep -aE '^(on |SKIPPED: )' <<< "$gpu" | head -n 1 || printf '%s' "$gpu" | tail -n 1)
 if ((rc != 0)); then

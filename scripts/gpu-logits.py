@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 VOCABULARY = 4096
 PROMPTS = 2
 TOKENS = 192  # more than one block, and the rows of more than one tile
+# What from_pretrained calls it: before 4.56, `dtype` was handed on to the model, which does not know it.
+DTYPE = "dtype" if tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56) else "torch_dtype"
 
 
 def random_model():
@@ -58,7 +60,7 @@ def main():
     ids = np.random.default_rng(7).integers(0, VOCABULARY, (PROMPTS, TOKENS))
     for dtype, file in ((torch.float32, "logits"), (torch.bfloat16, "logits.bf16")):
         # Read again: converting a model in place would round the frequencies of its rotations, too.
-        model = transformers.AutoModelForCausalLM.from_pretrained(args.folder, dtype=dtype).to(args.device).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(args.folder, **{DTYPE: dtype}).to(args.device).eval()
         with torch.no_grad():
             logits = model(torch.from_numpy(ids).to(args.device)).logits.float().cpu().numpy()
         with open(args.folder / file, "wb") as out:
