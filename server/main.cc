@@ -29,7 +29,13 @@ extern char** environ;
 namespace spillway::server {
 namespace {
 
-bool HasNvidiaGpu() { return access("/dev/nvidia0", F_OK) == 0 || access("/proc/driver/nvidia", F_OK) == 0; }
+// Under WSL 2 there is only the driver's library, which Windows lends.
+bool HasNvidiaGpu() {
+  for (const char* path : {"/dev/nvidia0", "/proc/driver/nvidia", "/usr/lib/wsl/lib/libcuda.so.1"}) {
+    if (access(path, F_OK) == 0) return true;
+  }
+  return false;
+}
 
 absl::StatusOr<std::unique_ptr<device::Device>> CreateCpuDevice(const Settings& settings) {
   if (settings.weights == "packed") {

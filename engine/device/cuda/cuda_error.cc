@@ -18,6 +18,19 @@ absl::string_view RemedyOf(cudaError_t error) {
     case cudaErrorInsufficientDriver:
     case cudaErrorSystemDriverMismatch:
       return "install a newer NVIDIA driver, or use --device=cpu";
+    case cudaErrorStubLibrary:
+      return "the library of the toolkit was found in place of the driver's: take folders named stubs out of "
+             "LD_LIBRARY_PATH";
+    case cudaErrorCompatNotSupportedOnDevice:
+      return "a libcuda for forward compatibility (cuda-compat) is in the way, which this GPU does not take: "
+             "remove it or install a newer NVIDIA driver, or use --device=cpu";
+    case cudaErrorSystemNotReady:
+      return "where GPUs are joined by NVSwitches, nvidia-fabricmanager of the driver's very version must "
+             "run "
+             "(systemctl status nvidia-fabricmanager); else see whether nvidia-smi works";
+    case cudaErrorMpsConnectionFailed:
+    case cudaErrorMpsServerNotReady:
+      return "see whether nvidia-cuda-mps-control runs, or unset CUDA_MPS_PIPE_DIRECTORY";
     case cudaErrorNoDevice:
       return "see whether nvidia-smi lists a GPU and CUDA_VISIBLE_DEVICES names it; a container must be "
              "given "
@@ -46,6 +59,11 @@ absl::StatusCode CodeOf(cudaError_t error) {
       return absl::StatusCode::kResourceExhausted;
     case cudaErrorInsufficientDriver:
     case cudaErrorSystemDriverMismatch:
+    case cudaErrorStubLibrary:
+    case cudaErrorCompatNotSupportedOnDevice:
+    case cudaErrorSystemNotReady:
+    case cudaErrorMpsConnectionFailed:
+    case cudaErrorMpsServerNotReady:
     case cudaErrorNoDevice:
     case cudaErrorDevicesUnavailable:
     case cudaErrorNoKernelImageForDevice:

@@ -102,6 +102,26 @@ TEST_F(CudaStartTest, GpuThatTheBuildHasNoKernelsForIsNamed) {
               AllOf(HasSubstr("sm_90"), HasSubstr("SPILLWAY_CUDA_ARCHITECTURES")));
 }
 
+TEST_F(CudaStartTest, AMachineThatIsNotReadyIsToldWhatToDo) {
+  const std::pair<cudaError_t, const char*> cases[] = {
+      {cudaErrorStubLibrary, "stubs"},
+      {cudaErrorSystemNotReady, "nvidia-fabricmanager"},
+      {cudaErrorCompatNotSupportedOnDevice, "cuda-compat"},
+      {cudaErrorMpsConnectionFailed, "nvidia-cuda-mps-control"},
+      {cudaErrorMpsServerNotReady, "nvidia-cuda-mps-control"},
+      {cudaErrorDevicesUnavailable, "compute mode"},
+  };
+  for (const char* call : {"cudaGetDeviceCount", "cudaSetDevice"}) {
+    for (const auto& [error, remedy] : cases) {
+      ResetMachine({});
+      FailCall(call, 1, error);
+      const absl::Status status = CreateCudaDevice(Small()).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << call << " " << error;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(remedy)) << call;
+    }
+  }
+}
+
 TEST_F(CudaStartTest, MoreMemoryThanIsFreeIsRefusedWithWhatIs) {
   machine_.memory_bytes = kGiB;
   machine_.memory_used_by_others_bytes = 600 * kMiB;
