@@ -46,7 +46,8 @@ for file in "${programs[@]/#/$bin/}" "$module"; do
 done
 if [[ -r ${SPILLWAY_GPU_SPIKE:-} ]]; then
   nvcc=$(command -v nvcc || printf '%s/bin/nvcc' "${CUDA_PATH:-/usr/local/cuda}")
-  "$nvcc" -O3 -std=c++17 -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a \
+  # With PTX, so that it runs on GPUs of later kinds too.
+  "$nvcc" -O3 -std=c++17 '-gencode=arch=compute_80,code=[sm_80,compute_80]' -gencode=arch=compute_90a,code=sm_90a \
     -Xcompiler=-mavx2,-pthread "$SPILLWAY_GPU_SPIKE" -o "$root/bin/gpu_spike" -lcublasLt
 else
   warn "no gpu_spike: SPILLWAY_GPU_SPIKE names no source"
