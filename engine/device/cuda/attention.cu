@@ -272,6 +272,12 @@ __global__ void NarrowAttentionKernel(PartialAttentionArgs args, SplitResults re
   });
 }
 
+constexpr int kSplitsMax = kWarpThreads;  // a lane weighs one
+
+struct MergeShared {
+  float weights[kWarps][kSplitsMax];
+};
+
 // grid: [narrow tasks, KV heads]; a warp takes every kWarps-th query.
 __global__ void MergeSplitsKernel(PartialAttentionArgs args, SplitResults results, bool aligned) {
   const int index = static_cast<int>(blockIdx.x);
@@ -279,27 +285,32 @@ __global__ void MergeSplitsKernel(PartialAttentionArgs args, SplitResults result
   const AttentionTask task = NarrowTask(args, index);
   const int live = LiveSplits(task, results.splits);
   const int d8 = PaddedHead(args);
-  for (int query = static_cast<int>(threadIdx.x) / kWarpThreads; query < task.n_queries; query += kWarps) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  float* weights = SharedAs<MergeShared>().weights[warp];
+  for (int query = warp; query < task.n_queries; query += kWarps) {
     const int64_t first = IndexOf(args, results, {index, kv_head, 0, query});
-    float top = -INFINITY;
-    for (int split = 0; split < live; ++split) {
-      top = fmaxf(top, results.max[first + split * kNarrowQueries]);
-    }
-    float sum = 0;
-    for (int split = 0; split < live; ++split) {
-      const int64_t at = first + split * kNarrowQueries;
-      sum += results.sum[at] * WeightOf(results.max[at], top);
-    }
+    // What all splits say of the query is read at once, not one after the other: each reading takes as long
+    // as a split's keys.
+    const int64_t own = first + int64_t{lane} * kNarrowQueries;
+    const float max = lane < live ? results.max[own] : -INFINITY;
+    const float own_sum = lane < live ? results.sum[own] : 0.0F;
+    const float top = WarpReduce(max, Maximum());
+    const float weight = WeightOf(max, top);
+    const float sum = WarpReduce(own_sum * weight, Sum());
+    __syncwarp();  // the query before has been read
+    weights[lane] = weight;
+    __syncwarp();
     DeliverQuery(args, task, kv_head, query, top, sum, aligned, [&](int from, float(&x)[kVectorElements]) {
 #pragma unroll
       for (int j = 0; j < kVectorElements; ++j) x[j] = 0;
+#pragma unroll 8
       for (int split = 0; split < live; ++split) {
         const int64_t at = first + split * kNarrowQueries;
-        const float weight = WeightOf(results.max[at], top);
         float part[kVectorElements];
         LoadEight(results.acc + at * d8 + from, kVectorElements, true, part);
 #pragma unroll
-        for (int j = 0; j < kVectorElements; ++j) x[j] = fmaf(part[j], weight, x[j]);
+        for (int j = 0; j < kVectorElements; ++j) x[j] = fmaf(part[j], weights[split], x[j]);
       }
     });
   }
@@ -364,7 +375,6 @@ cudaError_t LaunchWide(DType type, const PartialAttentionArgs& args, bool aligne
 
 // Enough blocks to fill the device a few times over, as far as there is room for their results.
 SplitResults PlanSplits(const PartialAttentionArgs& args, const AttentionScratch& scratch) {
-  constexpr int64_t kSplitsMax = 32;
   constexpr int64_t kBlocksOfProcessor = 6;
   const dim3 grid = NarrowGrid(args, 1);
   const int64_t tasks = int64_t{grid.x} * grid.y;
@@ -372,7 +382,7 @@ SplitResults PlanSplits(const PartialAttentionArgs& args, const AttentionScratch
   const int64_t d8 = CeilDivide(args.d_head, kVectorElements) * kVectorElements;
   const int64_t room = scratch.size_bytes / (queries * (d8 + 2) * int64_t{sizeof(float)});
   const int64_t wanted = CeilDivide(kBlocksOfProcessor * scratch.processors, tasks);
-  const int64_t splits = std::max<int64_t>(std::min({wanted, room, kSplitsMax}), 1);
+  const int64_t splits = std::max<int64_t>(std::min({wanted, room, int64_t{kSplitsMax}}), 1);
   SplitResults results;
   results.splits = static_cast<int>(splits);
   results.acc = scratch.memory;
@@ -395,6 +405,7 @@ cudaError_t LaunchPartialAttention(DType type, const PartialAttentionArgs& args,
     LaunchShape shape;
     shape.grid = NarrowGrid(args, 1);
     shape.block = dim3(kThreads);
+    shape.shared_bytes = sizeof(MergeShared);
     launched = Launch(MergeSplitsKernel, shape, stream, args, results, aligned);
   }
   // Where every sequence has one row there is nothing wide.
