@@ -23,6 +23,8 @@ namespace {
 constexpr int kTokensOfThread = 64;
 constexpr int kThreadsMax = 512;
 constexpr int kDigits = 256;
+// Logits that a thread reads before it looks at the first: one block must keep enough of them under way.
+constexpr int kLogitsAtOnce = 8;
 
 using Measure = unsigned long long;
 constexpr float kWholeWeight = 4398046511104.0F;  // 2^42
@@ -59,6 +61,9 @@ struct Summary {
 struct SampleShared {
   alignas(8) uint32_t task[sizeof(SampleTask) / 4];
   Measure histogram[kDigits];
+  // Each warp's part of it. Logits share few digits, and an atomic sum of 64 bits spins: with one histogram
+  // for the block all of its threads would wait for the same few words.
+  Measure of_warp[kThreadsMax / kWarpThreads][kDigits];
   Measure scratch[kWarpsMax];
   Measure remaining;
   uint32_t digit;
@@ -75,6 +80,8 @@ class RowSampler {
         vocab_(vocab),
         thread_(static_cast<int>(threadIdx.x)),
         threads_(static_cast<int>(blockDim.x)),
+        warp_(thread_ / kWarpThreads),
+        lane_(thread_ % kWarpThreads),
         warps_(threads_ / kWarpThreads) {}
 
   __device__ void Sample(const SampleTask& task, const float* logits, float* changed, SampleResult* result) {
@@ -99,7 +106,19 @@ class RowSampler {
  private:
   template <typename Visit>
   __device__ void ForEach(const float* logits, const Visit& visit) const {
-    for (int token = thread_; token < vocab_; token += threads_) visit(token, logits[token]);
+    for (int first = 0; first < vocab_; first += kLogitsAtOnce * threads_) {
+      float logit[kLogitsAtOnce];
+#pragma unroll
+      for (int i = 0; i < kLogitsAtOnce; ++i) {
+        const int token = first + i * threads_ + thread_;
+        logit[i] = token < vocab_ ? logits[token] : 0.0F;
+      }
+#pragma unroll
+      for (int i = 0; i < kLogitsAtOnce; ++i) {
+        const int token = first + i * threads_ + thread_;
+        if (token < vocab_) visit(token, logit[i]);
+      }
+    }
   }
 
   // Penalties, then what is forbidden: -inf. `changed` may be the logits themselves.
@@ -182,15 +201,21 @@ class RowSampler {
     Measure ties = 0;  // what those as likely as the last one measure together
     for (int shift = 24; shift >= 0; shift -= 8) {
       __syncthreads();
-      for (int i = thread_; i < kDigits; i += threads_) shared_.histogram[i] = 0;
-      __syncthreads();
+      for (int i = lane_; i < kDigits; i += kWarpThreads) shared_.of_warp[warp_][i] = 0;
+      __syncwarp();
       ForEach(logits, [&](int token, float logit) {
         if (!kept.Has(logit, token)) return;
         const uint32_t order = OrderOf(logit);
         if (shift < 24 && (order >> (shift + 8)) != prefix) return;
         const Measure weight = measure(logit);
-        if (weight > 0) atomicAdd(&shared_.histogram[(order >> shift) & (kDigits - 1)], weight);
+        if (weight > 0) atomicAdd(&shared_.of_warp[warp_][(order >> shift) & (kDigits - 1)], weight);
       });
+      __syncthreads();
+      for (int digit = thread_; digit < kDigits; digit += threads_) {
+        Measure sum = 0;
+        for (int warp = 0; warp < warps_; ++warp) sum += shared_.of_warp[warp][digit];
+        shared_.histogram[digit] = sum;
+      }
       __syncthreads();
       if (thread_ < kWarpThreads) FindDigit(remaining);
       __syncthreads();
@@ -368,6 +393,8 @@ class RowSampler {
   const int vocab_;
   const int thread_;
   const int threads_;
+  const int warp_;
+  const int lane_;
   const int warps_;
 };
 
