@@ -5,8 +5,6 @@
 // Wide tasks: each warp has 16 queries of its own and takes every key. Narrow ones: the warps share 16
 // queries, each takes 16 keys of a tile, and their sums are merged at the end; so a decode step's few heads
 // cost no more than its keys' way through memory.
-#include <cstring>
-
 #include "engine/device/cuda/attention_kernels.h"
 #include "engine/device/cuda/attention_result.h"
 #include "engine/device/cuda/attention_task.h"
@@ -49,19 +47,6 @@ struct alignas(16) TensorShared {
     float acc[S::kWarps * kRows][kD];  // when all keys are done
   };
 };
-
-__device__ inline uint32_t PackTwo(float low, float high, __nv_bfloat16) {
-  const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &two, sizeof(bits));
-  return bits;
-}
-__device__ inline uint32_t PackTwo(float low, float high, __half) {
-  const __half2 two = __floats2half2_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &two, sizeof(bits));
-  return bits;
-}
 
 template <typename T, int kD, bool kWide>
 class TensorTile {

@@ -5,6 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstring>
+
 #include "engine/device/cuda/address.h"
 #include "engine/device/cuda/simt.h"
 #include "engine/device/types.h"
@@ -24,6 +26,20 @@ __device__ inline T FromFloat(float value) {
   } else {
     return value;
   }
+}
+
+// Two neighbouring elements in a register, the first in its lower half.
+__device__ inline uint32_t PackTwo(float low, float high, __nv_bfloat16) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &two, sizeof(bits));
+  return bits;
+}
+__device__ inline uint32_t PackTwo(float low, float high, __half) {
+  const __half2 two = __floats2half2_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &two, sizeof(bits));
+  return bits;
 }
 
 template <typename T>

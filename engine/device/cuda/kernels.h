@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "engine/device/ops.h"
+#include "engine/device/tensor_encoding.h"
 #include "engine/device/types.h"
 
 namespace spillway::device::cuda {
@@ -56,10 +57,9 @@ struct PackedRows {
 cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, cudaStream_t stream);
 
 // As GemmArgs, for few rows.
-constexpr int32_t kPackedProductRowsMax = 8;
 struct PackedProductArgs {
   PackedRows weight;
-  int32_t rows = 0;             // at most kPackedProductRowsMax
+  int32_t rows = 0;
   const void* in = nullptr;     // T [rows, k]
   void* out = nullptr;          // f32 or T [rows, n]
   const float* bias = nullptr;  // f32 [n] or null
@@ -69,8 +69,16 @@ struct PackedProductArgs {
   // Set by the launcher.
   bool aligned = false;
   DType type = DType::kF32;  // T
+  uint32_t magic = 0;        // of the tensor cores' form (packed_tile.h)
 };
+constexpr int32_t kPackedProductRowsMax = 8;
 cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);
+
+// The same on tensor cores, for up to kPackedTensorRowsMax rows, where HasPackedTensorProduct. `encoding`:
+// that of the matrix or of most of it.
+constexpr int32_t kPackedTensorRowsMax = 32;
+bool HasPackedTensorProduct(DType type, Encoding encoding, const PackedProductArgs& args);
+cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);
 
 // One row to sample. The pointers of `row` are those of memory that the device reads.
 struct SampleTask {

@@ -2,11 +2,11 @@
 // step's few, which reads them once and nothing else twice.
 #include <algorithm>
 
-#include "engine/device/cuda/activation.h"
 #include "engine/device/cuda/block_reduce.h"
 #include "engine/device/cuda/kernels.h"
 #include "engine/device/cuda/launch.h"
 #include "engine/device/cuda/packed_matrix.h"
+#include "engine/device/cuda/packed_result.h"
 #include "engine/device/cuda/vector_access.h"
 
 namespace spillway::device::cuda {
@@ -40,16 +40,6 @@ __device__ inline void LoadInput(const PackedProductArgs& args, int64_t at, floa
       return LoadEight(static_cast<const __half*>(args.in) + at, kVectorElements, args.aligned, to);
     case DType::kBF16:
       return LoadEight(static_cast<const __nv_bfloat16*>(args.in) + at, kVectorElements, args.aligned, to);
-  }
-}
-__device__ inline void StoreOutput(const PackedProductArgs& args, int64_t at, float value) {
-  if (args.out_is_f32 || args.type == DType::kF32) {
-    float* out = static_cast<float*>(args.out) + at;
-    *out = args.accumulate ? *out + value : value;
-  } else if (args.type == DType::kF16) {
-    static_cast<__half*>(args.out)[at] = FromFloat<__half>(value);
-  } else {
-    static_cast<__nv_bfloat16*>(args.out)[at] = FromFloat<__nv_bfloat16>(value);
   }
 }
 
@@ -90,9 +80,7 @@ __global__ void PackedProductKernel(PackedProductArgs args) {
     for (int r = 0; r < kRows; ++r) {
       float value = WarpReduce(sums[f][r], Sum());
       if (lane != (f * kRows + r) % kWarpThreads || r >= args.rows || first + f >= args.weight.n) continue;
-      if (args.bias != nullptr) value += args.bias[first + f];
-      value = Activate(args.activation, value);
-      StoreOutput(args, r * args.weight.n + first + f, value);
+      StoreOutput(args, r, first + f, value);
     }
   }
 }

@@ -58,16 +58,19 @@ absl::Status Products::Multiply(const PackedMatrix& weight, const GemmArgs& args
 
 absl::Status Products::MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream) {
   PackedRows rows{At<const uint8_t>(weight.data), weight.first, weight.n, weight.k};
+  PackedProductArgs product;
+  product.weight = rows;
+  product.rows = args.rows;
+  product.in = At<const void>(args.in);
+  product.out = At<void>(args.out);
+  product.bias = At<const float>(args.bias);
+  product.activation = args.activation;
+  product.out_is_f32 = args.out_dtype == DType::kF32;
+  product.accumulate = args.accumulate;
+  if (HasPackedTensorProduct(type_, weight.encoding, product)) {
+    return CudaStatus(LaunchPackedTensorProduct(type_, product, stream), "multiplying by packed weights");
+  }
   if (args.rows <= kPackedProductRowsMax) {
-    PackedProductArgs product;
-    product.weight = rows;
-    product.rows = args.rows;
-    product.in = At<const void>(args.in);
-    product.out = At<void>(args.out);
-    product.bias = At<const float>(args.bias);
-    product.activation = args.activation;
-    product.out_is_f32 = args.out_dtype == DType::kF32;
-    product.accumulate = args.accumulate;
     return CudaStatus(LaunchPackedProduct(type_, product, stream), "multiplying by packed weights");
   }
   // One half of scratch for expanded weights, the other for sums.

@@ -1,7 +1,7 @@
 // Gemm of ops.h over matrices as this device holds them: chooses between what cuBLASLt fuses and an epilogue
 // of our own over f32 sums. Epilogues are computed in f32 and rounded once, as on every device. Packed
 // weights are expanded into scratch before the product, as many output features at a time as fit, or, for few
-// rows, decoded inside a product of our own.
+// rows, decoded inside a product of our own, on the tensor cores where they can be.
 //
 // Thread-compatible; products run on one stream at a time.
 #ifndef SPILLWAY_ENGINE_DEVICE_CUDA_PRODUCTS_H_

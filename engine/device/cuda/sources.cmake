@@ -9,6 +9,7 @@ set(SPILLWAY_CUDA_KERNELS
   gated_activation.cu
   merge_attention.cu
   packed_product.cu
+  packed_tensor_product.cu
   rope_append.cu
   sample.cu)
 set(SPILLWAY_CUDA_SOURCES

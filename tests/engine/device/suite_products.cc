@@ -219,7 +219,7 @@ void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64
   const double unit = UnitOf(suite.type());
   const Tolerance tolerance{1e-4 + 5 * 0.3 * 0.58 * unit * std::sqrt(static_cast<double>(k)),
                             1e-5 + 2 * unit};
-  for (const int64_t rows : {1, 3, 8, 9, 40}) {
+  for (const int64_t rows : {1, 3, 8, 9, 21, 32, 33}) {
     const std::vector<double> in = suite.Random(rows * k);
     const std::vector<double> bias = suite.Random(plan->n);
     GemmArgs args;
@@ -260,6 +260,8 @@ TEST_P(DeviceSuite, PackedWeightsMultiplyAsWhatTheyEncode) {
                                   Encoding::kQ5_1, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K}) {
     CheckPacked(*this, {{encoding, 21}}, 256);
     CheckPacked(*this, {{encoding, 3}}, 1024);
+    // More of a row than what is read at a time, and rows that do not end at a multiple of 16 bytes.
+    CheckPacked(*this, {{encoding, 37}}, 9 * 256);
   }
 }
 
