@@ -109,6 +109,7 @@ void Machine::Reset(const MachineOptions& new_options) {
   host_ns = 0;
   std::fill(std::begin(engine_ns_), std::end(engine_ns_), 0);
   calls_left_ = 0;
+  percent_of_others_ = 0;
   registered_bytes_ = 0;
   in_host_function = false;
   sticky = last_error_ = cudaSuccess;
@@ -125,7 +126,8 @@ cudaError_t Machine::Enter(const char* name) {
   if (sticky != cudaSuccess && !NeedsNoDriver(name)) return sticky;
   if (in_host_function) return Refuse(cudaErrorNotPermitted, "a host function calls the runtime");
   for (auto& injection : injections) {
-    if (injection.call != name || --injection.nth != 0) continue;
+    if ((injection.call != name && injection.call != "any") || --injection.nth != 0) continue;
+    ++counts.failures;
     if (IsSticky(injection.error)) {
       Fail(injection.error, std::string(name) + " was told to fail");
     }
@@ -332,6 +334,7 @@ void Machine::Step(CUstream_st& stream) {
 }
 
 void Machine::Progress() {
+  if (options.lazy) return;
   if (calls_left_-- == 0) {
     calls_left_ = 1 + random.Below(64);
     // From a device that does nothing until it is waited for, to one that has always done everything.

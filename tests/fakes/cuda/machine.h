@@ -17,7 +17,8 @@ namespace spillway::fakes::cuda {
 
 // The `nth` call from now (1: the next) of the runtime function named `call` fails with `error`, and every
 // later call too if the error is one that CUDA makes sticky (an illegal address, a failed launch, an
-// uncorrectable memory error). `call` may be "kernel" or "copy": the nth to *run* fails, as a device would.
+// uncorrectable memory error). `call` may be "kernel" or "copy": the nth to *run* fails, as a device would;
+// or "any": the nth call, whichever it is.
 struct Failure {
   std::string call;
   int nth;
@@ -41,6 +42,8 @@ struct MachineOptions {
   bool host_addresses_differ = false;
   // A product's algorithm does the number of columns that it was asked for, and says no to others.
   bool products_refuse_other_shapes = false;
+  // Does nothing until somebody waits for it or asks, and then only what that needs.
+  bool lazy = false;
   std::vector<Failure> failures;
 };
 
@@ -55,6 +58,7 @@ struct MachineCounts {
   int64_t device_bytes = 0;     // allocated now
   int64_t device_bytes_most = 0;
   int64_t pinned_bytes = 0;  // registered or allocated now
+  int64_t failures = 0;      // of calls, as told
 };
 
 // What the first machine of a process is, for programs that load the emulated module: the variable

@@ -256,6 +256,28 @@ TEST(FakeRuntime, PollingAnEventEnds) {
   }
 }
 
+TEST(FakeRuntime, ALazyMachineDoesWhatIsAwaitedAndNoMore) {
+  MachineOptions options;
+  options.lazy = true;
+  ResetMachine(options);
+  const cudaStream_t streams[] = {NewStream(), NewStream()};
+  int* seen[] = {Pinned(0), Pinned(0)};
+  int* device = OnDevice(std::vector<int>(kNumbers, 5));
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(cudaMemcpyAsync(seen[i], device, kNumbers * sizeof(int), cudaMemcpyDeviceToHost, streams[i]),
+              cudaSuccess);
+  }
+  EXPECT_EQ(Counts().copies, 1) << "the one to the device";
+  ASSERT_EQ(cudaStreamSynchronize(streams[1]), cudaSuccess);
+  EXPECT_EQ(seen[0][0], 0);
+  EXPECT_EQ(seen[1][0], 5);
+  const cudaEvent_t event = NewEvent();
+  ASSERT_EQ(cudaEventRecord(event, streams[0]), cudaSuccess);
+  int polls = 0;
+  while (cudaEventQuery(event) == cudaErrorNotReady) ASSERT_LT(++polls, 1000);
+  EXPECT_EQ(seen[0][0], 5);
+}
+
 TEST(FakeRuntime, ElapsedTimeGrowsWithTheWork) {
   UseSeed(1);
   const cudaStream_t stream = NewStream();
@@ -539,6 +561,12 @@ TEST(FakeRuntime, ToldFailuresHappenAtTheirCall) {
   EXPECT_EQ(cudaMalloc(&memory, 4), cudaSuccess);
   EXPECT_EQ(cudaMalloc(&memory, 4), cudaErrorMemoryAllocation);
   EXPECT_EQ(cudaMalloc(&memory, 4), cudaSuccess);
+  EXPECT_EQ(Counts().failures, 1);
+  FailCall("any", 2, cudaErrorInvalidValue);
+  EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+  EXPECT_EQ(cudaFree(memory), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
+  EXPECT_EQ(Counts().failures, 2);
 }
 
 TEST(FakeRuntime, AFailedKernelShowsAtALaterCallAndStays) {

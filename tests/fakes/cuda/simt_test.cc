@@ -9,6 +9,7 @@
 #include <cmath>
 #include <numeric>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "engine/device/cuda/tensor_core.h"
@@ -243,6 +244,44 @@ TEST(Simt, AMissingWarpBarrierIsSeen) {
   ExpectSeen(ReversedInWarps<false>, expected);
 }
 
+// Behind a barrier every thread may run: each notes when it does.
+__global__ void NoteThreads(int* next, int* order) {
+  __syncthreads();
+  order[(*next)++] = static_cast<int>(threadIdx.x);
+}
+
+// What only one order of a block's threads shows is shown by some seed.
+TEST(Simt, ThreadsRunInOrdersOfEveryKind) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "a race on purpose";
+#endif
+  constexpr size_t kThreads = 96;
+  std::set<std::string> kinds;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    UseSeed(seed);
+    int* next = OnDevice(std::vector<int>(1));
+    int* order = OnDevice(std::vector<int>(kThreads));
+    ASSERT_EQ(RunKernel(NoteThreads, {dim3(1), dim3(kThreads)}, next, order), cudaSuccess);
+    const std::vector<int> ran = FromDevice(order, kThreads);
+    std::vector<int> warps;  // one after the other
+    for (int thread : ran) {
+      if (warps.empty() || warps.back() != thread / 32) warps.push_back(thread / 32);
+    }
+    if (std::is_sorted(ran.begin(), ran.end())) {
+      kinds.insert("ascending");
+    } else if (std::is_sorted(ran.rbegin(), ran.rend())) {
+      kinds.insert("descending");
+    } else if (warps.size() == 3) {
+      kinds.insert("warp by warp");
+    } else if (std::count(warps.begin(), warps.end(), warps.back()) == 1) {
+      kinds.insert("one warp last");
+    } else {
+      kinds.insert("any");
+    }
+  }
+  EXPECT_THAT(kinds, testing::ElementsAre("any", "ascending", "descending", "one warp last", "warp by warp"));
+}
+
 // Two blocks' worth of work that only atomics keep right.
 __global__ void AddToEach(int* sums, float* float_sum) {
   atomicAdd(&sums[threadIdx.x % 4], 1);
@@ -401,6 +440,26 @@ TEST(Simt, WhatAsynchronousCopiesLackIsSeen) {
   EXPECT_EQ(SeedsThatDiffer(SummedTiles<false, true, true>, expected), static_cast<int>(kSeeds))
       << "the wait";
 #endif
+}
+
+__global__ void ReadBeforeAndBehindTheWait(const int* in, int* out) {
+  auto& shared = SharedAs<TwoTiles>();
+  device::cuda::AsyncCopy16(&shared.at[0][threadIdx.x * 4], in + threadIdx.x * 4);
+  device::cuda::AsyncCommit();
+  out[threadIdx.x] = shared.at[0][threadIdx.x * 4];
+  device::cuda::AsyncWait<0>();
+  out[32 + threadIdx.x] = shared.at[0][threadIdx.x * 4];
+}
+
+TEST(Simt, AsynchronousCopiesArriveWhenTheyAreAwaited) {
+  UseSeed(1);
+  int* out = OnDevice(std::vector<int>(64));
+  ASSERT_EQ(RunKernel(ReadBeforeAndBehindTheWait, {dim3(1), dim3(32), sizeof(TwoTiles)},
+                      OnDevice(std::vector<int>(128, 5)), out),
+            cudaSuccess);
+  std::vector<int> expected(32, -1);  // the bits of a NaN
+  expected.resize(64, 5);
+  EXPECT_EQ(FromDevice(out, 64), expected);
 }
 
 // ------------------------------------------------------------------------------- faults
