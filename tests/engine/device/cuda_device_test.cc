@@ -2,12 +2,18 @@
 // involved: the device's sources are compiled against tests/fakes/cuda, whose emulator runs the kernels.
 #include "engine/device/cuda/cuda_device.h"
 
+#include <cuda_runtime.h>
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <utility>
 
+#include "engine/device/cuda/matrix_layout.h"
+#include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/cuda/pci_link.h"
 #include "tests/engine/device/device_suite.h"
 #include "tests/fakes/cuda/machine.h"
@@ -17,17 +23,19 @@ namespace {
 
 using cuda::CreateCudaDevice;
 using cuda::CudaDeviceOptions;
+using fakes::cuda::Counts;
 using fakes::cuda::FailCall;
 using fakes::cuda::MachineOptions;
 using fakes::cuda::ResetMachine;
 using testing::AllOf;
+using testing::Each;
 using testing::HasSubstr;
 
 // Little of what a device keeps for itself, so that work is cut into pieces as on a device under pressure.
 CudaDeviceOptions Small() {
   CudaDeviceOptions options;
   options.scratch_bytes = 256 * kKiB;
-  options.workspace_bytes = 64 * kKiB;
+  options.workspace_bytes = 2 * kKiB;
   return options;
 }
 
@@ -137,8 +145,10 @@ TEST_F(CudaStartTest, MoreMemoryThanIsFreeIsRefusedWithWhatIs) {
 
 class CudaFaultTest : public testing::Test {
  protected:
-  void SetUp() override {
-    ResetMachine({});
+  void SetUp() override { Start({}); }
+  void Start(const MachineOptions& machine) {
+    device_.reset();
+    ResetMachine(machine);
     device_ = CreateCudaDevice(Small()).value();
     stream_ = device_->CreateStream("test");
     event_ = device_->CreateEvent();
@@ -150,6 +160,29 @@ class CudaFaultTest : public testing::Test {
   absl::Status Synchronize() {
     device_->Record(event_, stream_);
     return device_->Synchronize(event_);
+  }
+
+  // Memory that lives as long as the device, of bytes of `value`.
+  DevicePtr Filled(int64_t size_bytes, uint8_t value) {
+    const DevicePtr memory = device_->Allocate(size_bytes, "test").value();
+    device_->Fill(stream_, memory, value, size_bytes);
+    return memory;
+  }
+  // All ones, [n, k].
+  PackedMatrix Matrix(int64_t n, int64_t k, Encoding encoding, WeightMode mode) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(EncodedBytes(encoding, n * k)));
+    if (encoding == Encoding::kF32) {
+      const float one = 1;
+      for (size_t i = 0; i < bytes.size(); i += sizeof one) std::memcpy(&bytes[i], &one, sizeof one);
+    }
+    const TensorView view{"w", encoding, {n, k}, bytes.data(), static_cast<int64_t>(bytes.size())};
+    PackedMatrix matrix = device_->PlanMatrix({view}, mode).value();
+    std::vector<uint8_t> packed(static_cast<size_t>(matrix.size_bytes));
+    EXPECT_TRUE(device_->PackMatrix({view}, matrix, packed.data()).ok());
+    matrix.data = device_->Allocate(matrix.size_bytes, "w").value();
+    device_->CopyIn(stream_, matrix.data, packed.data(), matrix.size_bytes);
+    EXPECT_TRUE(Synchronize().ok());
+    return matrix;
   }
 
   std::unique_ptr<Device> device_;
@@ -197,6 +230,245 @@ TEST_F(CudaFaultTest, FirstErrorOfAKernelIsStickyAndNamesItsCause) {
   EXPECT_TRUE(device_->IsComplete(event_));
   EXPECT_EQ(bytes[0], 1);
   device_->Free(memory);
+}
+
+TEST_F(CudaFaultTest, AnyCallThatFailsIsTheDevicesError) {
+  constexpr int64_t kBytes = 5 * kMiB;
+  std::vector<uint8_t> locked(kBytes), pageable(kBytes);
+  SampleRow row{};
+  SampleResult result{};
+  const int32_t history = 3;
+  // What makes ready, and returns what is to be tried.
+  using Prepare = std::function<std::function<void()>()>;
+  const auto copies = [&](bool in, bool staged, bool lock) -> std::function<void()> {
+    if (staged || lock) {
+      EXPECT_EQ(device_->RegisterHost((lock ? locked : pageable).data(), kBytes).ok(), lock);
+    }
+    uint8_t* const host = (lock ? locked : pageable).data();
+    const DevicePtr memory = Filled(kBytes, 1);
+    // Apart, so that they stay two; one takes all of a ring and more.
+    const std::vector<CopyRun> runs = {{memory, host, 4096}, {memory + 8192, host + 8192, kBytes - 8192}};
+    if (staged) device_->CopyOutBatch(stream_, {&runs[0], 1});  // the second stream is there
+    return
+        [this, in, runs] { in ? device_->CopyInBatch(stream_, runs) : device_->CopyOutBatch(stream_, runs); };
+  };
+  const auto product = [&](int32_t rows, Encoding encoding, Activation activation, bool other_stream) {
+    const PackedMatrix matrix = Matrix(40, 256, encoding, WeightMode::kPacked);
+    GemmArgs args;
+    args.rows = rows;
+    args.in = Filled(rows * 256 * 4, 0);
+    args.out = Filled(rows * 40 * 4, 0);
+    args.activation = activation;
+    if (other_stream) device_->Gemm(device_->CreateStream("other"), matrix, args);
+    return [this, matrix, args] { device_->Gemm(stream_, matrix, args); };
+  };
+  const std::vector<std::pair<std::string, Prepare>> operations = {
+      {"stream", [&] { return [this] { device_->CreateStream("another"); }; }},
+      {"event", [&] { return [this] { device_->CreateEvent(); }; }},
+      {"wait",
+       [&] {
+         device_->Record(event_, stream_);
+         return [this] { device_->Wait(stream_, event_); };
+       }},
+      {"fill", [&] { return [this, memory = Filled(100, 1)] { device_->Fill(stream_, memory, 2, 100); }; }},
+      {"copy within",
+       [&] {
+         return [this, memory = Filled(200, 1)] { device_->CopyWithin(stream_, memory, memory + 100, 100); };
+       }},
+      // Of more pieces than there are slots.
+      {"small copies in",
+       [&] {
+         return [&, memory = Filled(4096, 1)] {
+           for (int i = 0; i < 70; ++i) device_->CopyIn(stream_, memory, pageable.data(), 4096);
+         };
+       }},
+      {"copy in",
+       [&] {
+         return [&, memory = Filled(kMiB, 1)] { device_->CopyIn(stream_, memory, pageable.data(), kMiB); };
+       }},
+      {"copy out",
+       [&] {
+         return [&, memory = Filled(kMiB, 1)] { device_->CopyOut(stream_, pageable.data(), memory, kMiB); };
+       }},
+      {"pageable copies in", [&] { return copies(true, false, false); }},
+      {"pageable copies out", [&] { return copies(false, false, false); }},
+      {"page-locked copies in", [&] { return copies(true, false, true); }},
+      {"page-locked copies out", [&] { return copies(false, false, true); }},
+      {"staged copies in", [&] { return copies(true, true, false); }},
+      {"staged copies out", [&] { return copies(false, true, false); }},
+      {"product", [&] { return product(20, Encoding::kF32, Activation::kNone, false); }},
+      {"product of two streams", [&] { return product(20, Encoding::kF32, Activation::kNone, true); }},
+      {"product with an epilogue", [&] { return product(20, Encoding::kF32, Activation::kGelu, false); }},
+      {"packed product", [&] { return product(3, Encoding::kQ4_K, Activation::kNone, false); }},
+      {"expanded product", [&] { return product(20, Encoding::kQ4_K, Activation::kSilu, false); }},
+      {"sample",
+       [&] {
+         row.top_p = row.repetition_penalty = 1;
+         row.presence_penalty = 1;
+         row.history = &history;
+         row.n_history = 1;
+         SampleArgs args;
+         args.rows = 1;
+         args.vocab = 64;
+         args.logits = Filled(64 * 4, 0);
+         args.sample = &row;
+         args.results = &result;
+         return [this, args] {
+           for (int i = 0; i < 6; ++i) device_->Sample(stream_, args);  // more than there are slots
+         };
+       }},
+  };
+  for (const auto& [name, prepare] : operations) {
+    int calls = 0;
+    while (true) {
+      MachineOptions machine;
+      machine.lazy = true;
+      if (name.starts_with("staged")) machine.registrable_bytes = 0, machine.pinnable_bytes = 10 * kMiB;
+      Start(machine);
+      const std::function<void()> run = prepare();
+      ASSERT_TRUE(Synchronize().ok()) << name << ": " << device_->status();
+      FailCall("any", calls + 1, cudaErrorInvalidValue);  // which does not stay
+      run();
+      const absl::Status status = Synchronize();
+      if (Counts().failures == 0) break;
+      EXPECT_FALSE(status.ok()) << name << ", call " << calls;
+      ++calls;
+      ASSERT_LT(calls, 300);
+    }
+    EXPECT_GE(calls, 3) << name;
+    EXPECT_TRUE(device_->status().ok()) << name << ": " << device_->status();
+  }
+}
+
+TEST_F(CudaFaultTest, WhatADeviceTookIsFreeAgain) {
+  std::vector<uint8_t> host(1 << 16);
+  ASSERT_TRUE(device_->RegisterHost(host.data(), 1 << 16).ok());
+  EXPECT_FALSE(device_->RegisterHost(host.data(), 1 << 16).ok()) << "twice";
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  device_->UnregisterHost(host.data());
+  ASSERT_TRUE(device_->RegisterHost(host.data(), 1 << 16).ok()) << "again";
+  Filled(4096, 1);
+  ASSERT_TRUE(Synchronize().ok());
+  device_.reset();
+  EXPECT_EQ(Counts().device_bytes, 0);
+  EXPECT_EQ(Counts().pinned_bytes, 0);
+}
+
+TEST_F(CudaFaultTest, BatchesAreOfPageLockedMemoryAlone) {
+  std::vector<uint8_t> host(4096);
+  const DevicePtr memory = Filled(4096, 1);
+  const std::vector<CopyRun> runs = {{memory, host.data(), 100},
+                                     {memory + 200, host.data() + 200, 0},
+                                     {memory + 1000, host.data() + 1000, 500}};
+  device_->CopyOutBatch(stream_, runs);
+  EXPECT_EQ(Counts().batches, 0);
+  EXPECT_EQ(Counts().pageable_copies, 2);
+  ASSERT_TRUE(device_->RegisterHost(host.data(), 4096).ok());
+  device_->CopyInBatch(stream_, runs);
+  ASSERT_TRUE(Synchronize().ok());
+  EXPECT_EQ(Counts().batches, 1);
+  EXPECT_EQ(Counts().pageable_copies, 2);
+}
+
+// --- Products.
+
+// In bf16, whose products by ones are as large as their k.
+TEST_F(CudaFaultTest, ProductsTakeEachMatrixAsItIsAligned) {
+  constexpr int64_t kN = 24, kK = 64, kRows = 3, kShift = 4;
+  PackedMatrix matrix = Matrix(kN + 1, kK, Encoding::kF32, WeightMode::kExpanded);
+  matrix.n = kN;
+  const PackedMatrix packed = Matrix(kN, 256, Encoding::kQ4_K, WeightMode::kPacked);
+  const std::vector<uint16_t> ones(kRows * 256 + kShift, 0x3f80);
+  const auto bytes = static_cast<int64_t>(ones.size() * 2);
+  const DevicePtr in = Filled(bytes, 0), out = Filled(kRows * kN * 4 + kShift, 0), bias = Filled(200, 0);
+  device_->CopyIn(stream_, in, ones.data(), bytes);
+  // Aligned before and behind, so that what was chosen for one is there for the other.
+  for (const int shifted : {0, 1, 2, 3, 4, 0}) {
+    const auto at = [&](int which, DevicePtr array) { return array + (shifted == which ? kShift : 0); };
+    for (const Activation activation : {Activation::kNone, Activation::kGelu}) {
+      PackedMatrix weight = matrix;
+      weight.data = at(1, matrix.data);
+      GemmArgs args;
+      args.rows = kRows;
+      args.in = at(2, in);
+      args.out = at(3, out);
+      args.bias = at(4, bias);
+      args.activation = activation;
+      device_->Gemm(stream_, weight, args);
+      std::vector<float> got(kRows * kN);
+      device_->CopyOut(stream_, got.data(), args.out, kRows * kN * 4);
+      ASSERT_TRUE(Synchronize().ok()) << device_->status();
+      EXPECT_THAT(got, Each(kK)) << shifted;
+      device_->Gemm(stream_, packed, args);
+      device_->CopyOut(stream_, got.data(), args.out, kRows * kN * 4);
+      ASSERT_TRUE(Synchronize().ok()) << device_->status();
+      EXPECT_THAT(got, Each(0)) << shifted;
+    }
+  }
+}
+
+TEST_F(CudaFaultTest, PackedPartsAreAlignedAndFew) {
+  const TensorView part{"ffn", Encoding::kQ6_K, {3, 256}, nullptr, 630};
+  const std::vector<TensorView> parts(cuda::kPackedPartsMax, part);
+  const PackedMatrix plan = cuda::PlanRows(parts, WeightMode::kPacked, DType::kBF16).value();
+  EXPECT_EQ(plan.size_bytes, 256 + 3 * 768 + 630);
+  const auto more = cuda::PlanRows(std::vector<TensorView>(5, part), WeightMode::kPacked, DType::kBF16);
+  EXPECT_EQ(more.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(more.status().message()), AllOf(HasSubstr("ffn"), HasSubstr("--weights=expanded")));
+}
+
+TEST_F(CudaFaultTest, HeightsThatTheirBucketsAlgorithmRefusesHaveTheirOwn) {
+  MachineOptions machine;
+  machine.products_refuse_other_shapes = true;
+  Start(machine);
+  constexpr int64_t kN = 24, kK = 64;
+  const PackedMatrix matrix = Matrix(kN, kK, Encoding::kF32, WeightMode::kExpanded);
+  for (const int64_t rows : {1, 3, 33, 100}) {
+    std::vector<uint16_t> in(static_cast<size_t>(rows * kK), 0x3f80);  // 1 in bf16
+    std::vector<float> out(static_cast<size_t>(rows * kN));
+    GemmArgs args;
+    args.rows = static_cast<int32_t>(rows);
+    args.in = Filled(rows * kK * 2, 0);
+    args.out = Filled(rows * kN * 4, 0);
+    device_->CopyIn(stream_, args.in, in.data(), rows * kK * 2);
+    device_->Gemm(stream_, matrix, args);
+    device_->CopyOut(stream_, out.data(), args.out, rows * kN * 4);
+    ASSERT_TRUE(Synchronize().ok()) << device_->status();
+    EXPECT_THAT(out, Each(kK)) << rows;
+  }
+}
+
+TEST_F(CudaFaultTest, WarmedUpProductsAskForNoAlgorithm) {
+  const PackedMatrix matrix = Matrix(40, 64, Encoding::kF32, WeightMode::kExpanded);
+  ASSERT_TRUE(device_->WarmUp({matrix}, {1, 40}).ok());
+  const int64_t asked = Counts().heuristics;
+  EXPECT_GT(asked, 0);
+  GemmArgs args;
+  args.in = Filled(64 * 64 * 4, 0);
+  args.out = Filled(64 * 40 * 4, 0);
+  const auto multiply = [&](int32_t rows) {
+    args.rows = rows;
+    for (const DevicePtr bias : {DevicePtr{}, Filled(40 * 4, 0)}) {
+      args.bias = bias;
+      for (const bool accumulate : {false, true}) {
+        args.accumulate = accumulate;
+        args.out_dtype = DType::kF32;
+        device_->Gemm(stream_, matrix, args);
+      }
+      args.accumulate = false;
+      args.out_dtype = DType::kBF16;
+      for (const Activation activation : {Activation::kNone, Activation::kSilu}) {
+        args.activation = activation;
+        device_->Gemm(stream_, matrix, args);
+      }
+      args.activation = Activation::kNone;
+    }
+    EXPECT_TRUE(Synchronize().ok());
+  };
+  for (const int32_t rows : {1, 33, 40, 64}) multiply(rows);  // up to 64 they have one algorithm
+  EXPECT_EQ(Counts().heuristics, asked);
+  multiply(20);
+  EXPECT_GT(Counts().heuristics, asked);
 }
 
 // --- What the machine says of itself.
@@ -352,39 +624,108 @@ TEST_F(CudaStartTest, AHeightThatItsBucketsAlgorithmRefusesGetsOneOfItsOwn) {
 
 // --- Samples cross in mapped memory.
 
-TEST_F(CudaFaultTest, ResultsOfSamplesComeWhenAnEventAfterThemHasRun) {
-  constexpr int32_t kVocab = 64;
-  std::vector<float> logits(kVocab, 0.0F);
-  logits[7] = 1;
-  const DevicePtr memory = device_->Allocate(kVocab * 4, "logits").value();
-  device_->CopyIn(stream_, memory, logits.data(), kVocab * 4);
-  SampleRow row{};
-  row.top_p = row.repetition_penalty = 1;
-  row.n_logprobs = -1;
-  // More calls than there are slots between two looks at the device.
-  std::vector<SampleResult> results(20);
-  for (SampleResult& result : results) {
+class CudaSampleTest : public CudaFaultTest {
+ protected:
+  static constexpr int32_t kVocab = 64;
+
+  // A device that does nothing until it is waited for.
+  static MachineOptions Lazy() {
+    MachineOptions machine;
+    machine.lazy = true;
+    return machine;
+  }
+  static SampleRow Greedy() {
+    SampleRow row{};
+    row.top_p = row.repetition_penalty = 1;
+    row.n_logprobs = -1;
+    return row;
+  }
+  void Sample(const std::vector<float>& logits, const SampleRow& row, SampleResult& result) {
     SampleArgs args;
     args.rows = 1;
     args.vocab = kVocab;
-    args.logits = memory;
+    args.logits = device_->Allocate(kVocab * 4, "logits").value();
+    device_->CopyIn(stream_, args.logits, logits.data(), kVocab * 4);
     args.sample = &row;
     args.results = &result;
     device_->Sample(stream_, args);
   }
+  void SampleBest(int32_t token, SampleResult& result) {
+    std::vector<float> logits(kVocab, 0.0F);
+    logits[static_cast<size_t>(token)] = 1;
+    Sample(logits, Greedy(), result);
+  }
+};
+
+TEST_F(CudaSampleTest, ResultsOfSamplesComeWhenAnEventAfterThemHasRun) {
+  // More calls than there are slots between two looks at the device.
+  std::vector<SampleResult> results(20);
+  for (int32_t i = 0; i < 20; ++i) SampleBest(7 + i, results[static_cast<size_t>(i)]);
   ASSERT_TRUE(Synchronize().ok());
-  for (const SampleResult& result : results) EXPECT_EQ(result.token, 7);
-  device_->Free(memory);
+  for (int32_t i = 0; i < 20; ++i) EXPECT_EQ(results[static_cast<size_t>(i)].token, 7 + i);
 }
 
-TEST_F(CudaFaultTest, HistoriesLongerThanASlotAreSampledWhole) {
-  constexpr int32_t kVocab = 1000;
+TEST_F(CudaSampleTest, ResultsOfSamplesDoNotComeWithAnotherStreamsEvent) {
+  Start(Lazy());
+  SampleResult result;
+  result.token = -5;
+  SampleBest(7, result);
+  const EventId other = device_->CreateEvent();
+  device_->Record(other, device_->CreateStream("other"));
+  ASSERT_TRUE(device_->Synchronize(other).ok());
+  EXPECT_EQ(result.token, -5);
+  device_->Record(event_, stream_);
+  for (int polls = 0; !device_->IsComplete(event_); ++polls) ASSERT_LT(polls, 1000);
+  EXPECT_EQ(result.token, 7) << "to who polls, too";
+}
+
+TEST_F(CudaSampleTest, WhatASamplePointsToIsReadAtOnce) {
+  Start(Lazy());
+  std::vector<int32_t> history = {7}, ids = {9};
+  std::vector<uint32_t> mask = {1U << 8, 0};
+  SampleRow row = Greedy();
+  row.presence_penalty = 100;
+  row.history = history.data();
+  row.n_history = 1;
+  row.forbidden = mask.data();
+  row.forbidden_ids = ids.data();
+  row.n_forbidden_ids = 1;
   std::vector<float> logits(kVocab, 0.0F);
+  for (size_t i = 7; i <= 10; ++i) logits[i] = static_cast<float>(20 - i);
+  SampleResult result;
+  Sample(logits, row, result);
+  history[0] = ids[0] = 10;
+  mask[0] = 1U << 10;
+  ASSERT_TRUE(Synchronize().ok());
+  EXPECT_EQ(result.token, 10);
+}
+
+TEST_F(CudaSampleTest, LargerSlotsComeWhenTheSmallerOnesAreDone) {
+  Start(Lazy());
+  std::vector<SampleResult> results(4);
+  for (int32_t i = 0; i < 3; ++i) SampleBest(7 + i, results[static_cast<size_t>(i)]);
+  const std::vector<int32_t> history(300000, 8);
+  SampleRow row = Greedy();
+  row.presence_penalty = 100;
+  row.history = history.data();
+  row.n_history = static_cast<int32_t>(history.size());
+  std::vector<float> logits(kVocab, 0.0F);
+  logits[8] = 2;
+  logits[30] = 1;
+  Sample(logits, row, results[3]);
+  for (int32_t i = 0; i < 3; ++i) EXPECT_EQ(results[static_cast<size_t>(i)].token, 7 + i) << "before they go";
+  ASSERT_TRUE(Synchronize().ok());
+  EXPECT_EQ(results[3].token, 30);
+}
+
+TEST_F(CudaSampleTest, HistoriesLongerThanASlotAreSampledWhole) {
+  constexpr int32_t kTokens = 1000;
+  std::vector<float> logits(kTokens, 0.0F);
   logits[7] = 3;
   logits[8] = 2;
   logits[9] = 1;
-  const DevicePtr memory = device_->Allocate(3 * kVocab * 4, "logits").value();
-  for (int i = 0; i < 3; ++i) device_->CopyIn(stream_, memory + i * kVocab * 4, logits.data(), kVocab * 4);
+  const DevicePtr memory = device_->Allocate(3 * kTokens * 4, "logits").value();
+  for (int i = 0; i < 3; ++i) device_->CopyIn(stream_, memory + i * kTokens * 4, logits.data(), kTokens * 4);
   std::vector<int32_t> history(300000, 8);
   history.back() = 7;
   SampleRow row{};
@@ -398,7 +739,7 @@ TEST_F(CudaFaultTest, HistoriesLongerThanASlotAreSampledWhole) {
   std::vector<SampleResult> results(3);
   SampleArgs args;
   args.rows = 3;
-  args.vocab = kVocab;
+  args.vocab = kTokens;
   args.logits = memory;
   args.sample = rows.data();
   args.results = results.data();

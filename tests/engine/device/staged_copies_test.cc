@@ -5,10 +5,14 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstring>
 #include <numeric>
 #include <random>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/device/cuda/address.h"
@@ -36,7 +40,7 @@ std::unique_ptr<Device> NewDevice() {
 }
 
 // A machine that registers nothing, and page-locks a ring of `ring_bytes` beside the device's own slots.
-void UseMachine(uint64_t seed, int64_t ring_bytes) {
+void UseMachine(uint64_t seed, int64_t ring_bytes, bool lazy = false) {
   ResetMachine({});
   auto device = NewDevice();
   MachineOptions machine;
@@ -44,6 +48,7 @@ void UseMachine(uint64_t seed, int64_t ring_bytes) {
   machine.pinnable_bytes = Counts().pinned_bytes + ring_bytes;
   device.reset();
   machine.registrable_bytes = 0;
+  machine.lazy = lazy;
   ResetMachine(machine);
 }
 
@@ -124,9 +129,9 @@ class TwoStreams {
   // Parts of both memories that are apart, in a random order; at times neighbours.
   std::vector<CopyRun> Runs() {
     std::vector<CopyRun> runs;
-    const int64_t most_bytes = Below(4) == 0 ? 3 * kMiB : 200 * kKiB;
+    const int64_t most_bytes = std::array{3 * kMiB, 200 * kKiB, 200 * kKiB, 4 * kKiB}[Below(4)];
     int64_t device = static_cast<int64_t>(Below(4 * kMiB)), host = static_cast<int64_t>(Below(4 * kMiB));
-    for (size_t n = 1 + Below(Below(3) == 0 ? 80 : 5); n > 0; --n) {
+    for (size_t n = 1 + Below(Below(3) == 0 ? 200 : 5); n > 0; --n) {
       const int64_t bytes = 1 + static_cast<int64_t>(Below(static_cast<size_t>(most_bytes)));
       if (std::max(device, host) + bytes > kMemoryBytes) break;
       runs.push_back({memory_ + device, pool_.data() + host, bytes});
@@ -195,11 +200,23 @@ TEST_F(StagedCopiesTest, TheRingIsAsLargeAsTheMachineLocksAndTheRefusalSaysSo) {
     EXPECT_EQ(Counts().pinned_bytes - before, 64 * kMiB);
     EXPECT_FALSE(device->RegisterHost(host.data(), 1 << 16).ok());
     EXPECT_EQ(Counts().pinned_bytes - before, 64 * kMiB) << "one ring";
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
   }
+  EXPECT_EQ(Counts().pinned_bytes, 0);
   UseMachine(1, 10 * kMiB);
   EXPECT_THAT(std::string(NewDevice()->RegisterHost(host.data(), 1 << 16).message()),
               HasSubstr("a ring of 8.0 MiB"));
-  UseMachine(1, kMiB);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  UseMachine(1, StagedCopies::kRingBytesMin);
+  {
+    const auto device = NewDevice();
+    const int64_t before = Counts().pinned_bytes;
+    fakes::cuda::FailCall("cudaEventCreateWithFlags", 3, cudaErrorInvalidValue);
+    EXPECT_THAT(std::string(device->RegisterHost(host.data(), 1 << 16).message()),
+                AllOf(HasSubstr("not even room for a ring"), HasSubstr("creating an event")));
+    EXPECT_EQ(Counts().pinned_bytes, before);
+  }
+  UseMachine(1, StagedCopies::kRingBytesMin - 1);
   const auto device = NewDevice();
   EXPECT_THAT(std::string(device->RegisterHost(host.data(), 1 << 16).message()),
               AllOf(HasSubstr("ulimit -l"), HasSubstr("not even room for a ring")));
@@ -240,7 +257,7 @@ TEST_F(StagedCopiesTest, MorePiecesThanThereAreAreEnqueuedAllTheSame) {
   constexpr int64_t kRunBytes = 4 * kKiB;
   constexpr int64_t kRuns = 2 * static_cast<int64_t>(StagedCopies::kPiecesMax);
   for (uint64_t seed = 1; seed <= 8; ++seed) {
-    UseMachine(seed, StagedCopies::kRingBytesMin);
+    UseMachine(seed, StagedCopies::kRingBytesMin, /*lazy=*/seed == 8);
     const auto device = NewDevice();
     std::vector<uint8_t> from(kRuns * kRunBytes), to(kRuns * kRunBytes);
     for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<uint8_t>(i / 97);
@@ -283,6 +300,59 @@ TEST_F(StagedCopiesTest, AfterAStopHostMemoryIsNotTouched) {
   ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
   EXPECT_THAT(host, testing::Each(0));
   copies.reset();
+}
+
+// Of pieces that a thread of the driver's moves none is moved any more when Stop returns.
+TEST_F(StagedCopiesTest, AStopWaitsForWhoMoves) {
+  constexpr size_t kSlotBytes = StagedCopies::kSlotBytes;
+  constexpr size_t kBytes = 4 * kSlotBytes;
+  std::vector<uint8_t> host(kBytes);
+  MachineOptions machine;
+  machine.pinnable_bytes = StagedCopies::kRingBytesMin;
+  for (int round = 0; round < 30; ++round) {
+    ResetMachine(machine);
+    auto copies = StagedCopies::Create().value();
+    cudaStream_t stream = nullptr;
+    ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    void* memory = nullptr;
+    ASSERT_EQ(cudaMalloc(&memory, kBytes), cudaSuccess);
+    ASSERT_EQ(cudaMemset(memory, 3, kBytes), cudaSuccess);
+    const CopyRun run = {DevicePtr{reinterpret_cast<uint64_t>(memory)}, host.data(), kBytes};
+    ASSERT_TRUE(copies->Enqueue({&run, 1}, BatchCopies::Direction::kOut, stream).ok());
+    std::thread driver([stream] { EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess); });
+    std::atomic<int> passed = 0;
+    while (passed < round * 10000) ++passed;  // another moment in each round
+    copies->Stop();
+    for (size_t end = kSlotBytes; end <= kBytes; end += kSlotBytes) host[end - 1] = 0;
+    driver.join();
+    for (size_t end = kSlotBytes; end <= kBytes; end += kSlotBytes) {
+      EXPECT_EQ(host[end - 1], 0) << "round " << round;
+    }
+  }
+}
+
+TEST_F(StagedCopiesTest, AfterAnErrorOfTheDevicesHostMemoryIsNotTouched) {
+  for (const auto& [call, polls] : {std::pair{"cudaMemsetAsync", false},
+                                    {"cudaMemsetAsync", true},
+                                    {"cudaEventSynchronize", false},
+                                    {"cudaEventQuery", true}}) {
+    UseMachine(1, StagedCopies::kRingBytesMin, /*lazy=*/true);
+    const auto device = NewDevice();
+    std::vector<uint8_t> host(4096);
+    ASSERT_FALSE(device->RegisterHost(host.data(), 4096).ok());
+    const StreamId stream = device->CreateStream("test");
+    const EventId done = device->CreateEvent();
+    const DevicePtr memory = device->Allocate(4096, "memory").value();
+    device->Fill(stream, memory, 3, 4096);
+    device->CopyOut(stream, host.data(), memory, 4096);
+    fakes::cuda::FailCall(call, 1, cudaErrorInvalidValue);  // nothing that keeps the machine from going on
+    device->Fill(stream, memory, 4, 4096);
+    device->Record(done, stream);
+    EXPECT_TRUE(polls ? device->IsComplete(done) : !device->Synchronize(done).ok());
+    EXPECT_FALSE(device->status().ok());
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_THAT(host, testing::Each(0)) << call << (polls ? ", polled" : "");
+  }
 }
 
 TEST_F(StagedCopiesTest, TheFirstErrorIsTheDevices) {

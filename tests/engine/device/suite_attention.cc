@@ -351,6 +351,44 @@ TEST_P(DeviceSuite, LargeScoresNeitherOverflowNorVanish) {
               "acc");
 }
 
+// Parts lie further apart than there are rows, with anything between; scores may be so low that their
+// exponentials are 0; and what a part without keys left in its place is not looked at.
+TEST_P(DeviceSuite, MergedPartsWeighByTheirLargestScores) {
+  for (const auto& [low, shift] : {std::pair{0.0, 0}, {-300.0, 0}, {-300.0, 1}}) {
+    constexpr int64_t kRows = 2, kStride = 5, kWidth = 272;
+    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+    Values max(2 * kStride, kNan), sum(2 * kStride, kNan), acc(2 * kStride * kWidth, kNan), want;
+    const auto set = [&](int64_t part, int64_t row, double its_max, double its_sum, double its_acc) {
+      max[part * kStride + row] = its_max;
+      sum[part * kStride + row] = its_sum;
+      std::fill_n(acc.begin() + (part * kStride + row) * kWidth, kWidth, its_acc);
+    };
+    set(0, 0, low, 2, 3);
+    set(1, 0, low - 1, 4, 5);
+    want.resize(kWidth, (3 + 5 * std::exp(-1)) / (2 + 4 * std::exp(-1)));
+    set(0, 1, low, 2, 3);
+    set(1, 1, -kInfinity, 0, kNan);
+    want.resize(2 * kWidth, 1.5);
+    const auto shifted = [shift](Values values) {
+      values.insert(values.begin(), shift, 0.0);
+      return values;
+    };
+    MergeAttentionArgs merge;
+    merge.rows = kRows;
+    merge.n_heads = 1;
+    merge.d_head = kWidth;
+    merge.n_parts = 2;
+    merge.part_stride_rows = kStride;
+    merge.acc = UploadF32(shifted(acc)) + shift * 4;
+    merge.max = UploadF32(max);
+    merge.sum = UploadF32(sum);
+    merge.out = Allocate((kRows * kWidth + shift) * 4) + shift * SizeOf(type());
+    device_->MergeAttention(stream_, merge);
+    ExpectClose(DownloadT(merge.out, kRows * kWidth), want, {1e-6, 1.01 * UnitOf(type()) + 1e-5},
+                absl::StrCat("from ", low, " shifted ", shift));
+  }
+}
+
 TEST_P(DeviceSuite, MergeOfPartsThatReadNothingIsZero) {
   const Values minus_infinity(4, -kInfinity);
   const Values zeros(4 * 8, 0.0);

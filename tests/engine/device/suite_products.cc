@@ -98,6 +98,23 @@ TEST_P(DeviceSuite, EpiloguesAreRight) {
   }
 }
 
+TEST_P(DeviceSuite, ProductsThatDifferInOneThingAreRight) {
+  for (int round = 0; round < 2; ++round) {
+    for (const auto& [rows, n, k] : {std::tuple{8, 32, 64}, {16, 32, 64}, {8, 64, 64}, {8, 32, 128}}) {
+      Check(*this, rows, n, k, {.to_f32 = true});
+    }
+    Check(*this, 8, 32, 64, {.to_f32 = false});
+    Check(*this, 8, 32, 64, {.bias = true, .to_f32 = true});
+    Check(*this, 8, 32, 64, {.activation = Activation::kRelu, .to_f32 = true});
+    Check(*this, 8, 32, 64, {.accumulate = true, .to_f32 = true});
+  }
+}
+
+// More rows of f32 sums than a device may have room for at a time.
+TEST_P(DeviceSuite, LargeProductsHaveTheirEpilogue) {
+  Check(*this, 300, 300, 32, {.activation = Activation::kGelu, .bias = true});
+}
+
 TEST_P(DeviceSuite, WarmedUpProductsAreRight) {
   for (int64_t rows : {64, 200, 300}) {
     for (Activation activation :
@@ -168,6 +185,16 @@ TEST_P(DeviceSuite, SlicesMultiplyAsTheWholeDoes) {
     }
     // The same sums of the same products: a device may order them otherwise in another shape.
     ExpectClose(DownloadF32(args.out, kRows * n), want, {1e-4, 1e-5}, absl::StrCat("slice at ", first));
+    if (n <= 128) continue;
+    // A slice of it, too.
+    const PackedMatrix last = device_->SliceMatrix(*slice, 128, n - 128).value();
+    device_->Gemm(stream_, last, args);
+    want.clear();
+    for (int64_t row = 0; row < kRows; ++row) {
+      want.insert(want.end(), all.begin() + row * kColumns + first + 128,
+                  all.begin() + row * kColumns + first + n);
+    }
+    ExpectClose(DownloadF32(args.out, kRows * (n - 128)), want, {1e-4, 1e-5}, "a slice's slice");
   }
   EXPECT_THAT(std::string(device_->SliceMatrix(whole, 7, 20).status().message()), HasSubstr("not at 7"));
 }
@@ -219,7 +246,7 @@ void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64
   const double unit = UnitOf(suite.type());
   const Tolerance tolerance{1e-4 + 5 * 0.3 * 0.58 * unit * std::sqrt(static_cast<double>(k)),
                             1e-5 + 2 * unit};
-  for (const int64_t rows : {1, 3, 8, 9, 21, 32, 33}) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9, 21, 32, 33}) {
     const std::vector<double> in = suite.Random(rows * k);
     const std::vector<double> bias = suite.Random(plan->n);
     GemmArgs args;
@@ -241,14 +268,16 @@ void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64
                 what + " with an epilogue");
 
     if (plan->n <= 16) continue;
-    const PackedMatrix slice = suite.device_->SliceMatrix(*plan, 8, plan->n - 8).value();
+    // A slice of a slice, which is counted from that one's first row.
+    const PackedMatrix most = suite.device_->SliceMatrix(*plan, 8, plan->n - 8).value();
+    const PackedMatrix slice = suite.device_->SliceMatrix(most, 8, plan->n - 16).value();
     args = {};
     args.rows = static_cast<int32_t>(rows);
     args.in = suite.UploadT(in);
     args.out = suite.UploadF32(std::vector<double>(static_cast<size_t>(rows * slice.n), 1.0));
     args.accumulate = true;
     suite.device_->Gemm(suite.stream_, slice, args);
-    const std::vector<double> sliced(parts.values.begin() + 8 * k, parts.values.end());
+    const std::vector<double> sliced(parts.values.begin() + 16 * k, parts.values.end());
     std::vector<double> want = reference::Product(in, sliced, {}, rows, slice.n, k, Activation::kNone);
     for (double& value : want) value += 1;
     ExpectClose(suite.DownloadF32(args.out, rows * slice.n), want, tolerance, what + ", a slice, added");
@@ -263,6 +292,11 @@ TEST_P(DeviceSuite, PackedWeightsMultiplyAsWhatTheyEncode) {
     // More of a row than what is read at a time, and rows that do not end at a multiple of 16 bytes.
     CheckPacked(*this, {{encoding, 37}}, 9 * 256);
   }
+}
+
+// More features than a device may have room for at a time, expanded.
+TEST_P(DeviceSuite, WidePackedWeightsMultiplyAsWhatTheyEncode) {
+  CheckPacked(*this, {{Encoding::kQ8_0, 150}}, 1024);
 }
 
 TEST_P(DeviceSuite, PackedPartsOfDifferentEncodingsAreOneMatrix) {

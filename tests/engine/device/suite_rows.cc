@@ -1,6 +1,8 @@
 // Embed, AddNorm, RopeAppend and GatedActivation.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "tests/engine/device/device_suite.h"
@@ -97,6 +99,46 @@ TEST_P(DeviceSuite, AddNormAddsAndNormalises) {
         ExpectClose(DownloadT(args.out, rows * d), want, {4e-5, 1.01 * UnitOf(type()) + 1e-5}, what);
       }
     }
+  }
+}
+
+// Each array in turn begins an element later than memory does.
+TEST_P(DeviceSuite, RowsMayLieAnywhere) {
+  const int64_t d = 64;
+  const Values hidden = Random(d), addend = Random(d), gain = Random(d), bias = Random(d),
+               both = Random(2 * d);
+  Values sum = hidden, gated;
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += addend[i];
+  for (size_t i = 0; i < sum.size(); ++i) gated.push_back(std::max(both[i], 0.0) * both[d + i]);
+  const Values want = reference::Norm(NormKind::kLayer, sum, gain, bias, 1e-5);
+  for (int shifted = 0; shifted < 5; ++shifted) {
+    const auto upload = [&](int which, DType type, Values values) {
+      values.insert(values.begin(), 0.0);
+      if (shifted == which) return UploadAs(type, values) + SizeOf(type);
+      values.erase(values.begin());
+      return UploadAs(type, values);
+    };
+    const DevicePtr out = Allocate((d + 1) * 4) + (shifted == 4 ? SizeOf(type()) : 0);
+    AddNormArgs norm;
+    norm.kind = NormKind::kLayer;
+    norm.rows = 1;
+    norm.d = static_cast<int32_t>(d);
+    norm.hidden = upload(0, DType::kF32, hidden);
+    norm.addend = upload(1, type(), addend);
+    norm.gain = upload(2, DType::kF32, gain);
+    norm.bias = upload(3, DType::kF32, bias);
+    norm.out = out;
+    device_->AddNorm(stream_, norm);
+    const std::string what = absl::StrCat("array ", shifted);
+    ExpectClose(DownloadT(out, d), want, {4e-5, 1.01 * UnitOf(type()) + 1e-5}, what + " of a norm");
+    GatedActivationArgs gate;
+    gate.rows = 1;
+    gate.d_ff = static_cast<int32_t>(d);
+    gate.activation = Activation::kRelu;
+    gate.gate_up = upload(0, type(), both);
+    gate.out = out;
+    device_->GatedActivation(stream_, gate);
+    ExpectClose(DownloadT(out, d), gated, {1e-6, 1.01 * UnitOf(type()) + 1e-5}, what + " of an activation");
   }
 }
 
