@@ -147,6 +147,7 @@ class FakeCublasLt : public testing::Test {
     ASSERT_EQ(Multiply(a, b, d, c.beta), CUBLAS_STATUS_SUCCESS);
     ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
     const auto got = FromDevice(d.device, d.bytes.size());
+    EXPECT_EQ(FromDevice(workspace_, 1)[0], '\xff') << "nothing is left there for others";
     for (int i = 0; i < kM; ++i) {
       for (int j = 0; j < kN; ++j) {
         double sum = 0;
@@ -217,6 +218,21 @@ TEST_F(FakeCublasLt, RefusesWhatTheLibraryDoesNotPromise) {
   ASSERT_EQ(Choose(a, b, d), CUBLAS_STATUS_SUCCESS);
   EXPECT_EQ(Multiply(a, b, d, 0), CUBLAS_STATUS_INVALID_VALUE);
   EXPECT_THAT(FirstFault(), HasSubstr("whose shapes do not fit"));
+  Describe(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_DEFAULT));
+  Describe(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_N);
+  PreferAlignment(2);
+  ASSERT_EQ(Choose(a, b, d), CUBLAS_STATUS_SUCCESS);
+  ASSERT_EQ(Multiply(a, b, d, 0), CUBLAS_STATUS_SUCCESS);
+  const float one = 1;
+  const auto multiply = [&](Matrix& c, size_t workspace_bytes) {
+    return cublasLtMatmul(handle_, desc_, &one, a.device, a.layout, b.device, b.layout, &one, d.device,
+                          c.layout, d.device, d.layout, &result_.algo, workspace_, workspace_bytes, nullptr);
+  };
+  EXPECT_EQ(multiply(d, 100), CUBLAS_STATUS_INVALID_VALUE) << "too little workspace";
+  Matrix apart(CUDA_R_16BF, 8, 8, false, 8, 3);
+  EXPECT_EQ(multiply(apart, kWorkspaceBytes), CUBLAS_STATUS_INVALID_VALUE) << "in place, C of another layout";
+  Describe(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_RELU));
+  EXPECT_EQ(Multiply(a, b, d, 0), CUBLAS_STATUS_NOT_SUPPORTED) << "an algorithm for another epilogue";
   const int64_t wide = 0;
   EXPECT_EQ(cublasLtMatmulDescSetAttribute(desc_, CUBLASLT_MATMUL_DESC_EPILOGUE, &wide, sizeof wide),
             CUBLAS_STATUS_INVALID_VALUE)

@@ -128,6 +128,30 @@ TEST(FakeRuntime, WhatAStreamOrTheHostDoesNotWaitForIsARace) {
 
 #else
 
+__global__ void NoteKernel(int kernel, int* next, int* order) { order[(*next)++] = kernel; }
+
+// Another stream's blocks come between those of a kernel.
+TEST(FakeRuntime, KernelsOfTwoStreamsRunAtOnce) {
+  constexpr int kBlocks = 16, kKernels = 16;
+  int mixed = 0;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    UseSeed(seed);
+    int* next = OnDevice(std::vector<int>(1));
+    int* order = OnDevice(std::vector<int>(kKernels * kBlocks));
+    const cudaStream_t streams[] = {NewStream(), NewStream()};
+    for (int i = 0; i < kKernels; ++i) {
+      ASSERT_EQ(device::cuda::Launch(NoteKernel, {dim3(kBlocks), dim3(1)}, streams[i % 2], i, next, order),
+                cudaSuccess);
+    }
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    const std::vector<int> ran = FromDevice(order, kKernels * kBlocks);
+    int changes = 0;
+    for (size_t i = 1; i < ran.size(); ++i) changes += ran[i] != ran[i - 1] ? 1 : 0;
+    mixed += changes >= kKernels ? 1 : 0;
+  }
+  EXPECT_GE(mixed, kSeeds / 8);
+}
+
 TEST(FakeRuntime, AMissingWaitForACopyIsSeen) { EXPECT_GE(WrongSeeds(false, true), kSeeds / 4); }
 
 TEST(FakeRuntime, AMissingWaitBeforeABufferIsUsedAgainIsSeen) {
@@ -336,6 +360,27 @@ TEST(FakeRuntime, BatchesCopyEveryPieceInAnyOrder) {
   }
 }
 
+// Who takes one copy of a batch to be behind another is wrong for some seed.
+TEST(FakeRuntime, CopiesOfABatchHaveNoOrder) {
+  int old = 0;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    UseSeed(seed);
+    const cudaStream_t stream = NewStream();
+    int* device = OnDevice(std::vector<int>{1, 2, 3});
+    void* to[] = {device + 1, device + 2};
+    const void* from[] = {device, device + 1};
+    size_t sizes[] = {sizeof(int), sizeof(int)};
+    cudaMemcpyAttributes attributes{};
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    size_t first = 0;
+    ASSERT_EQ(cudaMemcpyBatchAsync(to, from, sizes, 2, &attributes, &first, 1, stream), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    old += FromDevice(device, 3)[2] == 2 ? 1 : 0;
+  }
+  EXPECT_GE(old, kSeeds / 4);
+  EXPECT_LE(old, kSeeds - kSeeds / 4);
+}
+
 TEST(FakeRuntime, BatchesAreRefusedAsCudaDoes) {
   UseSeed(1);
   const cudaStream_t stream = NewStream();
@@ -356,6 +401,8 @@ TEST(FakeRuntime, BatchesAreRefusedAsCudaDoes) {
   first = 0;
   size = 5 * sizeof(int);
   EXPECT_EQ(batch(stream), cudaErrorInvalidValue) << "longer than the memory";
+  size = 0;
+  EXPECT_EQ(batch(stream), cudaErrorInvalidValue) << "empty";
   size = 4;
   EXPECT_EQ(batch(stream), cudaSuccess);
   void* twice[] = {device, device};
@@ -402,6 +449,7 @@ TEST(FakeRuntime, MemoryIsFinite) {
   options.memory_bytes = 1000;
   options.memory_used_by_others_bytes = 300;
   options.pinnable_bytes = 2000;
+  options.registrable_bytes = 1600;
   ResetMachine(options);
   void* a = nullptr;
   void* b = &a;
@@ -427,6 +475,20 @@ TEST(FakeRuntime, MemoryIsFinite) {
   EXPECT_EQ(cudaHostUnregister(host.data() + 1), cudaErrorHostMemoryNotRegistered);
   EXPECT_EQ(cudaHostUnregister(host.data()), cudaSuccess);
   EXPECT_EQ(cudaHostUnregister(host.data()), cudaErrorHostMemoryNotRegistered);
+  EXPECT_EQ(cudaHostRegister(host.data(), 1601, cudaHostRegisterDefault), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaHostRegister(host.data(), 1600, cudaHostRegisterDefault), cudaSuccess);
+}
+
+TEST(FakeRuntime, FreeingMemoryWaitsForWhatMayUseIt) {
+  MachineOptions options;
+  options.lazy = true;
+  ResetMachine(options);
+  int* numbers = OnDevice(std::vector<int>(kNumbers));
+  int* out = Pinned(0);
+  ASSERT_EQ(device::cuda::Launch(AddOne, {dim3(1), dim3(kNumbers)}, NewStream(), numbers, out), cudaSuccess);
+  EXPECT_EQ(Counts().kernels, 0);
+  EXPECT_EQ(cudaFree(numbers), cudaSuccess);
+  EXPECT_EQ(Counts().kernels, 1);
 }
 
 TEST(FakeRuntime, HostMemoryIsRegisteredByPiecesAndCopiedByThem) {
