@@ -357,9 +357,10 @@ TEST_F(CudaFaultTest, WhatADeviceTookIsFreeAgain) {
 TEST_F(CudaFaultTest, BatchesAreOfPageLockedMemoryAlone) {
   std::vector<uint8_t> host(4096);
   const DevicePtr memory = Filled(4096, 1);
+  // The last one ends where the memory does.
   const std::vector<CopyRun> runs = {{memory, host.data(), 100},
                                      {memory + 200, host.data() + 200, 0},
-                                     {memory + 1000, host.data() + 1000, 500}};
+                                     {memory + 1000, host.data() + 1000, 3096}};
   device_->CopyOutBatch(stream_, runs);
   EXPECT_EQ(Counts().batches, 0);
   EXPECT_EQ(Counts().pageable_copies, 2);
@@ -368,13 +369,23 @@ TEST_F(CudaFaultTest, BatchesAreOfPageLockedMemoryAlone) {
   ASSERT_TRUE(Synchronize().ok());
   EXPECT_EQ(Counts().batches, 1);
   EXPECT_EQ(Counts().pageable_copies, 2);
+  device_->UnregisterHost(host.data());
+  device_->CopyInBatch(stream_, runs);
+  EXPECT_EQ(Counts().batches, 1);
+  EXPECT_EQ(Counts().pageable_copies, 4);
+  ASSERT_TRUE(device_->RegisterHost(host.data(), 4095).ok());
+  device_->CopyInBatch(stream_, runs);
+  ASSERT_TRUE(Synchronize().ok());
+  EXPECT_EQ(Counts().batches, 1) << "a byte short";
+  EXPECT_EQ(Counts().pageable_copies, 5);
 }
 
 // --- Products.
 
 // In bf16, whose products by ones are as large as their k.
 TEST_F(CudaFaultTest, ProductsTakeEachMatrixAsItIsAligned) {
-  constexpr int64_t kN = 24, kK = 64, kRows = 3, kShift = 4;
+  constexpr int64_t kN = 24, kK = 64, kShift = 4;
+  constexpr int64_t kRows = 4;  // a bucket's, so that no other algorithm is tried
   PackedMatrix matrix = Matrix(kN + 1, kK, Encoding::kF32, WeightMode::kExpanded);
   matrix.n = kN;
   const PackedMatrix packed = Matrix(kN, 256, Encoding::kQ4_K, WeightMode::kPacked);
@@ -626,7 +637,7 @@ TEST_F(CudaStartTest, AHeightThatItsBucketsAlgorithmRefusesGetsOneOfItsOwn) {
 
 class CudaSampleTest : public CudaFaultTest {
  protected:
-  static constexpr int32_t kVocab = 64;
+  static constexpr int32_t kVocab = 70;
 
   // A device that does nothing until it is waited for.
   static MachineOptions Lazy() {
@@ -682,7 +693,7 @@ TEST_F(CudaSampleTest, ResultsOfSamplesDoNotComeWithAnotherStreamsEvent) {
 TEST_F(CudaSampleTest, WhatASamplePointsToIsReadAtOnce) {
   Start(Lazy());
   std::vector<int32_t> history = {7}, ids = {9};
-  std::vector<uint32_t> mask = {1U << 8, 0};
+  std::vector<uint32_t> mask = {1U << 8, 0, 1U << 5};
   SampleRow row = Greedy();
   row.presence_penalty = 100;
   row.history = history.data();
@@ -692,12 +703,38 @@ TEST_F(CudaSampleTest, WhatASamplePointsToIsReadAtOnce) {
   row.n_forbidden_ids = 1;
   std::vector<float> logits(kVocab, 0.0F);
   for (size_t i = 7; i <= 10; ++i) logits[i] = static_cast<float>(20 - i);
+  logits[69] = 30;
   SampleResult result;
   Sample(logits, row, result);
   history[0] = ids[0] = 10;
   mask[0] = 1U << 10;
   ASSERT_TRUE(Synchronize().ok());
   EXPECT_EQ(result.token, 10);
+}
+
+// In parts of two rows, the first of which lies in the last slot.
+TEST_F(CudaSampleTest, RowsWhoseHistoriesFillASlotAreSampledInParts) {
+  std::vector<SampleResult> before(3), results(5);
+  for (int32_t i = 0; i < 3; ++i) SampleBest(7 + i, before[static_cast<size_t>(i)]);
+  const std::vector<int32_t> history(50000, 3);
+  SampleRow row = Greedy();
+  row.presence_penalty = 1;
+  row.history = history.data();
+  row.n_history = static_cast<int32_t>(history.size());
+  const std::vector<SampleRow> rows(5, row);
+  std::vector<float> logits(5 * kVocab, 0.0F);
+  for (size_t r = 0; r < 5; ++r) logits[r * kVocab + 20 + r] = 1;
+  SampleArgs args;
+  args.rows = 5;
+  args.vocab = kVocab;
+  args.logits = device_->Allocate(5 * kVocab * 4, "logits").value();
+  device_->CopyIn(stream_, args.logits, logits.data(), 5 * kVocab * 4);
+  args.sample = rows.data();
+  args.results = results.data();
+  device_->Sample(stream_, args);
+  ASSERT_TRUE(Synchronize().ok());
+  for (int32_t i = 0; i < 3; ++i) EXPECT_EQ(before[static_cast<size_t>(i)].token, 7 + i);
+  for (int32_t r = 0; r < 5; ++r) EXPECT_EQ(results[static_cast<size_t>(r)].token, 20 + r);
 }
 
 TEST_F(CudaSampleTest, LargerSlotsComeWhenTheSmallerOnesAreDone) {

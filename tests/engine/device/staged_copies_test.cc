@@ -264,6 +264,8 @@ TEST_F(StagedCopiesTest, MorePiecesThanThereAreAreEnqueuedAllTheSame) {
     ASSERT_FALSE(device->RegisterHost(from.data(), kRuns * kRunBytes).ok());
     const DevicePtr memory = device->Allocate(kRuns * kRunBytes, "memory").value();
     const StreamId in = device->CreateStream("in"), out = device->CreateStream("out");
+    fakes::cuda::FailCall("cudaStreamCreateWithFlags", 3,
+                          cudaErrorMemoryAllocation);  // one beside each, no more
     const EventId done = device->CreateEvent();
     for (int64_t i = 0; i < kRuns; ++i) {
       const CopyRun run = {memory + i * kRunBytes, from.data() + i * kRunBytes, kRunBytes};
@@ -309,6 +311,7 @@ TEST_F(StagedCopiesTest, AStopWaitsForWhoMoves) {
   std::vector<uint8_t> host(kBytes);
   MachineOptions machine;
   machine.pinnable_bytes = StagedCopies::kRingBytesMin;
+  machine.lazy = true;
   for (int round = 0; round < 30; ++round) {
     ResetMachine(machine);
     auto copies = StagedCopies::Create().value();

@@ -195,15 +195,16 @@ TEST_P(DeviceSuite, PenaltiesOfOneRowDoNotReachTheNext) {
 }
 
 TEST_P(DeviceSuite, RowsOfEveryKindAreSampledTogether) {
-  const std::vector<float> logits = RandomLogits(*this, 500, 1);
+  // So many that the rows of one call may take more memory than a device has for them.
+  const std::vector<float> logits = RandomLogits(*this, 8000, 1);
   std::vector<int32_t> best(logits.size());
   std::iota(best.begin(), best.end(), 0);
   std::sort(best.begin(), best.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
-  std::vector<uint32_t> mask(16);
+  std::vector<uint32_t> mask(250);
   mask[static_cast<size_t>(best[0] / 32)] |= 1U << (best[0] % 32);
   SampleRow plain = Neutral();
   plain.temperature = 0;
-  std::vector<SampleRow> kinds(4, plain);
+  std::vector<SampleRow> kinds(7, plain);
   kinds[1].history = best.data();  // in place of what it takes from the logits: counts
   kinds[1].n_history = 1;
   kinds[1].presence_penalty = 100;
@@ -211,12 +212,20 @@ TEST_P(DeviceSuite, RowsOfEveryKindAreSampledTogether) {
   kinds[2].n_logprobs = 1;
   kinds[3] = kinds[1];  // both
   kinds[3].n_logprobs = 1;
-  for (size_t round = 0; round < 8; ++round) {
+  for (size_t kind : {4, 5, 6}) {
+    kinds[kind].history = best.data();
+    kinds[kind].n_history = 1;
+  }
+  kinds[4].frequency_penalty = 100;
+  kinds[5].repetition_penalty = 100;
+  kinds[6].frequency_penalty = 1e-6F;  // changes nothing where it is counted right
+  for (size_t round = 0; round < 7; ++round) {
     std::vector<SampleRow> rows;
-    for (size_t r = 0; r < 9; ++r) rows.push_back(kinds[(r * (round / 4 * 2 + 1) + round) % 4]);
+    for (size_t r = 0; r < 9; ++r) rows.push_back(kinds[(r * (round % 3 + 1) + round) % kinds.size()]);
     const std::vector<SampleResult> results = Sample(*this, logits, rows);
     for (size_t r = 0; r < rows.size(); ++r) {
-      const bool changed = rows[r].n_history > 0 || rows[r].forbidden != nullptr;
+      const bool changed =
+          (rows[r].n_history > 0 && rows[r].frequency_penalty != 1e-6F) || rows[r].forbidden != nullptr;
       EXPECT_EQ(results[r].token, best[changed ? 1 : 0]) << "round " << round << " row " << r;
       if (rows[r].n_logprobs < 0) continue;
       EXPECT_EQ(results[r].top[0].token, best[0]) << "round " << round << " row " << r;
