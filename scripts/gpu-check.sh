@@ -1,8 +1,7 @@
 #!/bin/bash
-# Runs what needs a GPU from an unpacked bundle (scripts/gpu-bundle.sh) and leaves a report. Never run on a GPU
-# so far.
+# Runs what needs a GPU from a bundle (scripts/gpu-bundle.sh) and leaves a report. Never run on a GPU so far.
 #
-# Usage: scripts/gpu-check.sh [--out=FOLDER] [--model=FILE]
+# Usage: scripts/gpu-check.sh [--out=FOLDER] [--model=FILE] [--bundle=FILE]
 #
 # Under eight minutes, in this order, each step bounded in time and told apart in the report: every test of the
 # device and of the executors, logits against Transformers on the same GPU (where python3 has torch and
@@ -12,6 +11,8 @@
 #
 #   --out=FOLDER   where reports go (default: gpu-report): report.txt, results.json, a log for each step
 #   --model=FILE   a GGUF model for the profile (default: a tiny one with random weights)
+#   --bundle=FILE  unpacks it and runs what is in it, also without --bundle where the programs are not beside this
+#                  script (default: build/spillway-gpu.tar.xz)
 #   -h, --help     this text
 #
 # Exit code: 0 all steps passed, 1 some failed, 3 there is no GPU that can be used (the report says why).
@@ -20,11 +21,12 @@ set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 began=$PWD
 
-out=gpu-report model=''
+out=gpu-report model='' bundle=''
 while (($# > 0)); do
   case $1 in
     --out=*) out=${1#--out=} ;;
     --model=*) model=${1#--model=} ;;
+    --bundle=*) bundle=${1#--bundle=} ;;
     -h | --help) print_help; exit 0 ;;
     *) usage_error "unknown argument $1" ;;
   esac
@@ -33,6 +35,24 @@ done
 mkdir -p "$out" || die "no folder can be made at $out"
 out=$(cd "$out" && pwd)
 [[ -z $model || $model == /* ]] || model=$began/$model
+
+# Unpacks a bundle into the reports' folder, and goes on there.
+if [[ -z $bundle && ! -x $SPILLWAY_ROOT/bin/device_gpu_test && ! -x $SPILLWAY_ROOT/build/release/bin/device_gpu_test ]]; then
+  bundle=$SPILLWAY_ROOT/build/spillway-gpu.tar.xz
+fi
+if [[ -n $bundle ]]; then
+  [[ -f $bundle ]] || die "there is no bundle at $bundle: scripts/gpu-bundle.sh makes one"
+  unpacked=$out/bundle
+  rm -rf "$unpacked"
+  mkdir "$unpacked" || die "no folder can be made at $unpacked"
+  # Small machines have no xz; Python brings its own.
+  tar -C "$unpacked" -xJf "$bundle" 2> /dev/null || python3 -m tarfile -e "$bundle" "$unpacked" ||
+    die "$bundle cannot be unpacked: it is cut off, or neither xz nor python3 is here"
+  bash "$unpacked/spillway-gpu/scripts/gpu-check.sh" --out="$out" ${model:+--model="$model"}
+  rc=$?
+  rm -rf "$unpacked"
+  exit "$rc"
+fi
 cd "$SPILLWAY_ROOT" || die "no folder $SPILLWAY_ROOT"  # tests name their data from here
 bin=bin
 [[ -d $bin ]] || bin=build/release/bin

@@ -6,6 +6,8 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
+import tarfile
 import tempfile
 import unittest
 
@@ -33,10 +35,13 @@ class GpuCheck(unittest.TestCase):
         path.write_text(f"#!/bin/bash\n{body}\n")
         path.chmod(0o755)
 
-    def check(self):
-        done = subprocess.run(
-            ["bash", str(self.root / "scripts/gpu-check.sh"), "--out=report"], cwd=self.root, text=True, timeout=60,
+    def run_it(self, *flags):
+        return subprocess.run(
+            ["bash", str(self.root / "scripts/gpu-check.sh"), "--out=report", *flags], cwd=self.root, text=True, timeout=60,
             capture_output=True, env={"PATH": f"{self.root}/path:{os.environ['PATH']}", "CALLS": str(self.calls)})
+
+    def check(self, *flags):
+        done = self.run_it(*flags)
         self.report = (self.root / "report/report.txt").read_text()
         self.results = json.loads((self.root / "report/results.json").read_text())
         self.steps = {step["step"]: step["rc"] for step in self.results["steps"]}
@@ -52,6 +57,27 @@ class GpuCheck(unittest.TestCase):
         self.assertIn("[  PASSED  ] 3 tests.", self.report)
         self.assertIn("split --device=cuda --quick", self.calls.read_text())
         self.assertIn("skipped: python3 has no torch and transformers", self.report)
+
+    def test_a_bundle_is_unpacked_where_the_programs_are_not(self):
+        bundle = self.root / "packed.tar.xz"
+        with tarfile.open(bundle, "w:xz") as tar:
+            for name in ("scripts", "bin", "COMMIT"):
+                tar.add(self.root / name, f"spillway-gpu/{name}")
+        shutil.rmtree(self.root / "bin")
+        (self.root / "build").mkdir()
+        shutil.copy(bundle, self.root / "build/spillway-gpu.tar.xz")
+        self.assertEqual(self.check()[0], 0)
+        self.assertEqual(self.steps.get("device_tests"), 0)
+        self.assertFalse((self.root / "report/bundle").exists())
+        # Also without xz, by another name, and cut off.
+        self.program("tar", "exit 1", folder="path")
+        self.program("python3", f'exec {sys.executable} "$@"', folder="path")
+        self.assertEqual(self.check("--bundle=packed.tar.xz")[0], 0)
+        bundle.write_bytes(bundle.read_bytes()[:500])
+        done = self.run_it("--bundle=packed.tar.xz")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("cannot be unpacked", done.stderr)
+        self.assertIn("there is no bundle at none", self.run_it("--bundle=none").stderr)
 
     def test_no_gpu_is_said_and_nothing_is_run(self):
         self.program("device_gpu_test", 'echo "SKIPPED: the driver is not there"; exit 77')
