@@ -12,6 +12,7 @@
 #include <functional>
 #include <utility>
 
+#include "engine/device/cuda/cuda_error.h"
 #include "engine/device/cuda/matrix_layout.h"
 #include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/cuda/pci_link.h"
@@ -380,6 +381,31 @@ TEST_F(CudaFaultTest, BatchesAreOfPageLockedMemoryAlone) {
   EXPECT_EQ(Counts().pageable_copies, 5);
 }
 
+TEST(CudaError, TheFirstOneStays) {
+  cuda::StickyError error;
+  EXPECT_TRUE(error.Check(cudaSuccess, "nothing") && error.Check(absl::OkStatus()));
+  EXPECT_FALSE(error.Check(cudaErrorInvalidValue, "the first"));
+  const absl::Status first = error.status();
+  EXPECT_THAT(std::string(first.message()), HasSubstr("the first"));
+  EXPECT_FALSE(error.Check(cudaErrorLaunchFailure, "the second"));
+  EXPECT_FALSE(error.Check(absl::InternalError("the third")));
+  EXPECT_FALSE(error.Check(cudaSuccess, "nothing") || error.Check(absl::OkStatus()));
+  EXPECT_EQ(error.status(), first);
+}
+
+TEST(CudaError, SaysWhatToDo) {
+  const auto message = [](cudaError_t error) {
+    return std::string(cuda::CudaStatus(error, "trying").message());
+  };
+  EXPECT_EQ(cuda::CudaStatus(cudaErrorMemoryAllocation, "trying").code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(message(cudaErrorMemoryAllocation), HasSubstr("--device_memory"));
+  EXPECT_THAT(message(cudaErrorECCUncorrectable), HasSubstr("replace the GPU"));
+  EXPECT_THAT(message(cudaErrorDevicesUnavailable), HasSubstr("exclusively"));
+  EXPECT_THAT(message(cudaErrorLaunchFailure), HasSubstr("restart the daemon"));
+  EXPECT_FALSE(cuda::NoGpuStatus(cudaSuccess, 13000, 13000).ok());
+}
+
 // --- Products.
 
 // In bf16, whose products by ones are as large as their k.
@@ -702,14 +728,15 @@ TEST_F(CudaSampleTest, WhatASamplePointsToIsReadAtOnce) {
   row.forbidden_ids = ids.data();
   row.n_forbidden_ids = 1;
   std::vector<float> logits(kVocab, 0.0F);
-  for (size_t i = 7; i <= 10; ++i) logits[i] = static_cast<float>(20 - i);
-  logits[69] = 30;
+  for (size_t i = 7; i <= 9; ++i) logits[i] = static_cast<float>(20 - i);
+  logits[69] = 3;
+  logits[68] = 2;
   SampleResult result;
   Sample(logits, row, result);
-  history[0] = ids[0] = 10;
-  mask[0] = 1U << 10;
+  history[0] = ids[0] = 68;
+  mask = {0, 0, ~0U};
   ASSERT_TRUE(Synchronize().ok());
-  EXPECT_EQ(result.token, 10);
+  EXPECT_EQ(result.token, 68);
 }
 
 // In parts of two rows, the first of which lies in the last slot.

@@ -59,6 +59,16 @@ TEST_P(DeviceSuite, CopiesComeBackAsTheyWent) {
   EXPECT_EQ(filled[20], bytes[20]);
 }
 
+TEST_P(DeviceSuite, CopiesInMayLandAnywhere) {
+  constexpr int64_t kBytes = 32 << 10;
+  const std::vector<uint8_t> source = Counting(kBytes);
+  const DevicePtr memory = Allocate(kBytes + 8);
+  for (const int64_t shift : {1, 4, 8}) {
+    device_->CopyIn(stream_, memory + shift, source.data(), kBytes);
+    EXPECT_EQ(Download(memory + shift, kBytes), source) << shift;
+  }
+}
+
 TEST_P(DeviceSuite, BatchesCopyEveryRun) {
   std::vector<uint8_t> source = Counting(4096);
   const DevicePtr memory = Allocate(4096);
