@@ -61,7 +61,7 @@ bool ByteAllowance::Allows(const SocketBytes& bytes, const CallTraffic::Account&
     at_step_ = bytes;
     over_since_s_.reset();
   }
-  unaccounted_ = bytes.received - at_step_.received;
+  const int64_t unaccounted = bytes.received - at_step_.received;
   const int64_t free_bytes = steps_ == 0 ? kBeforeFirstCallBytes : kBetweenStepsBytes;
   const int64_t for_sent = free_bytes + kBytesForEachSent * (bytes.sent - at_step_.sent);
   const int64_t most = steps_ == 0 ? kBeforeFirstCallMostBytes
@@ -69,8 +69,8 @@ bool ByteAllowance::Allows(const SocketBytes& bytes, const CallTraffic::Account&
   // Their bytes come in frames, with heads.
   const int64_t for_messages = std::clamp<int64_t>(account.receiving, 0, kMessagesMost) *
                                (message_bytes_max_ + message_bytes_max_ / 4);
-  if (unaccounted_ > most + for_messages) return false;
-  if (unaccounted_ <= for_sent + for_messages) {
+  if (unaccounted > most + for_messages) return false;
+  if (unaccounted <= for_sent + for_messages) {
     over_since_s_.reset();
     return true;
   }

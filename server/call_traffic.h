@@ -62,16 +62,12 @@ class ByteAllowance {
   // every now and then.
   bool Allows(const SocketBytes& bytes, const CallTraffic::Account& account, double now_s);
 
-  // Received since the last step.
-  int64_t unaccounted() const { return unaccounted_; }
-
  private:
   int64_t message_bytes_max_;
   SocketBytes at_step_;  // when a step was last seen
   int64_t steps_ = 0;
   double step_s_;
   std::optional<double> over_since_s_;  // the allowance; none where it is not over, or a step came
-  int64_t unaccounted_ = 0;
 };
 
 }  // namespace spillway::server

@@ -32,7 +32,8 @@ constexpr int64_t kReservedDescriptors = 96;
 // Where an accept failed and nothing could be turned away either.
 constexpr int kWaitForDescriptorsMs = 50;
 constexpr int64_t kBetweenWarningsNs = 10 * kNsPerSecond;
-// How often connections' bytes are looked at: what one sends meanwhile is all that it can have too much.
+// How often connections' bytes are looked at: one that is cut at once may have sent as much as comes
+// meanwhile.
 constexpr std::chrono::milliseconds kBetweenLooks(50);
 
 int PortOf(int socket) {

@@ -265,8 +265,7 @@ std::vector<Flag> MakeFlags() {
           kProfile, "reprofile", &S::reprofile,
           "Measure although there is a saved profile, and replace it. Behind a link a missing profile is "
           "always measured, in about 10 s, or longer where other work keeps the machine busy; a device in "
-          "host "
-          "memory is measured only when --profile or this asks for it."),
+          "host memory is measured only when --profile or this asks for it."),
       SwitchFlag(kProfile, "profile_only", &S::profile_only,
                  "Load the model, measure or read the profile, print it and exit. Nothing is served."),
   };

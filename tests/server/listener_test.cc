@@ -210,7 +210,6 @@ TEST(ByteAllowance, StepsOfCallsStartItAnew) {
   EXPECT_TRUE(allowance.Allows({.received = 5000}, {}, 0)) << "a TLS handshake";
   EXPECT_TRUE(AllowsThroughout(allowance, 60'000, {}, 1, 10));
   EXPECT_FALSE(AllowsThroughout(allowance, 70'000, {}, 10, 11.5)) << "and no call";
-  EXPECT_EQ(allowance.unaccounted(), 70'000);
   EXPECT_TRUE(allowance.Allows({.received = 80'000}, {.steps = 1}, 12));
   EXPECT_TRUE(AllowsThroughout(allowance, 330'000, {.steps = 1}, 12, 20));
   EXPECT_FALSE(AllowsThroughout(allowance, 350'000, {.steps = 1}, 20, 21.5));

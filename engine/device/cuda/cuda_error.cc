@@ -26,8 +26,7 @@ absl::string_view RemedyOf(cudaError_t error) {
              "remove it or install a newer NVIDIA driver, or use --device=cpu";
     case cudaErrorSystemNotReady:
       return "where GPUs are joined by NVSwitches, nvidia-fabricmanager of the driver's very version must "
-             "run "
-             "(systemctl status nvidia-fabricmanager); else see whether nvidia-smi works";
+             "run (systemctl status nvidia-fabricmanager); else see whether nvidia-smi works";
     case cudaErrorMpsConnectionFailed:
     case cudaErrorMpsServerNotReady:
       return "see whether nvidia-cuda-mps-control runs, or unset CUDA_MPS_PIPE_DIRECTORY";

@@ -16,6 +16,7 @@
 #include "engine/device/cuda/matrix_layout.h"
 #include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/cuda/pci_link.h"
+#include "tests/engine/device/cuda_harness.h"
 #include "tests/engine/device/device_suite.h"
 #include "tests/fakes/cuda/machine.h"
 
@@ -31,14 +32,6 @@ using fakes::cuda::ResetMachine;
 using testing::AllOf;
 using testing::Each;
 using testing::HasSubstr;
-
-// Little of what a device keeps for itself, so that work is cut into pieces as on a device under pressure.
-CudaDeviceOptions Small() {
-  CudaDeviceOptions options;
-  options.scratch_bytes = 256 * kKiB;
-  options.workspace_bytes = 2 * kKiB;
-  return options;
-}
 
 DeviceCase CudaCase(DType dtype) {
   return {NameOf(dtype),
@@ -59,17 +52,6 @@ INSTANTIATE_TEST_SUITE_P(CudaEmulated, DeviceSuite,
                          CaseName);
 
 // --- What cannot start says why.
-
-class CudaStartTest : public testing::Test {
- protected:
-  void TearDown() override { ResetMachine({}); }
-  absl::Status StartError(const CudaDeviceOptions& options = Small()) const {
-    ResetMachine(machine_);
-    return CreateCudaDevice(options).status();
-  }
-
-  MachineOptions machine_;
-};
 
 TEST_F(CudaStartTest, MissingDriverIsNamed) {
   machine_.driver_version = 0;
@@ -143,53 +125,6 @@ TEST_F(CudaStartTest, MoreMemoryThanIsFreeIsRefusedWithWhatIs) {
 }
 
 // --- What goes wrong later.
-
-class CudaFaultTest : public testing::Test {
- protected:
-  void SetUp() override { Start({}); }
-  void Start(const MachineOptions& machine) {
-    device_.reset();
-    ResetMachine(machine);
-    device_ = CreateCudaDevice(Small()).value();
-    stream_ = device_->CreateStream("test");
-    event_ = device_->CreateEvent();
-  }
-  void TearDown() override {
-    device_.reset();
-    ResetMachine({});
-  }
-  absl::Status Synchronize() {
-    device_->Record(event_, stream_);
-    return device_->Synchronize(event_);
-  }
-
-  // Memory that lives as long as the device, of bytes of `value`.
-  DevicePtr Filled(int64_t size_bytes, uint8_t value) {
-    const DevicePtr memory = device_->Allocate(size_bytes, "test").value();
-    device_->Fill(stream_, memory, value, size_bytes);
-    return memory;
-  }
-  // All ones, [n, k].
-  PackedMatrix Matrix(int64_t n, int64_t k, Encoding encoding, WeightMode mode) {
-    std::vector<uint8_t> bytes(static_cast<size_t>(EncodedBytes(encoding, n * k)));
-    if (encoding == Encoding::kF32) {
-      const float one = 1;
-      for (size_t i = 0; i < bytes.size(); i += sizeof one) std::memcpy(&bytes[i], &one, sizeof one);
-    }
-    const TensorView view{"w", encoding, {n, k}, bytes.data(), static_cast<int64_t>(bytes.size())};
-    PackedMatrix matrix = device_->PlanMatrix({view}, mode).value();
-    std::vector<uint8_t> packed(static_cast<size_t>(matrix.size_bytes));
-    EXPECT_TRUE(device_->PackMatrix({view}, matrix, packed.data()).ok());
-    matrix.data = device_->Allocate(matrix.size_bytes, "w").value();
-    device_->CopyIn(stream_, matrix.data, packed.data(), matrix.size_bytes);
-    EXPECT_TRUE(Synchronize().ok());
-    return matrix;
-  }
-
-  std::unique_ptr<Device> device_;
-  StreamId stream_{};
-  EventId event_{};
-};
 
 TEST_F(CudaFaultTest, MemoryThatOthersTookIsNamedAndTheDeviceGoesOn) {
   FailCall("cudaMalloc", 1, cudaErrorMemoryAllocation);
@@ -406,108 +341,6 @@ TEST(CudaError, SaysWhatToDo) {
   EXPECT_FALSE(cuda::NoGpuStatus(cudaSuccess, 13000, 13000).ok());
 }
 
-// --- Products.
-
-// In bf16, whose products by ones are as large as their k.
-TEST_F(CudaFaultTest, ProductsTakeEachMatrixAsItIsAligned) {
-  constexpr int64_t kN = 24, kK = 64, kShift = 4;
-  constexpr int64_t kRows = 4;  // a bucket's, so that no other algorithm is tried
-  PackedMatrix matrix = Matrix(kN + 1, kK, Encoding::kF32, WeightMode::kExpanded);
-  matrix.n = kN;
-  const PackedMatrix packed = Matrix(kN, 256, Encoding::kQ4_K, WeightMode::kPacked);
-  const std::vector<uint16_t> ones(kRows * 256 + kShift, 0x3f80);
-  const auto bytes = static_cast<int64_t>(ones.size() * 2);
-  const DevicePtr in = Filled(bytes, 0), out = Filled(kRows * kN * 4 + kShift, 0), bias = Filled(200, 0);
-  device_->CopyIn(stream_, in, ones.data(), bytes);
-  // Aligned before and behind, so that what was chosen for one is there for the other.
-  for (const int shifted : {0, 1, 2, 3, 4, 0}) {
-    const auto at = [&](int which, DevicePtr array) { return array + (shifted == which ? kShift : 0); };
-    for (const Activation activation : {Activation::kNone, Activation::kGelu}) {
-      PackedMatrix weight = matrix;
-      weight.data = at(1, matrix.data);
-      GemmArgs args;
-      args.rows = kRows;
-      args.in = at(2, in);
-      args.out = at(3, out);
-      args.bias = at(4, bias);
-      args.activation = activation;
-      device_->Gemm(stream_, weight, args);
-      std::vector<float> got(kRows * kN);
-      device_->CopyOut(stream_, got.data(), args.out, kRows * kN * 4);
-      ASSERT_TRUE(Synchronize().ok()) << device_->status();
-      EXPECT_THAT(got, Each(kK)) << shifted;
-      device_->Gemm(stream_, packed, args);
-      device_->CopyOut(stream_, got.data(), args.out, kRows * kN * 4);
-      ASSERT_TRUE(Synchronize().ok()) << device_->status();
-      EXPECT_THAT(got, Each(0)) << shifted;
-    }
-  }
-}
-
-TEST_F(CudaFaultTest, PackedPartsAreAlignedAndFew) {
-  const TensorView part{"ffn", Encoding::kQ6_K, {3, 256}, nullptr, 630};
-  const std::vector<TensorView> parts(cuda::kPackedPartsMax, part);
-  const PackedMatrix plan = cuda::PlanRows(parts, WeightMode::kPacked, DType::kBF16).value();
-  EXPECT_EQ(plan.size_bytes, 256 + 3 * 768 + 630);
-  const auto more = cuda::PlanRows(std::vector<TensorView>(5, part), WeightMode::kPacked, DType::kBF16);
-  EXPECT_EQ(more.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(more.status().message()), AllOf(HasSubstr("ffn"), HasSubstr("--weights=expanded")));
-}
-
-TEST_F(CudaFaultTest, HeightsThatTheirBucketsAlgorithmRefusesHaveTheirOwn) {
-  MachineOptions machine;
-  machine.products_refuse_other_shapes = true;
-  Start(machine);
-  constexpr int64_t kN = 24, kK = 64;
-  const PackedMatrix matrix = Matrix(kN, kK, Encoding::kF32, WeightMode::kExpanded);
-  for (const int64_t rows : {1, 3, 33, 100}) {
-    std::vector<uint16_t> in(static_cast<size_t>(rows * kK), 0x3f80);  // 1 in bf16
-    std::vector<float> out(static_cast<size_t>(rows * kN));
-    GemmArgs args;
-    args.rows = static_cast<int32_t>(rows);
-    args.in = Filled(rows * kK * 2, 0);
-    args.out = Filled(rows * kN * 4, 0);
-    device_->CopyIn(stream_, args.in, in.data(), rows * kK * 2);
-    device_->Gemm(stream_, matrix, args);
-    device_->CopyOut(stream_, out.data(), args.out, rows * kN * 4);
-    ASSERT_TRUE(Synchronize().ok()) << device_->status();
-    EXPECT_THAT(out, Each(kK)) << rows;
-  }
-}
-
-TEST_F(CudaFaultTest, WarmedUpProductsAskForNoAlgorithm) {
-  const PackedMatrix matrix = Matrix(40, 64, Encoding::kF32, WeightMode::kExpanded);
-  ASSERT_TRUE(device_->WarmUp({matrix}, {1, 40}).ok());
-  const int64_t asked = Counts().heuristics;
-  EXPECT_GT(asked, 0);
-  GemmArgs args;
-  args.in = Filled(64 * 64 * 4, 0);
-  args.out = Filled(64 * 40 * 4, 0);
-  const auto multiply = [&](int32_t rows) {
-    args.rows = rows;
-    for (const DevicePtr bias : {DevicePtr{}, Filled(40 * 4, 0)}) {
-      args.bias = bias;
-      for (const bool accumulate : {false, true}) {
-        args.accumulate = accumulate;
-        args.out_dtype = DType::kF32;
-        device_->Gemm(stream_, matrix, args);
-      }
-      args.accumulate = false;
-      args.out_dtype = DType::kBF16;
-      for (const Activation activation : {Activation::kNone, Activation::kSilu}) {
-        args.activation = activation;
-        device_->Gemm(stream_, matrix, args);
-      }
-      args.activation = Activation::kNone;
-    }
-    EXPECT_TRUE(Synchronize().ok());
-  };
-  for (const int32_t rows : {1, 33, 40, 64}) multiply(rows);  // up to 64 they have one algorithm
-  EXPECT_EQ(Counts().heuristics, asked);
-  multiply(20);
-  EXPECT_GT(Counts().heuristics, asked);
-}
-
 // --- What the machine says of itself.
 
 TEST(PciLink, GenerationAndWidthAreReadFromSysfs) {
@@ -622,197 +455,6 @@ TEST_F(CudaStartTest, RegisteredMemoryIsNotCopiedByBatchesWhereTheDeviceReachesI
   CopyThereAndBack(*device, host.data(), host.data() + kBytes, kBytes);
   EXPECT_EQ(fakes::cuda::Counts().batches, 0);
   device->UnregisterHost(host.data());
-}
-
-// --- Products.
-
-TEST_F(CudaStartTest, AHeightThatItsBucketsAlgorithmRefusesGetsOneOfItsOwn) {
-  constexpr int64_t kFeatures = 24, kInner = 32;
-  machine_.products_refuse_other_shapes = true;
-  ResetMachine(machine_);
-  CudaDeviceOptions options = Small();
-  options.dtype = DType::kF32;
-  const auto device = CreateCudaDevice(options).value();
-  const StreamId stream = device->CreateStream("test");
-  const EventId done = device->CreateEvent();
-  const std::vector<float> ones(100 * kInner, 1.0F);
-  PackedMatrix weight;
-  weight.n = kFeatures;
-  weight.k = kInner;
-  weight.size_bytes = kFeatures * kInner * 4;
-  weight.encoding = Encoding::kF32;
-  weight.data = device->Allocate(weight.size_bytes, "weights").value();
-  GemmArgs args;
-  args.in = device->Allocate(100 * kInner * 4, "in").value();
-  args.out = device->Allocate(100 * kFeatures * 4, "out").value();
-  device->CopyIn(stream, weight.data, ones.data(), weight.size_bytes);
-  device->CopyIn(stream, args.in, ones.data(), 100 * kInner * 4);
-  for (const int32_t rows : {3, 5, 7, 9, 33, 65, 100}) {
-    args.rows = rows;
-    device->Gemm(stream, weight, args);
-    std::vector<float> got(static_cast<size_t>(rows * kFeatures));
-    device->CopyOut(stream, got.data(), args.out, rows * kFeatures * 4);
-    device->Record(done, stream);
-    ASSERT_TRUE(device->Synchronize(done).ok()) << device->status();
-    EXPECT_THAT(got, testing::Each(static_cast<float>(kInner))) << rows;
-  }
-  for (const DevicePtr memory : {weight.data, args.in, args.out}) device->Free(memory);
-}
-
-// --- Samples cross in mapped memory.
-
-class CudaSampleTest : public CudaFaultTest {
- protected:
-  static constexpr int32_t kVocab = 70;
-
-  // A device that does nothing until it is waited for.
-  static MachineOptions Lazy() {
-    MachineOptions machine;
-    machine.lazy = true;
-    return machine;
-  }
-  static SampleRow Greedy() {
-    SampleRow row{};
-    row.top_p = row.repetition_penalty = 1;
-    row.n_logprobs = -1;
-    return row;
-  }
-  void Sample(const std::vector<float>& logits, const SampleRow& row, SampleResult& result) {
-    SampleArgs args;
-    args.rows = 1;
-    args.vocab = kVocab;
-    args.logits = device_->Allocate(kVocab * 4, "logits").value();
-    device_->CopyIn(stream_, args.logits, logits.data(), kVocab * 4);
-    args.sample = &row;
-    args.results = &result;
-    device_->Sample(stream_, args);
-  }
-  void SampleBest(int32_t token, SampleResult& result) {
-    std::vector<float> logits(kVocab, 0.0F);
-    logits[static_cast<size_t>(token)] = 1;
-    Sample(logits, Greedy(), result);
-  }
-};
-
-TEST_F(CudaSampleTest, ResultsOfSamplesComeWhenAnEventAfterThemHasRun) {
-  // More calls than there are slots between two looks at the device.
-  std::vector<SampleResult> results(20);
-  for (int32_t i = 0; i < 20; ++i) SampleBest(7 + i, results[static_cast<size_t>(i)]);
-  ASSERT_TRUE(Synchronize().ok());
-  for (int32_t i = 0; i < 20; ++i) EXPECT_EQ(results[static_cast<size_t>(i)].token, 7 + i);
-}
-
-TEST_F(CudaSampleTest, ResultsOfSamplesDoNotComeWithAnotherStreamsEvent) {
-  Start(Lazy());
-  SampleResult result;
-  result.token = -5;
-  SampleBest(7, result);
-  const EventId other = device_->CreateEvent();
-  device_->Record(other, device_->CreateStream("other"));
-  ASSERT_TRUE(device_->Synchronize(other).ok());
-  EXPECT_EQ(result.token, -5);
-  device_->Record(event_, stream_);
-  for (int polls = 0; !device_->IsComplete(event_); ++polls) ASSERT_LT(polls, 1000);
-  EXPECT_EQ(result.token, 7) << "to who polls, too";
-}
-
-TEST_F(CudaSampleTest, WhatASamplePointsToIsReadAtOnce) {
-  Start(Lazy());
-  std::vector<int32_t> history = {7}, ids = {9};
-  std::vector<uint32_t> mask = {1U << 8, 0, 1U << 5};
-  SampleRow row = Greedy();
-  row.presence_penalty = 100;
-  row.history = history.data();
-  row.n_history = 1;
-  row.forbidden = mask.data();
-  row.forbidden_ids = ids.data();
-  row.n_forbidden_ids = 1;
-  std::vector<float> logits(kVocab, 0.0F);
-  for (size_t i = 7; i <= 9; ++i) logits[i] = static_cast<float>(20 - i);
-  logits[69] = 3;
-  logits[68] = 2;
-  SampleResult result;
-  Sample(logits, row, result);
-  history[0] = ids[0] = 68;
-  mask = {0, 0, ~0U};
-  ASSERT_TRUE(Synchronize().ok());
-  EXPECT_EQ(result.token, 68);
-}
-
-// In parts of two rows, the first of which lies in the last slot.
-TEST_F(CudaSampleTest, RowsWhoseHistoriesFillASlotAreSampledInParts) {
-  std::vector<SampleResult> before(3), results(5);
-  for (int32_t i = 0; i < 3; ++i) SampleBest(7 + i, before[static_cast<size_t>(i)]);
-  const std::vector<int32_t> history(50000, 3);
-  SampleRow row = Greedy();
-  row.presence_penalty = 1;
-  row.history = history.data();
-  row.n_history = static_cast<int32_t>(history.size());
-  const std::vector<SampleRow> rows(5, row);
-  std::vector<float> logits(5 * kVocab, 0.0F);
-  for (size_t r = 0; r < 5; ++r) logits[r * kVocab + 20 + r] = 1;
-  SampleArgs args;
-  args.rows = 5;
-  args.vocab = kVocab;
-  args.logits = device_->Allocate(5 * kVocab * 4, "logits").value();
-  device_->CopyIn(stream_, args.logits, logits.data(), 5 * kVocab * 4);
-  args.sample = rows.data();
-  args.results = results.data();
-  device_->Sample(stream_, args);
-  ASSERT_TRUE(Synchronize().ok());
-  for (int32_t i = 0; i < 3; ++i) EXPECT_EQ(before[static_cast<size_t>(i)].token, 7 + i);
-  for (int32_t r = 0; r < 5; ++r) EXPECT_EQ(results[static_cast<size_t>(r)].token, 20 + r);
-}
-
-TEST_F(CudaSampleTest, LargerSlotsComeWhenTheSmallerOnesAreDone) {
-  Start(Lazy());
-  std::vector<SampleResult> results(4);
-  for (int32_t i = 0; i < 3; ++i) SampleBest(7 + i, results[static_cast<size_t>(i)]);
-  const std::vector<int32_t> history(300000, 8);
-  SampleRow row = Greedy();
-  row.presence_penalty = 100;
-  row.history = history.data();
-  row.n_history = static_cast<int32_t>(history.size());
-  std::vector<float> logits(kVocab, 0.0F);
-  logits[8] = 2;
-  logits[30] = 1;
-  Sample(logits, row, results[3]);
-  for (int32_t i = 0; i < 3; ++i) EXPECT_EQ(results[static_cast<size_t>(i)].token, 7 + i) << "before they go";
-  ASSERT_TRUE(Synchronize().ok());
-  EXPECT_EQ(results[3].token, 30);
-}
-
-TEST_F(CudaSampleTest, HistoriesLongerThanASlotAreSampledWhole) {
-  constexpr int32_t kTokens = 1000;
-  std::vector<float> logits(kTokens, 0.0F);
-  logits[7] = 3;
-  logits[8] = 2;
-  logits[9] = 1;
-  const DevicePtr memory = device_->Allocate(3 * kTokens * 4, "logits").value();
-  for (int i = 0; i < 3; ++i) device_->CopyIn(stream_, memory + i * kTokens * 4, logits.data(), kTokens * 4);
-  std::vector<int32_t> history(300000, 8);
-  history.back() = 7;
-  SampleRow row{};
-  row.top_p = row.repetition_penalty = 1;
-  row.presence_penalty = 2.5;
-  row.n_logprobs = 0;
-  row.history = history.data();
-  row.n_history = static_cast<int32_t>(history.size());
-  std::vector<SampleRow> rows(3, row);
-  rows[1].n_history = 1;
-  std::vector<SampleResult> results(3);
-  SampleArgs args;
-  args.rows = 3;
-  args.vocab = kTokens;
-  args.logits = memory;
-  args.sample = rows.data();
-  args.results = results.data();
-  device_->Sample(stream_, args);
-  ASSERT_TRUE(Synchronize().ok());
-  EXPECT_EQ(results[0].token, 9);
-  EXPECT_EQ(results[1].token, 7);
-  EXPECT_EQ(results[2].token, 9);
-  device_->Free(memory);
 }
 
 }  // namespace
