@@ -6,15 +6,12 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <utility>
 
 #include "engine/device/cuda/cuda_error.h"
-#include "engine/device/cuda/matrix_layout.h"
-#include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/cuda/pci_link.h"
 #include "tests/engine/device/cuda_harness.h"
 #include "tests/engine/device/device_suite.h"
