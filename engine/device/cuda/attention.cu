@@ -128,7 +128,7 @@ class TileAttention {
       const int64_t head = int64_t{kv_head_} * group_ + index % group_;
       float x[kVectorElements];
       LoadEight(q + row * args_.q_stride + head * args_.d_head + from, args_.d_head - from, aligned_, x);
-      StoreEight(out + i / chunks_ * at_.d8 + from, kVectorElements, true, x);
+      StoreEight(out + i / chunks_ * at_.d8 + from, x);
     }
     const int slots = task_.n_queries * replicas_;
     for (int i = thread_; i < slots * at_.d8; i += kThreads) Shared<float>(at_.acc)[i] = 0;
@@ -170,8 +170,8 @@ class TileAttention {
           LoadEight(static_cast<const T*>(shared_.k_rows[row]) + from, left, false, x);
           LoadEight(static_cast<const T*>(shared_.v_rows[row]) + from, left, false, y);
         }
-        StoreEight(k_to, kVectorElements, true, x);
-        StoreEight(v_to, kVectorElements, true, y);
+        StoreEight(k_to, x);
+        StoreEight(v_to, y);
       }
     }
   }
@@ -236,7 +236,7 @@ class TileAttention {
 #pragma unroll
         for (int j = 0; j < kVectorElements; ++j) sums[j] = fmaf(x[j], weight, sums[j]);
       }
-      StoreEight(acc, kVectorElements, true, sums);
+      StoreEight(acc, sums);
     }
   }
 

@@ -87,7 +87,7 @@ __device__ inline void DeliverSplit(const PartialAttentionArgs& args, const Atte
   for (int from = lane * kVectorElements; from < d8; from += kWarpThreads * kVectorElements) {
     float x[kVectorElements];
     load(from, x);
-    StoreEight(results.acc + at * d8 + from, kVectorElements, true, x);
+    StoreEight(results.acc + at * d8 + from, x);
   }
   if (lane == 0) {
     results.max[at] = max;

@@ -26,8 +26,8 @@ __global__ void ExpandKernel(PackedRows rows, T* out) {
   float values[2][kVectorElements];
   DecodeRun(rows.data, rows.first + index / runs, index % runs, values[0]);
   T* to = out + index * kRun;
-  StoreEight(to, kVectorElements, true, values[0]);
-  StoreEight(to + kVectorElements, kVectorElements, true, values[1]);
+  StoreEight(to, values[0]);
+  StoreEight(to + kVectorElements, values[1]);
 }
 
 // The product's elements, whose type is an argument: of each type, decoders would be compiled once more,

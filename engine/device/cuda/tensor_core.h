@@ -1,5 +1,5 @@
-// Matrix products of a warp and copies past it: the one place with inline PTX. Where nvcc is not, software
-// with the same meaning takes its place (tests/fakes/cuda/include/cuda_fake/tensor_core.h).
+// Matrix products of a warp, copies past it and wide stores: the one place with inline PTX. Where nvcc is
+// not, software with the same meaning takes its place (tests/fakes/cuda/include/cuda_fake/tensor_core.h).
 //
 // The per-lane layouts are those of the PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type"
 // and "Warp-level matrix load instruction: ldmatrix". With group = lane / 4 and pair = lane % 4:
@@ -8,7 +8,7 @@
 //   b[0]: B[2 pair, 2 pair + 1][group]        b[1]: B[2 pair + 8, 2 pair + 9][group]
 //   d[0], d[1]: D[group][2 pair, 2 pair + 1]  d[2], d[3]: D[group + 8][2 pair, 2 pair + 1]
 // The first of two elements is the lower half of a register. All functions here are for whole warps, but for
-// the asynchronous copies, which are each thread's own.
+// asynchronous copies and stores, which are each thread's own.
 #ifndef SPILLWAY_ENGINE_DEVICE_CUDA_TENSOR_CORE_H_
 #define SPILLWAY_ENGINE_DEVICE_CUDA_TENSOR_CORE_H_
 
@@ -101,6 +101,15 @@ __device__ inline void AsyncCommit() { asm volatile("cp.async.commit_group;\n" :
 template <int kNewestLeft>
 __device__ inline void AsyncWait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kNewestLeft) : "memory");
+}
+
+// Writes 16 bytes of global memory, aligned to 16, by one instruction.
+__device__ inline void StoreSixteen(void* global, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n"
+               :
+               : "l"(__cvta_generic_to_global(global)), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+               : "memory");
 }
 
 }  // namespace spillway::device::cuda

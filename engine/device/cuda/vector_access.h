@@ -4,6 +4,7 @@
 #define SPILLWAY_ENGINE_DEVICE_CUDA_VECTOR_ACCESS_H_
 
 #include "engine/device/cuda/element.h"
+#include "engine/device/cuda/tensor_core.h"
 
 namespace spillway::device::cuda {
 
@@ -33,17 +34,37 @@ __device__ inline void LoadEight(const T* from, int64_t left, bool aligned, floa
   for (int i = 0; i < kVectorElements; ++i) to[i] = i < left ? ToFloat(from[i]) : 0.0F;
 }
 
-// Of eight elements the `left` first are written.
+// Writes eight elements, anywhere that is aligned to 16 bytes.
+template <typename T>
+__device__ inline void StoreEight(T* to, const float (&from)[kVectorElements]) {
+  constexpr int kElements = SixteenBytes<T>::kElements;
+#pragma unroll
+  for (int i = 0; i < kVectorElements; i += kElements) {
+    SixteenBytes<T> part;
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) part.at[j] = FromFloat<T>(from[i + j]);
+    *reinterpret_cast<SixteenBytes<T>*>(to + i) = part;
+  }
+}
+
+// Of eight elements the `left` first are written, to global memory. Beside stores of single elements the
+// compiler takes those of 16 bytes to pieces, so they are made where it cannot see them.
 template <typename T>
 __device__ inline void StoreEight(T* to, int64_t left, bool aligned, const float (&from)[kVectorElements]) {
   if (aligned && left >= kVectorElements) {
     constexpr int kElements = SixteenBytes<T>::kElements;
 #pragma unroll
     for (int i = 0; i < kVectorElements; i += kElements) {
-      SixteenBytes<T> part;
+      uint32_t words[kVectorBytes / 4];
 #pragma unroll
-      for (int j = 0; j < kElements; ++j) part.at[j] = FromFloat<T>(from[i + j]);
-      *reinterpret_cast<SixteenBytes<T>*>(to + i) = part;
+      for (int j = 0; j < kVectorBytes / 4; ++j) {
+        if constexpr (std::is_same_v<T, float>) {
+          words[j] = __float_as_uint(from[i + j]);
+        } else {
+          words[j] = PackTwo(from[i + 2 * j], from[i + 2 * j + 1], T{});
+        }
+      }
+      StoreSixteen(to + i, words);
     }
     return;
   }

@@ -480,6 +480,8 @@ enum class Mistake {
   kCopyNeverAwaited,
   kMatrixUnaligned,
   kMatrixOutside,
+  kStoreUnaligned,
+  kStoreToShared,
   kTrap,
 };
 
@@ -549,6 +551,12 @@ __global__ void Wrong(Mistake mistake, const char* global) {
     case Mistake::kMatrixOutside:
       device::cuda::LoadMatrix2(b, global);
       break;
+    case Mistake::kStoreUnaligned:
+      device::cuda::StoreSixteen(const_cast<char*>(global) + 8, a);
+      break;
+    case Mistake::kStoreToShared:
+      device::cuda::StoreSixteen(SharedAs<TwoTiles>().at[0], a);
+      break;
     case Mistake::kTrap:
       if (threadIdx.x == 3) __trap();
       break;
@@ -597,6 +605,8 @@ TEST(Simt, MistakesWithMatricesAndCopiesAreFaultsOfEverySeed) {
     EXPECT_THAT(fault(Mistake::kCopyNeverAwaited), HasSubstr("never awaited"));
     EXPECT_THAT(fault(Mistake::kMatrixUnaligned), HasSubstr("not 16 aligned bytes of shared memory"));
     EXPECT_THAT(fault(Mistake::kMatrixOutside), HasSubstr("not 16 aligned bytes of shared memory"));
+    EXPECT_THAT(fault(Mistake::kStoreUnaligned), HasSubstr("not to 16 aligned bytes of global memory"));
+    EXPECT_THAT(fault(Mistake::kStoreToShared), HasSubstr("not to 16 aligned bytes of global memory"));
   }
 }
 

@@ -140,4 +140,11 @@ void AsyncCommit() { CommitCopies(); }
 
 void AsyncWait(size_t newest_left) { AwaitCopies(newest_left); }
 
+void CheckStore(const void* global, const std::source_location& where) {
+  if (!IsAligned(global) || IsShared(global, 0)) {
+    SetFault("the store at " + Describe(where) + " is not to 16 aligned bytes of global memory");
+    EndKernel();
+  }
+}
+
 }  // namespace spillway::fakes::cuda

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <source_location>
 #include <type_traits>
 
@@ -22,6 +23,9 @@ void LoadMatrices(int n, bool transposed, uint32_t* r, const void* row, const st
 void AsyncCopy(void* shared, const void* global, int valid_bytes, const std::source_location& where);
 void AsyncCommit();
 void AsyncWait(size_t newest_left);
+
+// A fault when the address is not aligned to 16 bytes or lies in shared memory.
+void CheckStore(const void* global, const std::source_location& where);
 
 }  // namespace spillway::fakes::cuda
 
@@ -62,6 +66,12 @@ template <int kNewestLeft>
 void AsyncWait() {
   static_assert(kNewestLeft >= 0);
   fakes::cuda::AsyncWait(kNewestLeft);
+}
+
+inline void StoreSixteen(void* global, const uint32_t (&words)[4],
+                         std::source_location where = std::source_location::current()) {
+  fakes::cuda::CheckStore(global, where);
+  std::memcpy(global, words, sizeof(words));  // here, where ThreadSanitizer sees it
 }
 
 }  // namespace spillway::device::cuda
