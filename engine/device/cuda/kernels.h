@@ -69,7 +69,6 @@ struct PackedProductArgs {
   // Set by the launcher.
   bool aligned = false;
   DType type = DType::kF32;  // T
-  uint32_t magic = 0;        // of the tensor cores' form (packed_tile.h)
 };
 constexpr int32_t kPackedProductRowsMax = 8;
 cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);

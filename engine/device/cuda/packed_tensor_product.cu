@@ -32,26 +32,38 @@ class PackedTile {
   __device__ PackedTile(const PackedProductArgs& args, const uint8_t* rows, int64_t row_bytes, int n)
       : args_(args),
         rows_(rows),
-        row_bytes_(row_bytes),
+        row_bytes_(static_cast<int>(row_bytes)),
         n_(n),
+        spans_(static_cast<int>(args.weight.k / kSpanElements)),
         warp_(static_cast<int>(threadIdx.x) / kWarpThreads),
         lane_(static_cast<int>(threadIdx.x) % kWarpThreads),
         ring_(&SharedAs<uint8_t>() + warp_ * kFeatureTiles * kRingBytes) {}
 
   // Sums of the warp's spans: of feature 16 m + lane / 4 (+ 8) and row 8 t + lane % 4 * 2 (+ 1).
-  __device__ void Run(float (&sums)[kFeatureTiles][kRowTiles][4]) {
-    const int spans = static_cast<int>(args_.weight.k / kSpanElements);
+  __device__ void Run(float (&sums)[kFeatureTiles][kRowTiles][4]) const {
 #pragma unroll
-    for (int i = 0; i < kStages - 1; ++i) CopySpan(warp_ + i * kWarps, spans, i);
+    for (int i = 0; i < kStages - 1; ++i) CopySpan(warp_ + i * kWarps, i);
+    Inputs inputs;
+#pragma unroll
+    for (int t = 0; t < kRowTiles; ++t) {
+      // Rows that there are not are read as the last one, for nobody.
+      const int row = t * kTileRows + lane_ / 4;
+      inputs.next[t] = static_cast<const T*>(args_.in) +
+                       (row < args_.rows ? row : args_.rows - 1) * args_.weight.k + warp_ * kSpanElements +
+                       lane_ % 4 * (Row::kRunScales ? 4 : 8);
+    }
+    // A warp without a span is not given what lies behind the input.
+    if (warp_ < spans_) {
+#pragma unroll
+      for (int group = 0; group < kGroupsAhead; ++group) LoadInputs(group, inputs);
+    }
     int stage = 0;
-    for (int span = warp_; span < spans; span += kWarps) {
+    for (int span = warp_; span < spans_; span += kWarps) {
       const int before = stage == 0 ? kStages - 1 : stage - 1;
-      CopySpan(span + (kStages - 1) * kWarps, spans, before);
-      Inputs inputs;
-      if constexpr (kRowTiles == 1) inputs.Load(*this, span);
+      CopySpan(span + (kStages - 1) * kWarps, before);
       AsyncWait<kStages - 1>();
       __syncwarp();
-      Multiply(span, stage, inputs, sums);
+      Multiply(span, stage, span + kWarps < spans_, inputs, sums);
       __syncwarp();
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
@@ -70,15 +82,13 @@ class PackedTile {
   static constexpr int kPiecesOfSpan =
       kIsAligned ? Row::kBytes / kVectorBytes : (Row::kBytes + 14 + kVectorBytes - 1) / kVectorBytes;
   static_assert(kStages >= 2 && kPiecesOfSpan <= kPieces);
+  // Inputs are read so many groups before they are multiplied, as far as registers last.
+  static constexpr int kGroupsAhead = kRowTiles == 1 ? kGroupsOfSpan : 2;
 
-  // A span's inputs, where there are registers for all of them.
+  // What this lane multiplies of the next groups: of each its eight elements of row 8 t + lane / 4.
   struct Inputs {
-    uint32_t x[kRowTiles == 1 ? kGroupsOfSpan : 1][4];
-
-    __device__ void Load(const PackedTile& tile, int span) {
-#pragma unroll
-      for (int group = 0; group < kGroupsOfSpan; ++group) tile.LoadInput(span, group, 0, x[group]);
-    }
+    uint32_t x[kGroupsAhead][kRowTiles][4];
+    const T* next[kRowTiles];  // the lane's elements of the span that is read
   };
 
   // Where row `row` of the features begins, or the last one there is.
@@ -89,160 +99,155 @@ class PackedTile {
   }
 
   // One group of asynchronous copies, of nothing behind the last span.
-  __device__ void CopySpan(int span, int spans, int stage) {
-    if (span < spans) {
+  __device__ void CopySpan(int span, int stage) const {
+    if (span < spans_) {
+      constexpr int kWide = kPiecesOfSpan / 8 * 8;
 #pragma unroll
-      for (int first = 0; first < kFeatures * kPiecesOfSpan; first += kWarpThreads) {
-        CopyPiece(first + lane_, span, ring_ + stage * kStageBytes);
-      }
+      for (int first = 0; first < kWide; first += 8) CopyPieces<8>(span, stage, first);
+      if constexpr (kWide < kPiecesOfSpan) CopyPieces<kPiecesOfSpan - kWide>(span, stage, kWide);
     }
     AsyncCommit();
   }
 
-  __device__ void CopyPiece(int piece, int span, uint8_t* to) const {
-    if (piece >= kFeatures * kPiecesOfSpan) return;
-    const int row = piece / kPiecesOfSpan;
-    const int from = piece % kPiecesOfSpan * kVectorBytes;
-    const uint8_t* begin = RowAt(row) + int64_t{span} * Row::kBytes;
+  // kCount pieces of every row, from `first` on: neighbouring lanes copy neighbouring pieces.
+  template <int kCount>
+  __device__ void CopyPieces(int span, int stage, int first) const {
+    constexpr int kLanes = kCount > 4 ? 8 : (kCount > 2 ? 4 : kCount);  // for a row
+    constexpr int kRows = kWarpThreads / kLanes;
+    const int piece = lane_ % kLanes;
+    if (piece >= kCount || lane_ / kLanes >= kFeatures) return;
+#pragma unroll
+    for (int row = 0; row < kFeatures; row += kRows) {
+      CopyPiece(row + lane_ / kLanes, first + piece, span, stage);
+    }
+  }
+
+  __device__ void CopyPiece(int row, int piece, int span, int stage) const {
+    const int from = piece * kVectorBytes;
+    const uint8_t* begin = RowAt(row) + span * Row::kBytes;
     const int offset = OffsetOf(begin);
     // Nothing behind the span is read: the matrix may end there.
     const int left = kIsAligned ? kVectorBytes : offset + Row::kBytes - from;
-    AsyncCopy16(to + row * Row::kStride + from, begin - offset + from,
+    AsyncCopy16(ring_ + stage * kStageBytes + row * Row::kStride + from, begin - offset + from,
                 left < 0 ? 0 : (left < kVectorBytes ? left : kVectorBytes));
   }
 
-  // What this lane multiplies of a group: its eight elements of row 8 t + lane / 4, or 0 where there is none.
-  __device__ void LoadInput(int span, int group, int t, uint32_t (&x)[4]) const {
-    const int row = t * kTileRows + lane_ / 4;
-    const int pair = lane_ % 4;
+  // Reads the inputs of a group in place of those of the one kGroupsAhead before it.
+  __device__ static void LoadInputs(int group, Inputs& inputs) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = 0;
-    if (row >= args_.rows) return;
-    const T* in = static_cast<const T*>(args_.in) + row * args_.weight.k + span * kSpanElements +
-                  group * kGroupElements;
+    for (int t = 0; t < kRowTiles; ++t) {
+      LoadInput(inputs.next[t] + group * kGroupElements, inputs.x[group % kGroupsAhead][t]);
+    }
+  }
+  __device__ static void LoadInput(const T* in, uint32_t (&x)[4]) {
     if constexpr (Row::kRunScales) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint64_t four = *reinterpret_cast<const uint64_t*>(in + 16 * i + 4 * pair);
+        const uint64_t four = *reinterpret_cast<const uint64_t*>(in + 16 * i);
         x[2 * i] = static_cast<uint32_t>(four);
         x[2 * i + 1] = static_cast<uint32_t>(four >> 32);
       }
     } else {
-      const auto eight = *reinterpret_cast<const SixteenBytes<uint32_t>*>(in + 8 * pair);
+      const auto eight = *reinterpret_cast<const SixteenBytes<uint32_t>*>(in);
 #pragma unroll
       for (int i = 0; i < 4; ++i) x[i] = eight.at[i];
     }
   }
 
-  __device__ void Multiply(int span, int stage, const Inputs& inputs,
+  // `more`: the warp has another span.
+  __device__ void Multiply(int span, int stage, bool more, Inputs& inputs,
                            float (&sums)[kFeatureTiles][kRowTiles][4]) const {
     const auto row_at = [&](int row) {
-      const int offset = OffsetOf(RowAt(row) + int64_t{span} * Row::kBytes);
+      const int offset = OffsetOf(RowAt(row) + span * Row::kBytes);
       return Row(ring_ + stage * kStageBytes + row * Row::kStride + offset);
     };
     const int first = lane_ / 4;
     if constexpr (kFeatureTiles == 1) {
       const Row rows[1][2] = {{row_at(first), row_at(first + 8)}};
-      MultiplyRows(span, rows, inputs, sums);
+      MultiplyRows(rows, more, inputs, sums);
     } else {
       static_assert(kFeatureTiles == 2);
       const Row rows[2][2] = {{row_at(first), row_at(first + 8)}, {row_at(first + 16), row_at(first + 24)}};
-      MultiplyRows(span, rows, inputs, sums);
+      MultiplyRows(rows, more, inputs, sums);
     }
   }
 
-  __device__ void MultiplyRows(int span, const Row (&rows)[kFeatureTiles][2], const Inputs& inputs,
+  __device__ void MultiplyRows(const Row (&rows)[kFeatureTiles][2], bool more, Inputs& inputs,
                                float (&sums)[kFeatureTiles][kRowTiles][4]) const {
-    // Unrolled as far as registers last.
-#pragma unroll(kRowTiles == 1 ? kGroupsOfSpan / 2 : 1)
-    for (int two = 0; two < kGroupsOfSpan; two += 2) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        uint32_t x[kRowTiles][4];
+    for (int group = 0; group < kGroupsOfSpan; ++group) {
+      MultiplyGroup(group, rows, inputs.x[group % kGroupsAhead], sums);
+      const int next = group + kGroupsAhead;
+      if (next == kGroupsOfSpan && more) {
 #pragma unroll
-        for (int t = 0; t < kRowTiles; ++t) {
-          if constexpr (kRowTiles == 1) {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) x[t][j] = inputs.x[two + i][j];
-          } else {
-            LoadInput(span, two + i, t, x[t]);
-          }
-        }
-        MultiplyGroup(two + i, rows, x, sums);
+        for (int t = 0; t < kRowTiles; ++t) inputs.next[t] += kWarps * kSpanElements;
       }
+      // Behind the last span its inputs again, for nobody.
+      LoadInputs(next % kGroupsOfSpan, inputs);
     }
   }
 
   __device__ void MultiplyGroup(int group, const Row (&rows)[kFeatureTiles][2],
                                 const uint32_t (&x)[kRowTiles][4],
                                 float (&sums)[kFeatureTiles][kRowTiles][4]) const {
-    float excess[kRowTiles][kScales][2];
-    float input_sums[kRowTiles][2];
-    if constexpr (Row::kMagic) {
+    float input_sums[kRowTiles][kScales][2];
+    if constexpr (Row::kHasOffset) {
 #pragma unroll
-      for (int t = 0; t < kRowTiles; ++t) SumInput(x[t], excess[t], input_sums[t]);
+      for (int t = 0; t < kRowTiles; ++t) SumInput(x[t], input_sums[t]);
     }
 #pragma unroll
     for (int m = 0; m < kFeatureTiles; ++m) {
       uint32_t upper[4];
       uint32_t lower[4];
-      const GroupScale scales[2] = {rows[m][0].Group(group, lane_ % 4, args_.magic, upper),
-                                    rows[m][1].Group(group, lane_ % 4, args_.magic, lower)};
+      const GroupScale scales[2] = {rows[m][0].Group(group, lane_ % 4, bits_, upper),
+                                    rows[m][1].Group(group, lane_ % 4, bits_, lower)};
 #pragma unroll
       for (int t = 0; t < kRowTiles; ++t) {
         float sum[4] = {};
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          if (half == 0 || Row::kRunScales) {
-#pragma unroll
-            for (int c = 0; c < 4; ++c)
-              sum[c] = Row::kMagic ? excess[t][kScales == 2 ? half : 0][c % 2] : 0.0F;
-          }
           Mma16816<T>(sum, {upper[2 * half], lower[2 * half], upper[2 * half + 1], lower[2 * half + 1]},
                       {x[t][2 * half], x[t][2 * half + 1]});
           if (half == 0 && !Row::kRunScales) continue;
+          const int of = kScales == 2 ? half : 0;
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
-            const float scale = scales[c / 2].scale[kScales == 2 ? half : 0];
-            sums[m][t][c] = fmaf(scale, sum[c], sums[m][t][c]);
-          }
-        }
-        if constexpr (Row::kHasMin) {
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            sums[m][t][c] = fmaf(-scales[c / 2].min, input_sums[t][c % 2], sums[m][t][c]);
+            const GroupScale& scale = scales[c / 2];
+            sums[m][t][c] = fmaf(scale.scale[of], sum[c], sums[m][t][c]);
+            if constexpr (Row::kHasOffset) {
+              sums[m][t][c] = fmaf(-scale.offset[of], input_sums[t][of][c % 2], sums[m][t][c]);
+            }
+            sum[c] = 0;
           }
         }
       }
     }
   }
 
-  // The sums of inputs by which a group's products come out too large, because of kZero and Magic, by scale;
-  // and of all of the group. Of rows lane % 4 * 2 and the one after it.
-  __device__ static void SumInput(const uint32_t (&x)[4], float (&excess)[kScales][2], float (&all)[2]) {
+  // The sums of a group's inputs, by scale: of rows lane % 4 * 2 and the one after it.
+  __device__ static void SumInput(const uint32_t (&x)[4], float (&sums)[kScales][2]) {
     constexpr uint32_t kOnes = std::is_same_v<T, __half> ? 0x3c003c00u : 0x3f803f80u;  // 1 and 1
-    constexpr float kExcess = Row::kZero + Magic<T>::kValue;
     float sum[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Mma16816<T>(sum, {kOnes, kOnes, kOnes, kOnes}, {x[2 * half], x[2 * half + 1]});
       if (half == 0 && !Row::kRunScales) continue;
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        excess[kScales == 2 ? half : 0][c] = -kExcess * sum[c];
-        all[c] = sum[c];
-        if (Row::kRunScales) sum[c] = 0;
-      }
+      for (int c = 0; c < 2; ++c) sums[kScales == 2 ? half : 0][c] = sum[c];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sum[c] = 0;
     }
   }
 
   const PackedProductArgs& args_;
   const uint8_t* const rows_;
-  const int64_t row_bytes_;
+  const int row_bytes_;  // 32 rows are less than 2 GiB
   const int n_;
+  const int spans_;
   const int warp_;
   const int lane_;
   uint8_t* const ring_;
+  const UnpackBits<T> bits_;
 };
 
 // The block's features where no tile is for them: where parts meet, or of a part in another encoding.
@@ -364,8 +369,7 @@ cudaError_t LaunchTiles(const PackedProductArgs& args, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t LaunchRows(PackedProductArgs args, cudaStream_t stream) {
-  args.magic = Magic<T>::kTwo;
+cudaError_t LaunchRows(const PackedProductArgs& args, cudaStream_t stream) {
   // More rows read more of the input for each feature: they share it between more features.
   if (args.rows <= kTileRows) return LaunchTiles<T, 1, 1>(args, stream);
   if (args.rows <= 2 * kTileRows) return LaunchTiles<T, 2, 2>(args, stream);

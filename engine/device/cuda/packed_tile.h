@@ -1,12 +1,13 @@
 // How a warp reads packed weights as fragments of tensor-core products. A span is 256 elements of a row: one
 // block of the K encodings, eight of the others. It is read in groups of 32 elements; of each, lanes with the
 // same lane % 4 (a pair, in tensor_core.h's terms) hold eight. What is multiplied are the encoded integers,
-// which T holds exactly; the scales are applied to the f32 sums:
-//   weight = scale * (integer - kZero) - min
+// perhaps with Magic added, which T holds exactly; the f32 sums are scaled:
+//   weight = scale * integer - offset
 #ifndef SPILLWAY_ENGINE_DEVICE_CUDA_PACKED_TILE_H_
 #define SPILLWAY_ENGINE_DEVICE_CUDA_PACKED_TILE_H_
 
 #include "engine/device/cuda/element.h"
+#include "engine/device/cuda/simt.h"
 #include "engine/device/tensor_encoding.h"
 
 namespace spillway::device::cuda {
@@ -29,6 +30,14 @@ struct Magic<__half> {
   static constexpr float kValue = 1024;
 };
 
+// Constants that integers are unpacked with. An instruction takes one operand that is no register, and that is
+// the mask: the compiler must not know that these are constants. All lanes of a warp make them together.
+template <typename T>
+struct UnpackBits {
+  uint32_t magic = __reduce_or_sync(kWholeWarp, Magic<T>::kTwo);
+  uint32_t byte_excess = __reduce_or_sync(kWholeWarp, 0x4b000000u);  // of the f32 2^23
+};
+
 // Words of shared memory that begin at any even address, and where that is known to be no multiple of 4.
 __device__ inline uint32_t LoadWord(const uint8_t* at) {
   const int behind = static_cast<int>(reinterpret_cast<uintptr_t>(at) % 4);
@@ -44,14 +53,18 @@ __device__ inline float LoadHalfAt(const uint8_t* at) {
   return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(at)));
 }
 
-// Byte i of a word less `zero`, exactly, and without a conversion: as the last bits of 2^23.
-__device__ inline float ByteToFloat(uint32_t word, int i, int zero = 0) {
-  const uint32_t bits = __byte_perm(word, 0x4b000000u, 0x7440u | static_cast<uint32_t>(i));
-  return __uint_as_float(bits) - (8388608.0F + static_cast<float>(zero));
+// Byte i of a word, exactly, and without a conversion: 2^23 larger, of which it is the last bits.
+constexpr float kByteExcess = 8388608.0F;
+__device__ inline float ByteAndExcess(uint32_t excess_bits, uint32_t word, int i) {
+  return __uint_as_float(__byte_perm(word, excess_bits, 0x7440u | static_cast<uint32_t>(i)));
+}
+// factor * byte i, rounded once.
+__device__ inline float ScaleByte(float factor, uint32_t excess_bits, uint32_t word, int i) {
+  return fmaf(factor, ByteAndExcess(excess_bits, word, i), -kByteExcess * factor);
 }
 
 // Four integers, those under kMask in the bytes of `bytes` shifted right, to two registers of two T each,
-// added to those of `magic`, Magic::kTwo: no constant, because an instruction takes only one of those.
+// added to those of `magic`, Magic::kTwo.
 template <uint32_t kMask>
 __device__ inline void ToPairs(uint32_t bytes, int shift, uint32_t magic, uint32_t* pairs) {
   const uint32_t apart = __byte_perm(bytes, 0, 0x3120);  // bytes 0, 2, 1, 3
@@ -62,41 +75,43 @@ __device__ inline void ToPairs(uint32_t bytes, int shift, uint32_t magic, uint32
 // Row of one encoding: a span of one row in shared memory, aligned to 16 bytes but where kRunScales.
 //   kBytes      of a span in the matrix
 //   kStride     between rows in shared memory: lanes of a warp meet no bank twice
-//   kMagic      integers come with Magic added
+//   kHasOffset  weights have offsets, those that Magic makes among them
 //   kRunScales  a scale is that of 16 elements, and a span may begin at any even address: of a group, a lane
 //               holds elements 4 pair .. 4 pair + 3 and the ones 16 behind them. Otherwise 8 pair ..
 //               8 pair + 7
-//   Group       the pairs of a lane's eight elements, and the scale and minimum of each half of the group
+//   Group       the pairs of a lane's eight elements, and the scale and offset of each half of the group
 template <typename T, Encoding kEncoding>
 struct PackedRow;
 
+// Of the halves of a group; where not kRunScales the first is that of all.
 struct GroupScale {
-  float scale[2];  // of the halves of a group; where not kRunScales the first is that of all
-  float min;
+  float scale[2];
+  float offset[2];
 };
 
 template <typename T>
 struct PackedRow<T, Encoding::kQ4_0> {
   static constexpr int kBytes = 8 * 18;
   static constexpr int kStride = 160;
-  static constexpr float kZero = 8;
-  static constexpr bool kMagic = true;
-  static constexpr bool kHasMin = false;
+  static constexpr bool kHasOffset = true;
   static constexpr bool kRunScales = false;
 
   __device__ explicit PackedRow(const uint8_t* at) : at_(at) {}
-  __device__ GroupScale Group(int group, int pair, uint32_t magic, uint32_t (&pairs)[4]) const {
+  __device__ GroupScale Group(int group, int pair, const UnpackBits<T>& bits, uint32_t (&pairs)[4]) const {
     const uint8_t* block = at_ + 18 * group;
     // Low nibbles are elements 0..15, high ones 16..31.
     uint32_t bytes[2];
     LoadTwoWords(block + 2 + 8 * (pair % 2), group % 2 == 0, bytes);
     const int shift = 4 * (pair / 2);
-    ToPairs<0x000f000f>(bytes[0], shift, magic, pairs);
-    ToPairs<0x000f000f>(bytes[1], shift, magic, pairs + 2);
-    return {{LoadHalfAt(block), 0}, 0};
+    ToPairs<0x000f000f>(bytes[0], shift, bits.magic, pairs);
+    ToPairs<0x000f000f>(bytes[1], shift, bits.magic, pairs + 2);
+    const float scale = LoadHalfAt(block);
+    return {{scale, 0}, {scale * (kZero + Magic<T>::kValue), 0}};
   }
 
  private:
+  static constexpr float kZero = 8;
+
   const uint8_t* at_;
 };
 
@@ -104,13 +119,11 @@ template <typename T>
 struct PackedRow<T, Encoding::kQ8_0> {
   static constexpr int kBytes = 8 * 34;
   static constexpr int kStride = 288;
-  static constexpr float kZero = 0;
-  static constexpr bool kMagic = false;
-  static constexpr bool kHasMin = false;
+  static constexpr bool kHasOffset = false;
   static constexpr bool kRunScales = false;
 
   __device__ explicit PackedRow(const uint8_t* at) : at_(at) {}
-  __device__ GroupScale Group(int group, int pair, uint32_t, uint32_t (&pairs)[4]) const {
+  __device__ GroupScale Group(int group, int pair, const UnpackBits<T>& bits, uint32_t (&pairs)[4]) const {
     const uint8_t* block = at_ + 34 * group;
     uint32_t bytes[2];
     LoadTwoWords(block + 2 + 8 * pair, group % 2 == 0, bytes);
@@ -118,11 +131,11 @@ struct PackedRow<T, Encoding::kQ8_0> {
     for (int i = 0; i < 2; ++i) {
       float x[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) x[j] = ByteToFloat(bytes[i] ^ 0x80808080u, j, 128);
+      for (int j = 0; j < 4; ++j) x[j] = ByteAndExcess(bits.byte_excess, bytes[i] ^ 0x80808080u, j) - (kByteExcess + 128);
       pairs[2 * i] = PackTwo(x[0], x[1], T{});
       pairs[2 * i + 1] = PackTwo(x[2], x[3], T{});
     }
-    return {{LoadHalfAt(block), 0}, 0};
+    return {{LoadHalfAt(block), 0}, {0, 0}};
   }
 
  private:
@@ -141,11 +154,12 @@ struct KScales {
     scales[1] = (words[3] & 0x0f0f0f0fu) | ((words[1] >> 2) & 0x30303030u);
     mins[1] = ((words[3] >> 4) & 0x0f0f0f0fu) | ((words[2] >> 2) & 0x30303030u);
   }
-  __device__ GroupScale Of(int group) const {
+  template <typename T>
+  __device__ GroupScale Of(int group, const UnpackBits<T>& bits) const {
     // Not by an index, which would put them into memory.
-    const uint32_t scale = group < 4 ? scales[0] : scales[1];
-    const uint32_t min = group < 4 ? mins[0] : mins[1];
-    return {{d * ByteToFloat(scale, group % 4), 0}, dmin * ByteToFloat(min, group % 4)};
+    const float scale = ScaleByte(d, bits.byte_excess, group < 4 ? scales[0] : scales[1], group % 4);
+    const float min = ScaleByte(dmin, bits.byte_excess, group < 4 ? mins[0] : mins[1], group % 4);
+    return {{scale, 0}, {fmaf(scale, Magic<T>::kValue, min), 0}};
   }
 
   float d;
@@ -158,19 +172,17 @@ template <typename T>
 struct PackedRow<T, Encoding::kQ4_K> {
   static constexpr int kBytes = 144;
   static constexpr int kStride = 160;
-  static constexpr float kZero = 0;
-  static constexpr bool kMagic = true;
-  static constexpr bool kHasMin = true;
+  static constexpr bool kHasOffset = true;
   static constexpr bool kRunScales = false;
 
   __device__ explicit PackedRow(const uint8_t* at) : at_(at), scales_(at) {}
-  __device__ GroupScale Group(int group, int pair, uint32_t magic, uint32_t (&pairs)[4]) const {
+  __device__ GroupScale Group(int group, int pair, const UnpackBits<T>& bits, uint32_t (&pairs)[4]) const {
     // Groups 2j and 2j + 1 are the low and high nibbles of 32 bytes.
     const uint32_t* words = reinterpret_cast<const uint32_t*>(at_ + 16 + 32 * (group / 2) + 8 * pair);
     const int shift = 4 * (group % 2);
-    ToPairs<0x000f000f>(words[0], shift, magic, pairs);
-    ToPairs<0x000f000f>(words[1], shift, magic, pairs + 2);
-    return scales_.Of(group);
+    ToPairs<0x000f000f>(words[0], shift, bits.magic, pairs);
+    ToPairs<0x000f000f>(words[1], shift, bits.magic, pairs + 2);
+    return scales_.Of(group, bits);
   }
 
  private:
@@ -182,22 +194,20 @@ template <typename T>
 struct PackedRow<T, Encoding::kQ5_K> {
   static constexpr int kBytes = 176;
   static constexpr int kStride = 224;
-  static constexpr float kZero = 0;
-  static constexpr bool kMagic = true;
-  static constexpr bool kHasMin = true;
+  static constexpr bool kHasOffset = true;
   static constexpr bool kRunScales = false;
 
   __device__ explicit PackedRow(const uint8_t* at) : at_(at), scales_(at) {}
-  __device__ GroupScale Group(int group, int pair, uint32_t magic, uint32_t (&pairs)[4]) const {
+  __device__ GroupScale Group(int group, int pair, const UnpackBits<T>& bits, uint32_t (&pairs)[4]) const {
     const uint32_t* words = reinterpret_cast<const uint32_t*>(at_ + 48 + 32 * (group / 2) + 8 * pair);
     // Bit `group` of each of 32 bytes is the fifth.
     const uint32_t* fifths = reinterpret_cast<const uint32_t*>(at_ + 16 + 8 * pair);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const uint32_t low = (words[i] >> (4 * (group % 2))) & 0x0f0f0f0fu;
-      ToPairs<0x001f001f>(low | (((fifths[i] >> group) & 0x01010101u) << 4), 0, magic, pairs + 2 * i);
+      ToPairs<0x001f001f>(low | (((fifths[i] >> group) & 0x01010101u) << 4), 0, bits.magic, pairs + 2 * i);
     }
-    return scales_.Of(group);
+    return scales_.Of(group, bits);
   }
 
  private:
@@ -209,28 +219,29 @@ template <typename T>
 struct PackedRow<T, Encoding::kQ6_K> {
   static constexpr int kBytes = 210;
   static constexpr int kStride = 240;
-  static constexpr float kZero = 32;
-  static constexpr bool kMagic = true;
-  static constexpr bool kHasMin = false;
+  static constexpr bool kHasOffset = true;
   static constexpr bool kRunScales = true;
 
   __device__ explicit PackedRow(const uint8_t* at) : at_(at), d_(LoadHalfAt(at + 208)) {}
-  __device__ GroupScale Group(int group, int pair, uint32_t magic, uint32_t (&pairs)[4]) const {
+  __device__ GroupScale Group(int group, int pair, const UnpackBits<T>& bits, uint32_t (&pairs)[4]) const {
     const int half = group / 4;
     const uint8_t* low = at_ + 64 * half + 32 * (group % 2) + 4 * pair;
     const uint8_t* high = at_ + 128 + 32 * half + 4 * pair;
-    GroupScale scale{{0, 0}, 0};
+    GroupScale scale{};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const uint32_t nibbles = (LoadWord(low + 16 * i) >> (4 * (group / 2 % 2))) & 0x0f0f0f0fu;
       const uint32_t tops = (LoadWord(high + 16 * i) >> (2 * (group % 4))) & 0x03030303u;
-      ToPairs<0x003f003f>(nibbles | (tops << 4), 0, magic, pairs + 2 * i);
+      ToPairs<0x003f003f>(nibbles | (tops << 4), 0, bits.magic, pairs + 2 * i);
       scale.scale[i] = d_ * static_cast<float>(static_cast<int8_t>(at_[192 + 2 * group + i]));
+      scale.offset[i] = scale.scale[i] * (kZero + Magic<T>::kValue);
     }
     return scale;
   }
 
  private:
+  static constexpr float kZero = 32;
+
   const uint8_t* at_;
   float d_;
 };
