@@ -18,6 +18,7 @@
 #ifndef SPILLWAY_ENGINE_DEVICE_DEVICE_H_
 #define SPILLWAY_ENGINE_DEVICE_DEVICE_H_
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -47,6 +48,13 @@ struct DeviceInfo {
   int32_t numa_node = -1;  // of the host's memory that its link leads to; -1: not known, or no link
 };
 
+// Output features of a matrix from `first` on, up to the next part's, in one encoding.
+struct MatrixPart {
+  int64_t first = 0;
+  Encoding encoding = Encoding::kF32;
+};
+constexpr int32_t kMatrixPartsMax = 4;
+
 // A weight matrix in the layout that this device's Gemm reads. A value: `data` may lie in resident memory or
 // in a streaming slot that the bytes were just copied to.
 struct PackedMatrix {
@@ -58,6 +66,9 @@ struct PackedMatrix {
   // Output features of `data` that come before the first one of these: of a slice, where the layout is read
   // from its beginning.
   int64_t first = 0;
+  // What `data` consists of, where the device keeps each part as its file encodes it; else none.
+  int32_t n_parts = 0;
+  std::array<MatrixPart, kMatrixPartsMax> parts;
 };
 
 class Device {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/ops.h"
 #include "engine/device/tensor_encoding.h"
 #include "engine/device/types.h"
@@ -46,14 +47,7 @@ struct EpilogueArgs {
 };
 cudaError_t LaunchEpilogue(DType out_type, const EpilogueArgs& args, cudaStream_t stream);
 
-// Rows [first, first + n) of a packed matrix (packed_matrix.h), k columns.
-struct PackedRows {
-  const uint8_t* data = nullptr;  // the directory
-  int64_t first = 0;
-  int64_t n = 0;
-  int64_t k = 0;
-};
-// Expands them to T [n, k], aligned to 16 bytes.
+// Expands rows to T [n, k], aligned to 16 bytes.
 cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, cudaStream_t stream);
 
 // As GemmArgs, for few rows.

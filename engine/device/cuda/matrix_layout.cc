@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "engine/device/arithmetic/packed_blocks.h"
+#include "engine/device/cuda/address.h"
 #include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/matrix_parts.h"
 #include "engine/device/narrowing.h"
@@ -17,27 +19,7 @@ namespace {
 // Slices begin at 16 bytes whatever the length of a row.
 constexpr int64_t kSliceRows = 8;
 
-// Where the parts of a packed matrix lie. REQUIRES: at most kPackedPartsMax.
-PackedDirectory DirectoryOf(absl::Span<const TensorView> parts, int64_t k) {
-  PackedDirectory directory{};
-  int64_t offset_bytes = kPackedAlignment;
-  int64_t first = 0;
-  for (const TensorView& part : parts) {
-    const EncodingInfo& info = InfoOf(part.encoding);
-    PackedPart& entry = directory.parts[directory.n_parts++];
-    entry.offset_bytes = offset_bytes;
-    entry.row_bytes = EncodedBytes(part.encoding, k);
-    entry.first = static_cast<int32_t>(first);
-    const bool plain = IsPlain(part.encoding);
-    entry.block_runs = plain ? 1 : info.block_elements / packed::kRunElements;
-    entry.block_bytes = plain ? info.block_bytes * packed::kRunElements : info.block_bytes;
-    entry.encoding = part.encoding;
-    first += part.shape[0];
-    offset_bytes += part.shape[0] * entry.row_bytes;
-    offset_bytes = (offset_bytes + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment;
-  }
-  return directory;
-}
+int64_t Aligned(int64_t bytes) { return (bytes + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment; }
 
 }  // namespace
 
@@ -55,14 +37,19 @@ absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, Weight
   const auto packed = std::find_if(parts.begin(), parts.end(),
                                    [](const TensorView& part) { return !IsPlain(part.encoding); });
   if (mode == WeightMode::kExpanded || packed == parts.end()) return plan;
-  if (parts.size() > kPackedPartsMax) {
-    return absl::InvalidArgumentError(absl::StrCat(packed->name, ": more than ", kPackedPartsMax,
+  if (parts.size() > kMatrixPartsMax) {
+    return absl::InvalidArgumentError(absl::StrCat(packed->name, ": more than ", kMatrixPartsMax,
                                                    " matrices are stacked; load them expanded "
                                                    "(--weights=expanded)"));
   }
-  const PackedDirectory directory = DirectoryOf(parts, shape.k);
-  const PackedPart& last = directory.parts[directory.n_parts - 1];
   plan.encoding = packed->encoding;
+  int64_t first = 0;
+  for (const TensorView& part : parts) {
+    plan.parts[static_cast<size_t>(plan.n_parts++)] = {first, part.encoding};
+    first += part.shape[0];
+  }
+  const PackedRows rows = RowsOf(plan);
+  const PackedPart& last = rows.parts[rows.n_parts - 1];
   plan.size_bytes = last.offset_bytes + (shape.n - last.first) * last.row_bytes;
   return plan;
 }
@@ -70,12 +57,11 @@ absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, Weight
 void PackRows(absl::Span<const TensorView> parts, const PackedMatrix& plan, DType type, void* packed) {
   uint8_t* out = static_cast<uint8_t*>(packed);
   if (!IsPlain(plan.encoding)) {
-    const PackedDirectory directory = DirectoryOf(parts, plan.k);
+    const PackedRows rows = RowsOf(plan);
     std::memset(out, 0, static_cast<size_t>(plan.size_bytes));
-    std::memcpy(out, &directory, sizeof(directory));
     for (size_t i = 0; i < parts.size(); ++i) {
-      std::memcpy(out + directory.parts[i].offset_bytes, parts[i].data,
-                  static_cast<size_t>(parts[i].shape[0] * directory.parts[i].row_bytes));
+      std::memcpy(out + rows.parts[i].offset_bytes, parts[i].data,
+                  static_cast<size_t>(parts[i].shape[0] * rows.parts[i].row_bytes));
     }
     return;
   }
@@ -107,6 +93,32 @@ absl::StatusOr<PackedMatrix> SliceRows(const PackedMatrix& matrix, int64_t first
   slice.n = n;
   slice.size_bytes = n * row_bytes;
   return slice;
+}
+
+PackedRows RowsOf(const PackedMatrix& matrix) {
+  PackedRows rows;
+  rows.data = At<const uint8_t>(matrix.data);
+  rows.first = matrix.first;
+  rows.n = matrix.n;
+  rows.k = matrix.k;
+  rows.n_parts = matrix.n_parts;
+  int64_t offset_bytes = 0;
+  for (int32_t i = 0; i < matrix.n_parts; ++i) {
+    const MatrixPart& part = matrix.parts[static_cast<size_t>(i)];
+    const EncodingInfo& info = InfoOf(part.encoding);
+    const bool plain = IsPlain(part.encoding);
+    PackedPart& to = rows.parts[i];
+    to.offset_bytes = offset_bytes;
+    to.row_bytes = EncodedBytes(part.encoding, matrix.k);
+    to.first = static_cast<int32_t>(part.first);
+    to.block_runs = plain ? 1 : info.block_elements / packed::kRunElements;
+    to.block_bytes = plain ? info.block_bytes * packed::kRunElements : info.block_bytes;
+    to.encoding = part.encoding;
+    if (i + 1 == matrix.n_parts) break;
+    const int64_t n = matrix.parts[static_cast<size_t>(i) + 1].first - part.first;
+    offset_bytes = Aligned(offset_bytes + n * to.row_bytes);
+  }
+  return rows;
 }
 
 }  // namespace spillway::device::cuda

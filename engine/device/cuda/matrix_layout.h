@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/device.h"
 
 namespace spillway::device::cuda {
@@ -16,6 +17,9 @@ Encoding EncodingOf(DType type);
 absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, WeightMode mode, DType type);
 void PackRows(absl::Span<const TensorView> parts, const PackedMatrix& plan, DType type, void* packed);
 absl::StatusOr<PackedMatrix> SliceRows(const PackedMatrix& matrix, int64_t first, int64_t n);
+
+// What kernels are told of a matrix that stays packed.
+PackedRows RowsOf(const PackedMatrix& matrix);
 
 }  // namespace spillway::device::cuda
 

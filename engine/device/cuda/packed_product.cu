@@ -5,7 +5,7 @@
 #include "engine/device/cuda/block_reduce.h"
 #include "engine/device/cuda/kernels.h"
 #include "engine/device/cuda/launch.h"
-#include "engine/device/cuda/packed_matrix.h"
+#include "engine/device/cuda/packed_decode.h"
 #include "engine/device/cuda/packed_result.h"
 #include "engine/device/cuda/vector_access.h"
 
@@ -19,12 +19,12 @@ constexpr int kRun = packed::kRunElements;
 
 // A thread expands one run.
 template <typename T>
-__global__ void ExpandKernel(PackedRows rows, T* out) {
+__global__ void ExpandKernel(const __grid_constant__ PackedRows rows, T* out) {
   const int64_t runs = rows.k / kRun;
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= rows.n * runs) return;
   float values[2][kVectorElements];
-  DecodeRun(rows.data, rows.first + index / runs, index % runs, values[0]);
+  DecodeRun(rows, index / runs, index % runs, values[0]);
   T* to = out + index * kRun;
   StoreEight(to, values[0]);
   StoreEight(to + kVectorElements, values[1]);
@@ -45,7 +45,7 @@ __device__ inline void LoadInput(const PackedProductArgs& args, int64_t at, floa
 
 // A warp multiplies kFeatures rows of the matrix by kRows rows of the input; lanes take runs of k in turn.
 template <int kRows>
-__global__ void PackedProductKernel(PackedProductArgs args) {
+__global__ void PackedProductKernel(const __grid_constant__ PackedProductArgs args) {
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kFeatures;
@@ -56,7 +56,7 @@ __global__ void PackedProductKernel(PackedProductArgs args) {
     for (int f = 0; f < kFeatures; ++f) {
       // Beyond the last feature the last one again, for nobody.
       const int64_t feature = first + f < args.weight.n ? first + f : args.weight.n - 1;
-      DecodeRun(args.weight.data, args.weight.first + feature, run, weights[f]);
+      DecodeRun(args.weight, feature, run, weights[f]);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {

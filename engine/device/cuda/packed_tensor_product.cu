@@ -3,12 +3,11 @@
 // own with several spans in flight, and their sums are added at the end. So weights are read once, as they
 // are packed, however many rows there are, and a weight costs about one instruction to unpack.
 #include <algorithm>
-#include <climits>
 
 #include "engine/device/cuda/block_reduce.h"
 #include "engine/device/cuda/kernels.h"
 #include "engine/device/cuda/launch.h"
-#include "engine/device/cuda/packed_matrix.h"
+#include "engine/device/cuda/packed_decode.h"
 #include "engine/device/cuda/packed_result.h"
 #include "engine/device/cuda/packed_tile.h"
 #include "engine/device/cuda/tensor_core.h"
@@ -259,7 +258,7 @@ template <typename T>
       float sums[kTileRows] = {};
       for (int64_t run = lane; run < args.weight.k / packed::kRunElements; run += kWarpThreads) {
         float weights[packed::kRunElements];
-        DecodeRun(args.weight.data, args.weight.first + first + f, run, weights);
+        DecodeRun(args.weight, first + f, run, weights);
 #pragma unroll
         for (int r = 0; r < kTileRows; ++r) {
           if (row + r >= args.rows) break;
@@ -327,14 +326,11 @@ __global__ __launch_bounds__(kThreads, kFeatureTiles == 1 ? 4 : 3) void PackedTe
   constexpr int kFeatures = kFeatureTiles * kTileFeatures;
   const int64_t first = int64_t{blockIdx.x} * kFeatures;
   const int n = static_cast<int>(args.weight.n - first < kFeatures ? args.weight.n - first : kFeatures);
-  const PackedDirectory& directory = *reinterpret_cast<const PackedDirectory*>(args.weight.data);
-  const int64_t feature = args.weight.first + first;
-  int which = 0;
-  while (which + 1 < directory.n_parts && feature >= directory.parts[which + 1].first) ++which;
-  const int64_t end = which + 1 < directory.n_parts ? directory.parts[which + 1].first : INT64_MAX;
-  if (feature + n > end) return MultiplyRuns<T>(args, first, n);
-  const PackedPart& part = directory.parts[which];
-  const uint8_t* rows = args.weight.data + part.offset_bytes + (feature - part.first) * part.row_bytes;
+  const int64_t row = args.weight.first + first;
+  const int which = PartOf(args.weight, row);
+  if (which != PartOf(args.weight, row + n - 1)) return MultiplyRuns<T>(args, first, n);
+  const PackedPart& part = args.weight.parts[which];
+  const uint8_t* rows = RowAt(args.weight, part, row);
 
   float sums[kFeatureTiles][kRowTiles][4] = {};
   switch (part.encoding) {

@@ -9,6 +9,7 @@
 #include "engine/device/cuda/address.h"
 #include "engine/device/cuda/cuda_error.h"
 #include "engine/device/cuda/kernels.h"
+#include "engine/device/cuda/matrix_layout.h"
 #include "engine/device/matrix_parts.h"
 
 namespace spillway::device::cuda {
@@ -57,7 +58,7 @@ absl::Status Products::Multiply(const PackedMatrix& weight, const GemmArgs& args
 }
 
 absl::Status Products::MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream) {
-  PackedRows rows{At<const uint8_t>(weight.data), weight.first, weight.n, weight.k};
+  PackedRows rows = RowsOf(weight);
   PackedProductArgs product;
   product.weight = rows;
   product.rows = args.rows;

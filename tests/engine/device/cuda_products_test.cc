@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "engine/device/cuda/matrix_layout.h"
-#include "engine/device/cuda/packed_matrix.h"
 #include "tests/engine/device/cuda_harness.h"
 
 namespace spillway::device {
@@ -55,9 +54,9 @@ TEST_F(CudaFaultTest, ProductsTakeEachMatrixAsItIsAligned) {
 
 TEST_F(CudaFaultTest, PackedPartsAreAlignedAndFew) {
   const TensorView part{"ffn", Encoding::kQ6_K, {3, 256}, nullptr, 630};
-  const std::vector<TensorView> parts(cuda::kPackedPartsMax, part);
+  const std::vector<TensorView> parts(kMatrixPartsMax, part);
   const PackedMatrix plan = cuda::PlanRows(parts, WeightMode::kPacked, DType::kBF16).value();
-  EXPECT_EQ(plan.size_bytes, 256 + 3 * 768 + 630);
+  EXPECT_EQ(plan.size_bytes, 3 * 768 + 630);
   const auto more = cuda::PlanRows(std::vector<TensorView>(5, part), WeightMode::kPacked, DType::kBF16);
   EXPECT_EQ(more.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(more.status().message()), AllOf(HasSubstr("ffn"), HasSubstr("--weights=expanded")));
