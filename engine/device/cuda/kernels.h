@@ -67,9 +67,10 @@ struct PackedProductArgs {
 constexpr int32_t kPackedProductRowsMax = 8;
 cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);
 
-// The same on tensor cores, for up to kPackedTensorRowsMax rows, where HasPackedTensorProduct. `encoding`:
-// that of the matrix or of most of it.
-constexpr int32_t kPackedTensorRowsMax = 32;
+// The same on tensor cores, for up to kPackedTensorRowsMax rows, where HasPackedTensorProduct: beyond, it
+// takes less time to expand the weights than to read them, for 32 rows at a time, from the L2 cache.
+// `encoding`: that of the matrix or of most of it.
+constexpr int32_t kPackedTensorRowsMax = 128;
 bool HasPackedTensorProduct(DType type, Encoding encoding, const PackedProductArgs& args);
 cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);
 

@@ -19,7 +19,9 @@ namespace {
 // Slices begin at 16 bytes whatever the length of a row.
 constexpr int64_t kSliceRows = 8;
 
-int64_t Aligned(int64_t bytes) { return (bytes + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment; }
+int64_t Aligned(int64_t bytes) {
+  return (bytes + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment;
+}
 
 }  // namespace
 

@@ -1,7 +1,8 @@
 // Products of packed weights with a decode step's rows on the tensor cores, bf16 and f16. A block takes 16 or
 // 32 features of the matrix; its warps take spans of their rows in turn, each through shared memory of its
-// own with several spans in flight, and their sums are added at the end. So weights are read once, as they
-// are packed, however many rows there are, and a weight costs about one instruction to unpack.
+// own with several spans in flight, and their sums are added at the end. So weights are read as they are
+// packed, and a weight costs about one instruction to unpack. Blocks of the same features and other rows of
+// the input follow one another: the second finds the weights in the L2 cache.
 #include <algorithm>
 
 #include "engine/device/cuda/block_reduce.h"
@@ -28,8 +29,10 @@ template <typename T, Encoding kEncoding, int kFeatureTiles, int kRowTiles>
 class PackedTile {
  public:
   // `rows` is the first of the features' rows, which follow one another; n of them exist.
-  __device__ PackedTile(const PackedProductArgs& args, const uint8_t* rows, int64_t row_bytes, int n)
+  __device__ PackedTile(const PackedProductArgs& args, int first_row, const uint8_t* rows, int64_t row_bytes,
+                        int n)
       : args_(args),
+        first_row_(first_row),
         rows_(rows),
         row_bytes_(static_cast<int>(row_bytes)),
         n_(n),
@@ -38,7 +41,7 @@ class PackedTile {
         lane_(static_cast<int>(threadIdx.x) % kWarpThreads),
         ring_(&SharedAs<uint8_t>() + warp_ * kFeatureTiles * kRingBytes) {}
 
-  // Sums of the warp's spans: of feature 16 m + lane / 4 (+ 8) and row 8 t + lane % 4 * 2 (+ 1).
+  // Sums of the warp's spans: of feature 16 m + lane / 4 (+ 8) and row first_row + 8 t + lane % 4 * 2 (+ 1).
   __device__ void Run(float (&sums)[kFeatureTiles][kRowTiles][4]) const {
 #pragma unroll
     for (int i = 0; i < kStages - 1; ++i) CopySpan(warp_ + i * kWarps, i);
@@ -46,7 +49,7 @@ class PackedTile {
 #pragma unroll
     for (int t = 0; t < kRowTiles; ++t) {
       // Rows that there are not are read as the last one, for nobody.
-      const int row = t * kTileRows + lane_ / 4;
+      const int row = first_row_ + t * kTileRows + lane_ / 4;
       inputs.next[t] = static_cast<const T*>(args_.in) +
                        (row < args_.rows ? row : args_.rows - 1) * args_.weight.k + warp_ * kSpanElements +
                        lane_ % 4 * (Row::kRunScales ? 4 : 8);
@@ -84,7 +87,8 @@ class PackedTile {
   // Inputs are read so many groups before they are multiplied, as far as registers last.
   static constexpr int kGroupsAhead = kRowTiles == 1 ? kGroupsOfSpan : 2;
 
-  // What this lane multiplies of the next groups: of each its eight elements of row 8 t + lane / 4.
+  // What this lane multiplies of the next groups: of each its eight elements of row
+  // first_row + 8 t + lane / 4.
   struct Inputs {
     uint32_t x[kGroupsAhead][kRowTiles][4];
     const T* next[kRowTiles];  // the lane's elements of the span that is read
@@ -239,6 +243,7 @@ class PackedTile {
   }
 
   const PackedProductArgs& args_;
+  const int first_row_;
   const uint8_t* const rows_;
   const int row_bytes_;  // 32 rows are less than 2 GiB
   const int n_;
@@ -251,10 +256,11 @@ class PackedTile {
 
 // The block's features where no tile is for them: where parts meet, or of a part in another encoding.
 template <typename T>
-[[gnu::noinline]] __device__ void MultiplyRuns(const PackedProductArgs& args, int64_t first, int n) {
+[[gnu::noinline]] __device__ void MultiplyRuns(const PackedProductArgs& args, int first_row, int rows,
+                                               int64_t first, int n) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   for (int f = static_cast<int>(threadIdx.x) / kWarpThreads; f < n; f += kWarps) {
-    for (int row = 0; row < args.rows; row += kTileRows) {
+    for (int row = first_row; row < first_row + rows; row += kTileRows) {
       float sums[kTileRows] = {};
       for (int64_t run = lane; run < args.weight.k / packed::kRunElements; run += kWarpThreads) {
         float weights[packed::kRunElements];
@@ -284,7 +290,7 @@ template <typename T>
 
 // Adds the warps' sums, and writes them.
 template <int kFeatureTiles, int kRowTiles>
-__device__ inline void Deliver(const PackedProductArgs& args, int64_t first, int n,
+__device__ inline void Deliver(const PackedProductArgs& args, int first_row, int64_t first, int n,
                                const float (&sums)[kFeatureTiles][kRowTiles][4]) {
   constexpr int kFeatures = kFeatureTiles * kTileFeatures;
   constexpr int kRows = kRowTiles * kTileRows;
@@ -311,54 +317,63 @@ __device__ inline void Deliver(const PackedProductArgs& args, int64_t first, int
   for (int i = thread; i < kFeatures * kRows; i += kThreads) {
     const int row = i / kFeatures;
     const int feature = i % kFeatures;
-    if (row >= args.rows || feature >= n) continue;
+    if (first_row + row >= args.rows || feature >= n) continue;
     float sum = 0;
 #pragma unroll
     for (int from = 0; from < kWarps; ++from) sum += shared[(from * kRows + row) * kStride + feature];
-    StoreOutput(args, row, first + feature, sum);
+    StoreOutput(args, first_row + row, first + feature, sum);
   }
 }
 
-// grid: [tiles of kFeatureTiles * 16 features]
+// grid: [tiles of kFeatureTiles * 16 features][tiles of kRowTiles * 8 rows]
 template <typename T, int kFeatureTiles, int kRowTiles>
 __global__ __launch_bounds__(kThreads, kFeatureTiles == 1 ? 4 : 3) void PackedTensorKernel(
     const __grid_constant__ PackedProductArgs args) {
   constexpr int kFeatures = kFeatureTiles * kTileFeatures;
-  const int64_t first = int64_t{blockIdx.x} * kFeatures;
+  constexpr int kRows = kRowTiles * kTileRows;
+  const unsigned row_tiles = static_cast<unsigned>(args.rows + kRows - 1) / kRows;
+  const int first_row = static_cast<int>(blockIdx.x % row_tiles) * kRows;
+  const int64_t first = int64_t{blockIdx.x / row_tiles} * kFeatures;
   const int n = static_cast<int>(args.weight.n - first < kFeatures ? args.weight.n - first : kFeatures);
   const int64_t row = args.weight.first + first;
   const int which = PartOf(args.weight, row);
-  if (which != PartOf(args.weight, row + n - 1)) return MultiplyRuns<T>(args, first, n);
+  if (which != PartOf(args.weight, row + n - 1)) return MultiplyRuns<T>(args, first_row, kRows, first, n);
   const PackedPart& part = args.weight.parts[which];
   const uint8_t* rows = RowAt(args.weight, part, row);
 
   float sums[kFeatureTiles][kRowTiles][4] = {};
   switch (part.encoding) {
     case Encoding::kQ4_0:
-      PackedTile<T, Encoding::kQ4_0, kFeatureTiles, kRowTiles>(args, rows, part.row_bytes, n).Run(sums);
+      PackedTile<T, Encoding::kQ4_0, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
+          .Run(sums);
       break;
     case Encoding::kQ8_0:
-      PackedTile<T, Encoding::kQ8_0, kFeatureTiles, kRowTiles>(args, rows, part.row_bytes, n).Run(sums);
+      PackedTile<T, Encoding::kQ8_0, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
+          .Run(sums);
       break;
     case Encoding::kQ4_K:
-      PackedTile<T, Encoding::kQ4_K, kFeatureTiles, kRowTiles>(args, rows, part.row_bytes, n).Run(sums);
+      PackedTile<T, Encoding::kQ4_K, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
+          .Run(sums);
       break;
     case Encoding::kQ5_K:
-      PackedTile<T, Encoding::kQ5_K, kFeatureTiles, kRowTiles>(args, rows, part.row_bytes, n).Run(sums);
+      PackedTile<T, Encoding::kQ5_K, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
+          .Run(sums);
       break;
     case Encoding::kQ6_K:
-      PackedTile<T, Encoding::kQ6_K, kFeatureTiles, kRowTiles>(args, rows, part.row_bytes, n).Run(sums);
+      PackedTile<T, Encoding::kQ6_K, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
+          .Run(sums);
       break;
     default:
-      return MultiplyRuns<T>(args, first, n);
+      return MultiplyRuns<T>(args, first_row, kRows, first, n);
   }
-  Deliver<kFeatureTiles, kRowTiles>(args, first, n, sums);
+  Deliver<kFeatureTiles, kRowTiles>(args, first_row, first, n, sums);
 }
 
 template <typename T, int kFeatureTiles, int kRowTiles>
 cudaError_t LaunchTiles(const PackedProductArgs& args, cudaStream_t stream) {
   LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, kFeatureTiles * kTileFeatures)));
+  shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, kFeatureTiles * kTileFeatures) *
+                                          CeilDivide(args.rows, kRowTiles * kTileRows)));
   shape.block = dim3(kThreads);
   shape.shared_bytes = size_t{kWarps} * kFeatureTiles * kRingBytes;
   return Launch(PackedTensorKernel<T, kFeatureTiles, kRowTiles>, shape, stream, args);

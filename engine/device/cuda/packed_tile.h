@@ -30,8 +30,8 @@ struct Magic<__half> {
   static constexpr float kValue = 1024;
 };
 
-// Constants that integers are unpacked with. An instruction takes one operand that is no register, and that is
-// the mask: the compiler must not know that these are constants. All lanes of a warp make them together.
+// Constants that integers are unpacked with. An instruction takes one operand that is no register, and that
+// is the mask: the compiler must not know that these are constants. All lanes of a warp make them together.
 template <typename T>
 struct UnpackBits {
   uint32_t magic = __reduce_or_sync(kWholeWarp, Magic<T>::kTwo);
@@ -131,7 +131,8 @@ struct PackedRow<T, Encoding::kQ8_0> {
     for (int i = 0; i < 2; ++i) {
       float x[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) x[j] = ByteAndExcess(bits.byte_excess, bytes[i] ^ 0x80808080u, j) - (kByteExcess + 128);
+      for (int j = 0; j < 4; ++j)
+        x[j] = ByteAndExcess(bits.byte_excess, bytes[i] ^ 0x80808080u, j) - (kByteExcess + 128);
       pairs[2 * i] = PackTwo(x[0], x[1], T{});
       pairs[2 * i + 1] = PackTwo(x[2], x[3], T{});
     }

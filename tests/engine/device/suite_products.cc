@@ -246,7 +246,7 @@ void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64
   const double unit = UnitOf(suite.type());
   const Tolerance tolerance{1e-4 + 5 * 0.3 * 0.58 * unit * std::sqrt(static_cast<double>(k)),
                             1e-5 + 2 * unit};
-  for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9, 21, 32, 33}) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9, 21, 32, 33, 75, 128, 129}) {
     const std::vector<double> in = suite.Random(rows * k);
     const std::vector<double> bias = suite.Random(plan->n);
     GemmArgs args;
