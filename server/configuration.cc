@@ -203,7 +203,11 @@ absl::Status CheckAddress(absl::string_view text) {
 
 absl::Status CheckRange(const Flag& flag, int64_t value) {
   if (value >= flag.min && value <= flag.max) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("must be ", flag.min, "..", flag.max));
+  // The default is always good, where it stands for what is found out later too.
+  const bool zero_too = flag.fallback == "0" && flag.min > 0;
+  if (zero_too && value == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("must be ", zero_too ? "0 or " : "", flag.min, "..", flag.max));
 }
 
 absl::Status Assign(const Flag& flag, const std::string& text, Settings& settings) {

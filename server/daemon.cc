@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "server/address_file.h"
 #include "server/delivery.h"
+#include "server/device_defaults.h"
 #include "server/engine.h"
 #include "server/grpc_server.h"
 #include "server/http_server.h"
@@ -326,18 +327,19 @@ void Daemon::Close(int64_t last_bytes_ms) {
 
 }  // namespace
 
-absl::Status Serve(const Settings& settings, const DeviceFactory& create_device) {
-  SPILLWAY_RETURN_IF_ERROR(CheckModelNames(settings.served_model_name));
-  SPILLWAY_RETURN_IF_ERROR(ReadPlanModes(settings).status());
-  SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<Security> security, Security::Load(settings));
+absl::Status Serve(const Settings& asked, const DeviceFactory& create_device) {
+  SPILLWAY_RETURN_IF_ERROR(CheckModelNames(asked.served_model_name));
+  SPILLWAY_RETURN_IF_ERROR(ReadPlanModes(asked).status());
+  SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<Security> security, Security::Load(asked));
   // The file of an earlier run is replaced once the ports are bound: until then it may be a running daemon's.
-  AddressFile address_file(settings.address_file);
+  AddressFile address_file(asked.address_file);
   SPILLWAY_RETURN_IF_ERROR(address_file.Check());
   SignalWatch signals([&address_file] { address_file.Remove(); });
-  SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(settings));
-  SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(settings, header));
-  SPILLWAY_RETURN_IF_ERROR(CheckChatTemplate(settings));
-  SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(settings));
+  SPILLWAY_ASSIGN_OR_RETURN(const ModelHeader header, ReadModelHeader(asked));
+  SPILLWAY_ASSIGN_OR_RETURN(const int32_t context_tokens, ContextTokens(asked, header));
+  SPILLWAY_RETURN_IF_ERROR(CheckChatTemplate(asked));
+  SPILLWAY_ASSIGN_OR_RETURN(const std::unique_ptr<device::Device> device, create_device(asked));
+  const Settings settings = SettingsOn(device->info(), asked);
   SPILLWAY_RETURN_IF_ERROR(CheckPlanModes(settings, header.config, *device));
   SPILLWAY_RETURN_IF_ERROR(CheckProfileFlag(settings, header.config, device->info()));
   if (settings.profile_only) return ProfileOnly(settings, *device);

@@ -88,9 +88,10 @@ std::vector<Flag> MakeFlags() {
           kModel, "dtype", {"auto", "bf16", "f32"}, "auto", &S::dtype,
           "Precision of activations and of the cache. auto: bf16 where the device multiplies it, else f32."),
       ChoiceFlag(
-          kModel, "weights", {"expanded", "packed"}, "expanded", &S::weights,
-          "expanded: decoded to --dtype at load, fastest. packed: kept as a GGUF file encodes them, in "
-          "device memory and on the link, and decoded by each product; on a GPU alone."),
+          kModel, "weights", {"auto", "expanded", "packed"}, "auto", &S::weights,
+          "expanded: decoded to --dtype at load. packed: kept as a GGUF file encodes them, in device memory "
+          "and on the link, and decoded by each product; on a GPU alone. auto: packed on a GPU, else "
+          "expanded."),
       ChoiceFlag(kModel, "weights_on", {"auto", "device", "host"}, "auto", &S::weights_on,
                  "Where the layers' weights lie. device: all there. host: in host memory, streamed over the "
                  "link a layer at a time, for models larger than the device. auto: host where the device is "
@@ -135,10 +136,13 @@ std::vector<Flag> MakeFlags() {
           "Prefill of new prompts leaves running streams no longer than this without a token, where one pass "
           "allows it."),
       IntFlag(
-          kMemory, "prefill_chunk_tokens", 16, 8192, "256", &S::prefill_chunk_tokens,
-          "Prompt tokens that one visit of a layer computes. Smaller: shorter gaps. Larger: faster prefill."),
-      IntFlag(kMemory, "prefill_rows", kPrefillRowsMin, kTokensMax, "1024", &S::prefill_rows,
-              "Prompt tokens under way at once over all prompts; their hidden states take memory."),
+          kMemory, "prefill_chunk_tokens", 16, 8192, "0", &S::prefill_chunk_tokens,
+          "Prompt tokens that one visit of a layer computes. Smaller: shorter gaps. Larger: faster prefill. "
+          "0: 256; on a GPU with 8 GiB or more 1024."),
+      IntFlag(
+          kMemory, "prefill_rows", kPrefillRowsMin, kTokensMax, "0", &S::prefill_rows,
+          "Prompt tokens under way at once over all prompts; their hidden states take memory. 0: four times "
+          "--prefill_chunk_tokens."),
       IntFlag(
           kMemory, "reserve_output_tokens", 1, kTokensMax, "64", &S::reserve_output_tokens,
           "A waiting request starts when its prompt and this many tokens of output fit the pool. Preemption "

@@ -46,6 +46,7 @@ struct DeviceInfo {
   std::string driver;                 // "CUDA 13.0, driver 580.65"; empty: none
   std::string link;                   // "PCIe 4.0 x16"; empty: none
   int32_t numa_node = -1;  // of the host's memory that its link leads to; -1: not known, or no link
+  bool multiplies_packed_weights = false;  // as files encode them: WeightMode::kPacked
 };
 
 // Output features of a matrix from `first` on, up to the next part's, in one encoding.

@@ -432,6 +432,7 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions
   info.driver = gpu.driver;
   info.link = gpu.link;
   info.numa_node = gpu.numa_node;
+  info.multiplies_packed_weights = true;
   info.compute_dtype = options.dtype.value_or(DType::kBF16);
   SPILLWAY_ASSIGN_OR_RETURN(
       info.memory_bytes, UsableBytes(options.memory_bytes, options.scratch_bytes + options.workspace_bytes));
