@@ -264,55 +264,98 @@ __global__ void NarrowAttentionKernel(PartialAttentionArgs args, SplitResults re
   const int kv_head = static_cast<int>(blockIdx.y);
   const int split = static_cast<int>(blockIdx.z);
   const AttentionTask task = NarrowTask(args, index);
-  if (task.n_queries <= 0 || split >= LiveSplits(task, results.splits)) return;
+  if (task.n_queries <= 0) return;
   const KeyRange keys = KeysOfSplit(task, results.splits, split);
+  if (split > 0 && keys.begin >= keys.end) return;
   TileAttention<T, kNarrowQueries, kKeys> tile(args, task, kv_head, aligned);
   tile.Run(keys.begin, keys.end, [&](int query, float max, float sum, const auto& load) {
     DeliverSplit(args, task, results, {index, kv_head, split, query}, max, sum, aligned, load);
   });
 }
 
-constexpr int kSplitsMax = kWarpThreads;  // a lane weighs one
+constexpr int kSplitsMax = 2 * kWarpThreads;  // a lane weighs two
 
-struct MergeShared {
-  float weights[kWarps][kSplitsMax];
+// Groups of threads that have all columns between them.
+__host__ __device__ constexpr int MergeGroups(int chunks) { return kThreads / chunks; }
+
+// Followed by f32 [groups of threads][d8]: what each group sums.
+struct alignas(16) MergeShared {
+  float weights[kSplitsMax];
 };
 
-// grid: [narrow tasks, KV heads]; a warp takes every kWarps-th query.
+// Merges the splits of one query. Eight columns are a thread's, and the threads that have the same ones share
+// the splits: each reading takes as long as a split's keys.
+__device__ inline void MergeQuery(const PartialAttentionArgs& args, const AttentionTask& task,
+                                  const SplitResults& results, int64_t first, int kv_head, int query,
+                                  bool aligned) {
+  const int live = LiveSplits(task, results.splits);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarpThreads;
+  MergeShared& shared = SharedAs<MergeShared>();
+
+  // Every warp finds the same maximum and sum.
+  float max[2];
+  float sums[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int split = lane + i * kWarpThreads;
+    const int64_t at = first + int64_t{split} * kNarrowQueries;
+    max[i] = split < live ? results.max[at] : -INFINITY;
+    sums[i] = split < live ? results.sum[at] : 0.0F;
+  }
+  const float top = WarpReduce(fmaxf(max[0], max[1]), Maximum());
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float weight = WeightOf(max[i], top);
+    sum += sums[i] * weight;
+    if (thread < kWarpThreads) shared.weights[lane + i * kWarpThreads] = weight;
+  }
+  sum = WarpReduce(sum, Sum());
+  __syncthreads();
+
+  const int d8 = PaddedHead(args);
+  const int chunks = d8 / kVectorElements;
+  const int groups = MergeGroups(chunks);
+  const int group = thread / chunks;
+  const int column = thread % chunks * kVectorElements;
+  float* const merged = reinterpret_cast<float*>(&shared + 1);  // [groups][d8]
+  if (group < groups) {
+    float x[kVectorElements] = {};
+#pragma unroll 4
+    for (int split = group; split < live; split += groups) {
+      const int64_t at = first + int64_t{split} * kNarrowQueries;
+      float part[kVectorElements];
+      LoadEight(results.acc + at * d8 + column, kVectorElements, true, part);
+#pragma unroll
+      for (int j = 0; j < kVectorElements; ++j) x[j] = fmaf(part[j], shared.weights[split], x[j]);
+    }
+    StoreEight(merged + group * d8 + column, x);
+  }
+  __syncthreads();
+  if (thread >= kWarpThreads) return;
+  DeliverQuery(args, task, kv_head, query, top, sum, aligned, [&](int from, float(&x)[kVectorElements]) {
+#pragma unroll
+    for (int j = 0; j < kVectorElements; ++j) x[j] = 0;
+    for (int i = 0; i < groups; ++i) {
+      float part[kVectorElements];
+      LoadEight(merged + i * d8 + from, kVectorElements, true, part);
+#pragma unroll
+      for (int j = 0; j < kVectorElements; ++j) x[j] += part[j];
+    }
+  });
+}
+
+// grid: [narrow tasks, KV heads, queries, or as many of them as most tasks have]
 __global__ void MergeSplitsKernel(PartialAttentionArgs args, SplitResults results, bool aligned) {
   const int index = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const AttentionTask task = NarrowTask(args, index);
-  const int live = LiveSplits(task, results.splits);
-  const int d8 = PaddedHead(args);
-  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-  float* weights = SharedAs<MergeShared>().weights[warp];
-  for (int query = warp; query < task.n_queries; query += kWarps) {
-    const int64_t first = IndexOf(args, results, {index, kv_head, 0, query});
-    // What all splits say of the query is read at once, not one after the other: each reading takes as long
-    // as a split's keys.
-    const int64_t own = first + int64_t{lane} * kNarrowQueries;
-    const float max = lane < live ? results.max[own] : -INFINITY;
-    const float own_sum = lane < live ? results.sum[own] : 0.0F;
-    const float top = WarpReduce(max, Maximum());
-    const float weight = WeightOf(max, top);
-    const float sum = WarpReduce(own_sum * weight, Sum());
-    __syncwarp();  // the query before has been read
-    weights[lane] = weight;
-    __syncwarp();
-    DeliverQuery(args, task, kv_head, query, top, sum, aligned, [&](int from, float(&x)[kVectorElements]) {
-#pragma unroll
-      for (int j = 0; j < kVectorElements; ++j) x[j] = 0;
-#pragma unroll 8
-      for (int split = 0; split < live; ++split) {
-        const int64_t at = first + split * kNarrowQueries;
-        float part[kVectorElements];
-        LoadEight(results.acc + at * d8 + from, kVectorElements, true, part);
-#pragma unroll
-        for (int j = 0; j < kVectorElements; ++j) x[j] = fmaf(part[j], weights[split], x[j]);
-      }
-    });
+  for (int query = static_cast<int>(blockIdx.z); query < task.n_queries;
+       query += static_cast<int>(gridDim.z)) {
+    MergeQuery(args, task, results, IndexOf(args, results, {index, kv_head, 0, query}), kv_head, query,
+               aligned);
+    __syncthreads();  // the next one's sums take the place of these
   }
 }
 
@@ -373,15 +416,17 @@ cudaError_t LaunchWide(DType type, const PartialAttentionArgs& args, bool aligne
   });
 }
 
-// Enough blocks to fill the device a few times over, as far as there is room for their results.
+// Splits so that every multiprocessor has as many blocks, as far as there is room for their results: all of
+// them are at work at once when sequences are few, and when they are many, and differ in length, small blocks
+// even that out.
 SplitResults PlanSplits(const PartialAttentionArgs& args, const AttentionScratch& scratch) {
-  constexpr int64_t kBlocksOfProcessor = 6;
+  const int64_t of_processor = args.n_sequences == 1 ? 2 : args.n_sequences < 8 ? 3 : 6;
   const dim3 grid = NarrowGrid(args, 1);
   const int64_t tasks = int64_t{grid.x} * grid.y;
   const int64_t queries = tasks * kNarrowQueries;
   const int64_t d8 = CeilDivide(args.d_head, kVectorElements) * kVectorElements;
   const int64_t room = scratch.size_bytes / (queries * (d8 + 2) * int64_t{sizeof(float)});
-  const int64_t wanted = CeilDivide(kBlocksOfProcessor * scratch.processors, tasks);
+  const int64_t wanted = of_processor * scratch.processors / tasks;
   const int64_t splits = std::max<int64_t>(std::min({wanted, room, int64_t{kSplitsMax}}), 1);
   SplitResults results;
   results.splits = static_cast<int>(splits);
@@ -403,9 +448,13 @@ cudaError_t LaunchPartialAttention(DType type, const PartialAttentionArgs& args,
   cudaError_t launched = LaunchNarrow(type, args, results, aligned, stream);
   if (launched == cudaSuccess && results.splits > 1) {
     LaunchShape shape;
-    shape.grid = NarrowGrid(args, 1);
+    // Of a decode step, in which each sequence has one row; others may have up to kNarrowQueries in all.
+    const int32_t group = args.n_heads / args.n_kv_heads;
+    shape.grid = NarrowGrid(args, std::min(group, kNarrowQueries));
     shape.block = dim3(kThreads);
-    shape.shared_bytes = sizeof(MergeShared);
+    const int64_t d8 = CeilDivide(args.d_head, kVectorElements) * kVectorElements;
+    const int groups = MergeGroups(static_cast<int>(d8 / kVectorElements));
+    shape.shared_bytes = sizeof(MergeShared) + static_cast<size_t>(groups * d8) * sizeof(float);
     launched = Launch(MergeSplitsKernel, shape, stream, args, results, aligned);
   }
   // Where every sequence has one row there is nothing wide.

@@ -9,11 +9,11 @@
 
 namespace spillway::device::cuda {
 
-// Blocks: [narrow tasks, KV heads, splits].
-inline dim3 NarrowGrid(const PartialAttentionArgs& args, int splits) {
+// Blocks: [narrow tasks, KV heads, so many].
+inline dim3 NarrowGrid(const PartialAttentionArgs& args, int each) {
   const int64_t tasks = int64_t{args.n_sequences} * NarrowTiles(args.n_heads / args.n_kv_heads);
   return dim3(static_cast<unsigned>(tasks), static_cast<unsigned>(args.n_kv_heads),
-              static_cast<unsigned>(splits));
+              static_cast<unsigned>(each));
 }
 
 // Blocks: [wide tasks of up to so many queries at most, KV heads].

@@ -16,8 +16,9 @@
 namespace spillway::device::cuda {
 
 constexpr int kNarrowQueries = 16;
-// Keys of one split of a narrow tile at least.
+// A split of a narrow tile has so many keys at least, and a multiple of kSplitKeysStep.
 constexpr int kSplitKeysMin = 64;
+constexpr int kSplitKeysStep = 16;
 
 struct AttentionTask {
   AttentionSequence sequence;
@@ -27,13 +28,19 @@ struct AttentionTask {
   int key_end;  // no query of the tile sees this key or a later one
 };
 
+// Of numbers that are not negative, which spares half of a division's instructions.
+__device__ inline int Quotient(int n, int by) {
+  return static_cast<int>(static_cast<unsigned>(n) / static_cast<unsigned>(by));
+}
+__device__ inline int QuotientUp(int n, int by) { return Quotient(n + by - 1, by); }
+
 __host__ __device__ inline bool IsNarrow(int n_rows, int group) {
   return n_rows == 1 || n_rows * group <= kNarrowQueries;
 }
 
 // Tiles that a narrow sequence has at most.
 __host__ __device__ inline int NarrowTiles(int group) {
-  return static_cast<int>(CeilDivide(group, kNarrowQueries));
+  return (group + kNarrowQueries - 1) / kNarrowQueries;
 }
 
 __device__ inline AttentionTask TaskOf(const AttentionSequence& sequence, int group, int first_query,
@@ -52,13 +59,13 @@ __device__ inline AttentionTask TaskOf(const AttentionSequence& sequence, int gr
 // How many keys each split of a narrow task takes; the first takes what there is even where that is none.
 __device__ inline int SplitKeys(const AttentionTask& task, int splits) {
   const int keys = task.key_end - task.key_begin;
-  const int even = static_cast<int>(CeilDivide(keys > 0 ? keys : 0, splits));
-  return static_cast<int>(CeilDivide(even > 0 ? even : 1, kSplitKeysMin)) * kSplitKeysMin;
+  const int even = QuotientUp(keys > 0 ? keys : 0, splits);
+  return even < kSplitKeysMin ? kSplitKeysMin : QuotientUp(even, kSplitKeysStep) * kSplitKeysStep;
 }
 // Splits that have keys; at least 1.
 __device__ inline int LiveSplits(const AttentionTask& task, int splits) {
   const int keys = task.key_end - task.key_begin;
-  return keys <= 0 ? 1 : static_cast<int>(CeilDivide(keys, SplitKeys(task, splits)));
+  return keys <= 0 ? 1 : QuotientUp(keys, SplitKeys(task, splits));
 }
 
 struct KeyRange {
@@ -75,8 +82,10 @@ __device__ inline KeyRange KeysOfSplit(const AttentionTask& task, int splits, in
 __device__ inline AttentionTask NarrowTask(const PartialAttentionArgs& args, int index) {
   const int group = args.n_heads / args.n_kv_heads;
   const int tiles = NarrowTiles(group);
-  const AttentionSequence sequence = At<const AttentionSequence>(args.sequences)[index / tiles];
-  AttentionTask task = TaskOf(sequence, group, index % tiles * kNarrowQueries, kNarrowQueries);
+  const int of_sequence = Quotient(index, tiles);
+  const AttentionSequence sequence = At<const AttentionSequence>(args.sequences)[of_sequence];
+  AttentionTask task =
+      TaskOf(sequence, group, (index - of_sequence * tiles) * kNarrowQueries, kNarrowQueries);
   if (!IsNarrow(sequence.n_rows, group)) task.n_queries = 0;
   return task;
 }

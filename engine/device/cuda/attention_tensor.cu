@@ -4,7 +4,8 @@
 //
 // Wide tasks: each warp has 16 queries of its own and takes every key. Narrow ones: the warps share 16
 // queries, each takes 16 keys of a tile, and their sums are merged at the end; so a decode step's few heads
-// cost no more than its keys' way through memory.
+// cost no more than its keys' way through memory. Nothing on that way waits for a look at the block table:
+// both first tiles are looked up at once, and each later one while the tile two before it is multiplied.
 #include "engine/device/cuda/attention_kernels.h"
 #include "engine/device/cuda/attention_result.h"
 #include "engine/device/cuda/attention_task.h"
@@ -29,16 +30,16 @@ struct Shape {
   static constexpr int kQueries = kWarps * kRows;  // of a wide task
   static constexpr int kStride = kD + 8;           // elements between rows: no two of eight meet a bank twice
   static constexpr int kPieces = kD / 8;           // of 16 bytes, of a row
+  static constexpr int kBlocks = kD <= 128 ? 3 : 1;  // that registers are kept for, of a multiprocessor
 };
 
-template <typename T, int kD, bool kWide>
+template <typename T, int kD>
 struct alignas(16) TensorShared {
   using S = Shape<kD>;
-  const T* k_rows[kStages][S::kKeys];
-  const T* v_rows[kStages][S::kKeys];
+  const T* k_rows[kStages * S::kKeys];
+  const T* v_rows[kStages * S::kKeys];
   float max[S::kWarps * kRows];
   float sum[S::kWarps * kRows];
-  T q[kWide ? S::kQueries : kRows][S::kStride];
   union {
     struct {
       T k[S::kKeys][S::kStride];
@@ -58,7 +59,7 @@ class TensorTile {
         task_(task),
         kv_head_(kv_head),
         group_(args.n_heads / args.n_kv_heads),
-        shared_(SharedAs<TensorShared<T, kD, kWide>>()),
+        shared_(SharedAs<TensorShared<T, kD>>()),
         thread_(static_cast<int>(threadIdx.x)),
         warp_(thread_ / kWarpThreads),
         lane_(thread_ % kWarpThreads) {}
@@ -67,22 +68,21 @@ class TensorTile {
   // whole warp.
   template <typename Deliver>
   __device__ void Run(int begin, int end, const Deliver& deliver) {
-    FindRows(begin, end, 0);
-    CopyQueries();
+    static_assert(S::kThreads == kStages * S::kKeys);  // each thread finds a row of the first tiles
+    const Place first_place = Find(begin + thread_, end);
+    LoadQueries();
+    Name(thread_, first_place);
     __syncthreads();
     CopyRows(end - begin, 0);
-    FindRows(begin + S::kKeys, end, 1);
-    __syncthreads();
     int stage = 0;
     for (int first = begin; first < end; first += S::kKeys) {
       const int next = 1 - stage;
-      // The queries come with the first tile.
       CopyRows(end - first - S::kKeys, next);
-      FindRows(first + 2 * S::kKeys, end, stage);
       AsyncWait<1>();
       __syncthreads();
-      if (first == begin) LoadQueries();
+      const Place place = Find(thread_ < S::kKeys ? first + 2 * S::kKeys + thread_ : end, end);
       Attend(first, end, stage);
+      if (thread_ < S::kKeys) Name(stage * S::kKeys + thread_, place);
       __syncthreads();
       stage = next;
     }
@@ -97,63 +97,104 @@ class TensorTile {
   static constexpr int kKeysOfWarp = kWide ? S::kKeys : kRows;
   static constexpr int kColumns = kKeysOfWarp / 8;  // of scores, in eights
 
-  // Where the rows of the tile that begins at key `first` lie.
-  __device__ void FindRows(int first, int end, int stage) {
-    const int key = first + thread_;
-    if (thread_ >= S::kKeys || key >= end) return;
-    const int offset = key - task_.sequence.key_begin;
-    const AttentionBlock block =
-        At<const AttentionBlock>(args_.blocks)[task_.sequence.first_block + offset / args_.block_tokens];
-    const int64_t row = (int64_t{kv_head_} * args_.block_tokens + offset % args_.block_tokens) * kD;
-    const auto plane = [&](int32_t slot) {
-      return reinterpret_cast<const T*>(args_.arena.base.address +
-                                        static_cast<uint64_t>(slot) *
-                                            static_cast<uint64_t>(args_.arena.slot_bytes));
-    };
-    shared_.k_rows[stage][thread_] = plane(block.k_slot) + row;
-    shared_.v_rows[stage][thread_] = plane(block.v_slot) + row;
+  // Where a key lies.
+  struct Place {
+    AttentionBlock block;
+    int token;  // of the block; -1: there is no such key
+  };
+
+  __device__ Place Find(int key, int end) const {
+    Place place{{0, 0}, -1};
+    if (key < end) {
+      const int offset = key - task_.sequence.key_begin;
+      const int block = Quotient(offset, args_.block_tokens);
+      place.block = At<const AttentionBlock>(args_.blocks)[task_.sequence.first_block + block];
+      place.token = offset - block * args_.block_tokens;
+    }
+    return place;
+  }
+
+  // Says where row `row` of the tiles lies. One that is not there is named by the queries, which are; nothing
+  // of it is read.
+  __device__ void Name(int row, const Place& place) {
+    const T* k = At<const T>(args_.q);
+    const T* v = k;
+    if (place.token >= 0) {
+      const int64_t from = (int64_t{kv_head_} * args_.block_tokens + place.token) * kD;
+      const auto plane = [&](int32_t slot) {
+        return reinterpret_cast<const T*>(args_.arena.base.address +
+                                          static_cast<uint64_t>(slot) *
+                                              static_cast<uint64_t>(args_.arena.slot_bytes));
+      };
+      k = plane(place.block.k_slot) + from;
+      v = plane(place.block.v_slot) + from;
+    }
+    shared_.k_rows[row] = k;
+    shared_.v_rows[row] = v;
   }
 
   // One group of asynchronous copies. What lies behind the last key counts as 0.
   __device__ void CopyRows(int n_keys, int stage) {
-    auto& tile = shared_.tile[stage];
-    for (int i = thread_; n_keys > 0 && i < S::kKeys * S::kPieces; i += S::kThreads) {
-      const int row = i / S::kPieces;
-      const int from = i % S::kPieces * 8;
-      const bool there = row < n_keys;
-      // A row that is not there is named by the queries, which are; nothing of it is read.
-      const T* k = there ? shared_.k_rows[stage][row] + from : At<const T>(args_.q);
-      const T* v = there ? shared_.v_rows[stage][row] + from : At<const T>(args_.q);
-      AsyncCopy16(&tile.k[row][from], k, there ? 16 : 0);
-      AsyncCopy16(&tile.v[row][from], v, there ? 16 : 0);
+    if (n_keys > 0) {
+      CopyPlane(shared_.k_rows + stage * S::kKeys, n_keys, shared_.tile[stage].k);
+      CopyPlane(shared_.v_rows + stage * S::kKeys, n_keys, shared_.tile[stage].v);
     }
     AsyncCommit();
   }
 
-  // Part of the first tile's group.
-  __device__ void CopyQueries() {
-    constexpr int kQueries = kWide ? S::kQueries : kRows;
-    const T* q = At<const T>(args_.q);
-    for (int i = thread_; i < kQueries * S::kPieces; i += S::kThreads) {
-      const int query = i / S::kPieces;
-      const int from = i % S::kPieces * 8;
-      const bool there = query < task_.n_queries;
-      const int index = task_.first_query + (there ? query : 0);
-      const int64_t row = task_.sequence.first_row + index / group_;
-      const int64_t head = int64_t{kv_head_} * group_ + index % group_;
-      AsyncCopy16(&shared_.q[query][from], q + row * args_.q_stride + head * kD + from, there ? 16 : 0);
+  __device__ void CopyPlane(const T* const* rows, int n_keys, T (&to)[S::kKeys][S::kStride]) {
+    constexpr int kCopies = S::kKeys * S::kPieces / S::kThreads;  // of a thread
+    static_assert(kCopies * S::kThreads == S::kKeys * S::kPieces);
+    // So many rows' places are read, then copied from; few where registers are.
+    constexpr int kTogether = kD > 128 ? 2 : kCopies;
+#pragma unroll
+    for (int done = 0; done < kCopies; done += kTogether) {
+      const T* from[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) from[i] = rows[RowOf(done + i)];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int row = RowOf(done + i);
+        const int at = ColumnOf(done + i);
+        AsyncCopy16(&to[row][at], from[i] + at, row < n_keys ? 16 : 0);
+      }
     }
   }
+  // Of the thread's i-th piece of a tile.
+  __device__ int RowOf(int i) const {
+    if constexpr (S::kThreads % S::kPieces == 0) {
+      return thread_ / S::kPieces + i * (S::kThreads / S::kPieces);
+    } else {
+      return (thread_ + i * S::kThreads) / S::kPieces;
+    }
+  }
+  __device__ int ColumnOf(int i) const {
+    return (S::kThreads % S::kPieces == 0 ? thread_ : thread_ + i * S::kThreads) % S::kPieces * 8;
+  }
 
+  // As operand A of the products lies in registers. They are read once, straight from memory.
   __device__ void LoadQueries() {
-    const int row = (kWide ? warp_ * kRows : 0) + lane_ % 8 + lane_ / 8 % 2 * 8;
-#pragma unroll
-    for (int i = 0; i < kD / 16; ++i) LoadMatrix4(q_[i], &shared_.q[row][16 * i + lane_ / 16 * 8]);
+    const int first = kWide ? warp_ * kRows : 0;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int query = (kWide ? warp_ * kRows : 0) + lane_ / 4 + 8 * i;
-      position_[i] = task_.sequence.first_position + (task_.first_query + query) / group_;
+      const int query = first + lane_ / 4 + 8 * i;
+      const bool there = query < task_.n_queries;
+      const int index = task_.first_query + (there ? query : 0);
+      const int row = Quotient(index, group_);
+      const int64_t head = int64_t{kv_head_} * group_ + (index - row * group_);
+      const T* q =
+          At<const T>(args_.q) + int64_t{task_.sequence.first_row + row} * args_.q_stride + head * kD;
+#pragma unroll
+      for (int j = 0; j < kD / 16; ++j) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const T* two = q + 16 * j + 8 * half + lane_ % 4 * 2;
+          q_[j][i + 2 * half] = there ? *reinterpret_cast<const uint32_t*>(two) : 0;
+        }
+      }
+      position_[i] = task_.sequence.first_position + Quotient(task_.first_query + query, group_);
     }
+    first_position_ = task_.sequence.first_position + Quotient(task_.first_query + first, group_);
   }
 
   // The registers of a lane: scores[j] are those of rows lane / 4 (0, 1) and lane / 4 + 8 (2, 3) and of keys
@@ -162,11 +203,12 @@ class TensorTile {
     const auto& tile = shared_.tile[stage];
     const int own = kWide ? 0 : warp_ * kRows;  // the first of this warp's keys in the tile
     float scores[kColumns][4] = {};
+    // Neighbouring products add to different scores: one does not wait for the other.
 #pragma unroll
-    for (int j = 0; j < kColumns; j += 2) {
-      const int row = own + 8 * j + lane_ % 8 + lane_ / 16 * 8;
+    for (int i = 0; i < kD / 16; ++i) {
 #pragma unroll
-      for (int i = 0; i < kD / 16; ++i) {
+      for (int j = 0; j < kColumns; j += 2) {
+        const int row = own + 8 * j + lane_ % 8 + lane_ / 16 * 8;
         uint32_t k[4];
         LoadMatrix4(k, &tile.k[row][16 * i + lane_ / 8 % 2 * 8]);
         const uint32_t low[2] = {k[0], k[1]};
@@ -175,14 +217,14 @@ class TensorTile {
         Mma16816<T>(scores[j + 1], q_[i], high);
       }
     }
+    const int last = first + own + kKeysOfWarp - 1;
+    if (last >= end || last > first_position_) HideKeys(first + own, end, scores);
     float top[2] = {max_[0], max_[1]};
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        const int key = first + own + 8 * j + lane_ % 4 * 2 + c % 2;
-        const bool seen = key < end && key <= position_[c / 2];
-        scores[j][c] = seen ? scores[j][c] * args_.scale : -INFINITY;
+        scores[j][c] *= args_.scale;
         top[c / 2] = fmaxf(top[c / 2], scores[j][c]);
       }
     }
@@ -192,7 +234,7 @@ class TensorTile {
     for (int i = 0; i < 2; ++i) {
       top[i] = WarpReduce<4>(top[i], Maximum());
       from[i] = top[i] == -INFINITY ? 0.0F : top[i];
-      factor[i] = exp2f((max_[i] - from[i]) * kLog2E);
+      factor[i] = Exp2((max_[i] - from[i]) * kLog2E);
       max_[i] = top[i];
       sum_[i] *= factor[i];
     }
@@ -200,14 +242,17 @@ class TensorTile {
     for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        scores[j][c] = exp2f((scores[j][c] - from[c / 2]) * kLog2E);
+        scores[j][c] = Exp2((scores[j][c] - from[c / 2]) * kLog2E);
         sum_[c / 2] += scores[j][c];
       }
     }
+    // Maxima soon stay what they are.
+    if (__any_sync(kWholeWarp, factor[0] != 1 || factor[1] != 1)) {
 #pragma unroll
-    for (int i = 0; i < kD / 8; ++i) {
+      for (int i = 0; i < kD / 8; ++i) {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) acc_[i][c] *= factor[c / 2];
+        for (int c = 0; c < 4; ++c) acc_[i][c] *= factor[c / 2];
+      }
     }
 #pragma unroll
     for (int j = 0; j < kColumns; j += 2) {
@@ -223,6 +268,18 @@ class TensorTile {
         const uint32_t high[2] = {v[2], v[3]};
         Mma16816<T>(acc_[2 * i], weights, low);
         Mma16816<T>(acc_[2 * i + 1], weights, high);
+      }
+    }
+  }
+
+  // Of keys that a query does not see, of which scores[0][0] is `first` for some lane.
+  __device__ void HideKeys(int first, int end, float (&scores)[kColumns][4]) const {
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const int key = first + 8 * j + lane_ % 4 * 2 + c % 2;
+        if (key >= end || key > position_[c / 2]) scores[j][c] = -INFINITY;
       }
     }
   }
@@ -277,13 +334,14 @@ class TensorTile {
   const AttentionTask& task_;
   const int kv_head_;
   const int group_;
-  TensorShared<T, kD, kWide>& shared_;
+  TensorShared<T, kD>& shared_;
   const int thread_;
   const int warp_;
   const int lane_;
   // Of rows lane / 4 and lane / 4 + 8.
   uint32_t q_[kD / 16][4];
   int position_[2] = {};
+  int first_position_ = 0;  // of the warp's first query
   float max_[2] = {-INFINITY, -INFINITY};
   float sum_[2] = {};
   float acc_[kD / 8][4] = {};
@@ -291,13 +349,16 @@ class TensorTile {
 
 // grid: [narrow tasks, KV heads, splits]
 template <typename T, int kD>
-__global__ void NarrowTensorKernel(PartialAttentionArgs args, SplitResults results) {
+__global__ __launch_bounds__(Shape<kD>::kThreads,
+                             Shape<kD>::kBlocks) void NarrowTensorKernel(PartialAttentionArgs args,
+                                                                         SplitResults results) {
   const int index = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const int split = static_cast<int>(blockIdx.z);
   const AttentionTask task = NarrowTask(args, index);
-  if (task.n_queries <= 0 || split >= LiveSplits(task, results.splits)) return;
+  if (task.n_queries <= 0) return;
   const KeyRange keys = KeysOfSplit(task, results.splits, split);
+  if (split > 0 && keys.begin >= keys.end) return;
   TensorTile<T, kD, false> tile(args, task, kv_head);
   tile.Run(keys.begin, keys.end, [&](int query, float max, float sum, const auto& load) {
     DeliverSplit(args, task, results, {index, kv_head, split, query}, max, sum, true, load);
@@ -306,7 +367,8 @@ __global__ void NarrowTensorKernel(PartialAttentionArgs args, SplitResults resul
 
 // grid: [wide tasks at most, KV heads]
 template <typename T, int kD>
-__global__ void WideTensorKernel(PartialAttentionArgs args) {
+__global__ __launch_bounds__(Shape<kD>::kThreads,
+                             Shape<kD>::kBlocks) void WideTensorKernel(PartialAttentionArgs args) {
   const int kv_head = static_cast<int>(blockIdx.y);
   const AttentionTask task = WideTask(args, static_cast<int>(blockIdx.x), Shape<kD>::kQueries);
   if (task.n_queries <= 0) return;
@@ -322,7 +384,7 @@ cudaError_t LaunchNarrowAs(const PartialAttentionArgs& args, const SplitResults&
   LaunchShape shape;
   shape.grid = NarrowGrid(args, results.splits);
   shape.block = dim3(Shape<kD>::kThreads);
-  shape.shared_bytes = sizeof(TensorShared<T, kD, false>);
+  shape.shared_bytes = sizeof(TensorShared<T, kD>);
   return Launch(NarrowTensorKernel<T, kD>, shape, stream, args, results);
 }
 
@@ -331,7 +393,7 @@ cudaError_t LaunchWideAs(const PartialAttentionArgs& args, cudaStream_t stream) 
   LaunchShape shape;
   shape.grid = WideGrid(args, Shape<kD>::kQueries);
   shape.block = dim3(Shape<kD>::kThreads);
-  shape.shared_bytes = sizeof(TensorShared<T, kD, true>);
+  shape.shared_bytes = sizeof(TensorShared<T, kD>);
   return Launch(WideTensorKernel<T, kD>, shape, stream, args);
 }
 

@@ -1,5 +1,6 @@
-// Matrix products of a warp, copies past it and wide stores: the one place with inline PTX. Where nvcc is
-// not, software with the same meaning takes its place (tests/fakes/cuda/include/cuda_fake/tensor_core.h).
+// Matrix products of a warp, copies past it, wide stores and a power: the one place with inline PTX. Where
+// nvcc is not, software with the same meaning takes its place
+// (tests/fakes/cuda/include/cuda_fake/tensor_core.h).
 //
 // The per-lane layouts are those of the PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type"
 // and "Warp-level matrix load instruction: ldmatrix". With group = lane / 4 and pair = lane % 4:
@@ -101,6 +102,14 @@ __device__ inline void AsyncCommit() { asm volatile("cp.async.commit_group;\n" :
 template <int kNewestLeft>
 __device__ inline void AsyncWait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kNewestLeft) : "memory");
+}
+
+// 2^x as the hardware has it: within 2 of the last places, and 0 where exp2f is less than the least normal
+// number, which spares exp2f's three instructions around it.
+__device__ inline float Exp2(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(power) : "f"(x));
+  return power;
 }
 
 // Writes 16 bytes of global memory, aligned to 16, by one instruction.

@@ -216,9 +216,41 @@ TEST_P(DeviceSuite, LongContextsAttend) {
   CheckAttention(*this, {32, 1, 16, 16}, {{1100, 1, 0, 1101}});
 }
 
+TEST_P(DeviceSuite, OneLongSequenceAttends) {
+  // A device may cut the keys of one sequence into as many parts as it has processors.
+  for (int64_t keys : {1023, 1024, 1025, 1100, 2049, 4100}) {
+    CheckAttention(*this, {4, 1, 64, 16}, {{keys - 1, 1, 0, keys}});
+  }
+  CheckAttention(*this, {8, 2, 128, 64}, {{2999, 1, 0, 3000}});
+}
+
+TEST_P(DeviceSuite, TilesOfKeysFollowEachOther) {
+  // A device may bring keys in tiles of 32, 64 or 128.
+  for (int64_t keys : {31, 32, 33, 64, 65, 96, 97, 127, 129, 192, 193, 257, 330}) {
+    CheckAttention(*this, {8, 2, 128, 16}, {{keys - 30, 30, 0, keys}});
+    CheckAttention(*this, {2, 1, 256, 64}, {{keys - 9, 9, 0, keys}});
+  }
+  CheckAttention(*this, {4, 2, 64, 128}, {{170, 150, 0, 320}});
+  CheckAttention(*this, {4, 2, 80, 32}, {{0, 200, 0, 200}});
+  CheckAttention(*this, {4, 2, 96, 16}, {{100, 20, 16, 112}});
+}
+
+TEST_P(DeviceSuite, ManySequencesOfOneRowAttend) {
+  std::vector<Sequence> sequences;
+  for (int64_t keys : {1, 16, 63, 64, 65, 127, 128, 129, 193, 256, 321, 500, 2, 1000, 640, 333}) {
+    sequences.push_back({keys - 1, 1, 0, keys});
+  }
+  CheckAttention(*this, {16, 4, 128, 16}, sequences);
+  CheckAttention(*this, {4, 2, 256, 128}, sequences);
+}
+
 TEST_P(DeviceSuite, RangesThatStartLaterAttend) {
   // Part of the keys only, as when the rest comes in other calls; some rows see some or none of them.
   CheckAttention(*this, {2, 1, 32, 16}, {{100, 1, 32, 64}, {60, 20, 64, 80}, {10, 1, 64, 96}});
+  // Ranges that end before the rows do, anywhere in a tile.
+  for (int64_t keys : {1, 15, 31, 47, 63, 65, 127, 191}) {
+    CheckAttention(*this, {4, 2, 64, 16}, {{900, 1, 32, 32 + keys}, {400, 20, 16, 16 + keys}});
+  }
 }
 
 TEST_P(DeviceSuite, RowsWithoutKeysGetZero) {

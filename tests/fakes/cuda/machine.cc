@@ -52,6 +52,8 @@ void ReadEnvironment(const char* text, MachineOptions& options) {
       options.major = static_cast<int>(number);
     } else if (name == "minor") {
       options.minor = static_cast<int>(number);
+    } else if (name == "processors") {
+      options.processors = static_cast<int>(number);
     } else if (name == "memory_bytes") {
       options.memory_bytes = number;
     } else if (name == "memory_used_by_others_bytes") {

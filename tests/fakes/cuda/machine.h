@@ -32,6 +32,7 @@ struct MachineOptions {
   std::string name = "Emulated GPU (tests/fakes/cuda)";
   int major = 9;  // compute capability
   int minor = 0;
+  int processors = 40;
   int64_t memory_bytes = int64_t{1} << 30;
   int64_t memory_used_by_others_bytes = 0;
   int64_t pinnable_bytes = int64_t{1} << 40;     // of host memory, in all

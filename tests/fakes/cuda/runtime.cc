@@ -256,7 +256,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     properties->maxBlocksPerMultiProcessor = 32;
     properties->major = machine.options.major;
     properties->minor = machine.options.minor;
-    properties->multiProcessorCount = 4;
+    properties->multiProcessorCount = machine.options.processors;
     properties->canMapHostMemory = 1;
     properties->concurrentKernels = 1;
     properties->pciBusID = 1;

@@ -5,9 +5,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <source_location>
 #include <type_traits>
 
@@ -66,6 +68,11 @@ template <int kNewestLeft>
 void AsyncWait() {
   static_assert(kNewestLeft >= 0);
   fakes::cuda::AsyncWait(kNewestLeft);
+}
+
+inline float Exp2(float x) {
+  const float power = std::exp2(x);
+  return power < std::numeric_limits<float>::min() ? 0.0F : power;
 }
 
 inline void StoreSixteen(void* global, const uint32_t (&words)[4],
