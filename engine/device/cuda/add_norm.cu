@@ -16,6 +16,8 @@ struct NormShared {
 // second and third reading come from the caches.
 template <typename T>
 __global__ void AddNormKernel(AddNormArgs args, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   NormShared& shared = SharedAs<NormShared>();
   const int64_t row = blockIdx.x;
   const int64_t source = args.row_index.address == 0 ? row : At<const int32_t>(args.row_index)[row];
@@ -80,7 +82,7 @@ __global__ void AddNormKernel(AddNormArgs args, bool aligned) {
 
 }  // namespace
 
-cudaError_t LaunchAddNorm(DType type, const AddNormArgs& args, cudaStream_t stream) {
+cudaError_t LaunchAddNorm(DType type, const AddNormArgs& args, KernelStream stream) {
   const bool aligned =
       AllAligned(args.hidden.address, args.addend.address, args.gain.address, args.bias.address,
                  args.out.address, args.d * SizeOf(type), args.d * int64_t{4});

@@ -260,6 +260,8 @@ class TileAttention {
 // grid: [narrow tasks, KV heads, splits]
 template <typename T, int kKeys>
 __global__ void NarrowAttentionKernel(PartialAttentionArgs args, SplitResults results, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int index = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const int split = static_cast<int>(blockIdx.z);
@@ -348,6 +350,8 @@ __device__ inline void MergeQuery(const PartialAttentionArgs& args, const Attent
 
 // grid: [narrow tasks, KV heads, queries, or as many of them as most tasks have]
 __global__ void MergeSplitsKernel(PartialAttentionArgs args, SplitResults results, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int index = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const AttentionTask task = NarrowTask(args, index);
@@ -362,6 +366,8 @@ __global__ void MergeSplitsKernel(PartialAttentionArgs args, SplitResults result
 // grid: [wide tasks at most, KV heads]
 template <typename T, int kQueries, int kKeys>
 __global__ void WideAttentionKernel(PartialAttentionArgs args, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int kv_head = static_cast<int>(blockIdx.y);
   const AttentionTask task = WideTask(args, static_cast<int>(blockIdx.x), kQueries);
   if (task.n_queries <= 0) return;
@@ -373,7 +379,7 @@ __global__ void WideAttentionKernel(PartialAttentionArgs args, bool aligned) {
 
 template <typename T, int kKeys>
 cudaError_t LaunchNarrowPlain(const PartialAttentionArgs& args, const SplitResults& results, bool aligned,
-                              cudaStream_t stream) {
+                              KernelStream stream) {
   LaunchShape shape;
   shape.grid = NarrowGrid(args, results.splits);
   shape.block = dim3(kThreads);
@@ -383,7 +389,7 @@ cudaError_t LaunchNarrowPlain(const PartialAttentionArgs& args, const SplitResul
 }
 
 template <typename T, int kQueries, int kKeys>
-cudaError_t LaunchWidePlain(const PartialAttentionArgs& args, bool aligned, cudaStream_t stream) {
+cudaError_t LaunchWidePlain(const PartialAttentionArgs& args, bool aligned, KernelStream stream) {
   LaunchShape shape;
   shape.grid = WideGrid(args, kQueries);
   shape.block = dim3(kThreads);
@@ -396,7 +402,7 @@ cudaError_t LaunchWidePlain(const PartialAttentionArgs& args, bool aligned, cuda
 bool IsLargeHead(DType type, int32_t d_head) { return d_head * SizeOf(type) > 512; }
 
 cudaError_t LaunchNarrow(DType type, const PartialAttentionArgs& args, const SplitResults& results,
-                         bool aligned, cudaStream_t stream) {
+                         bool aligned, KernelStream stream) {
   if (aligned && HasTensorAttention(type, args.d_head))
     return LaunchNarrowTensor(type, args, results, stream);
   return WithElement(type, [&](auto tag) {
@@ -406,7 +412,7 @@ cudaError_t LaunchNarrow(DType type, const PartialAttentionArgs& args, const Spl
   });
 }
 
-cudaError_t LaunchWide(DType type, const PartialAttentionArgs& args, bool aligned, cudaStream_t stream) {
+cudaError_t LaunchWide(DType type, const PartialAttentionArgs& args, bool aligned, KernelStream stream) {
   if (aligned && HasTensorAttention(type, args.d_head)) return LaunchWideTensor(type, args, stream);
   return WithElement(type, [&](auto tag) {
     using T = typename decltype(tag)::Type;
@@ -439,7 +445,7 @@ SplitResults PlanSplits(const PartialAttentionArgs& args, const AttentionScratch
 }  // namespace
 
 cudaError_t LaunchPartialAttention(DType type, const PartialAttentionArgs& args,
-                                   const AttentionScratch& scratch, cudaStream_t stream) {
+                                   const AttentionScratch& scratch, KernelStream stream) {
   const int64_t element_bytes = SizeOf(type);
   const bool aligned =
       AllAligned(args.q.address, args.arena.base.address, args.arena.slot_bytes, args.acc.address,

@@ -6,6 +6,7 @@
 
 #include "engine/device/cuda/attention_result.h"
 #include "engine/device/cuda/attention_task.h"
+#include "engine/device/cuda/kernel_stream.h"
 
 namespace spillway::device::cuda {
 
@@ -29,8 +30,8 @@ inline dim3 WideGrid(const PartialAttentionArgs& args, int queries) {
 // asked of in attention.cu.
 bool HasTensorAttention(DType type, int32_t d_head);
 cudaError_t LaunchNarrowTensor(DType type, const PartialAttentionArgs& args, const SplitResults& results,
-                               cudaStream_t stream);
-cudaError_t LaunchWideTensor(DType type, const PartialAttentionArgs& args, cudaStream_t stream);
+                               KernelStream stream);
+cudaError_t LaunchWideTensor(DType type, const PartialAttentionArgs& args, KernelStream stream);
 
 }  // namespace spillway::device::cuda
 

@@ -352,6 +352,8 @@ template <typename T, int kD>
 __global__ __launch_bounds__(Shape<kD>::kThreads,
                              Shape<kD>::kBlocks) void NarrowTensorKernel(PartialAttentionArgs args,
                                                                          SplitResults results) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int index = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const int split = static_cast<int>(blockIdx.z);
@@ -369,6 +371,8 @@ __global__ __launch_bounds__(Shape<kD>::kThreads,
 template <typename T, int kD>
 __global__ __launch_bounds__(Shape<kD>::kThreads,
                              Shape<kD>::kBlocks) void WideTensorKernel(PartialAttentionArgs args) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int kv_head = static_cast<int>(blockIdx.y);
   const AttentionTask task = WideTask(args, static_cast<int>(blockIdx.x), Shape<kD>::kQueries);
   if (task.n_queries <= 0) return;
@@ -380,7 +384,7 @@ __global__ __launch_bounds__(Shape<kD>::kThreads,
 
 template <typename T, int kD>
 cudaError_t LaunchNarrowAs(const PartialAttentionArgs& args, const SplitResults& results,
-                           cudaStream_t stream) {
+                           KernelStream stream) {
   LaunchShape shape;
   shape.grid = NarrowGrid(args, results.splits);
   shape.block = dim3(Shape<kD>::kThreads);
@@ -389,7 +393,7 @@ cudaError_t LaunchNarrowAs(const PartialAttentionArgs& args, const SplitResults&
 }
 
 template <typename T, int kD>
-cudaError_t LaunchWideAs(const PartialAttentionArgs& args, cudaStream_t stream) {
+cudaError_t LaunchWideAs(const PartialAttentionArgs& args, KernelStream stream) {
   LaunchShape shape;
   shape.grid = WideGrid(args, Shape<kD>::kQueries);
   shape.block = dim3(Shape<kD>::kThreads);
@@ -432,13 +436,13 @@ bool HasTensorAttention(DType type, int32_t d_head) {
 }
 
 cudaError_t LaunchNarrowTensor(DType type, const PartialAttentionArgs& args, const SplitResults& results,
-                               cudaStream_t stream) {
+                               KernelStream stream) {
   return WithHead(type, args.d_head, [&](auto element, auto head) {
     return LaunchNarrowAs<typename decltype(element)::Type, decltype(head)::kElements>(args, results, stream);
   });
 }
 
-cudaError_t LaunchWideTensor(DType type, const PartialAttentionArgs& args, cudaStream_t stream) {
+cudaError_t LaunchWideTensor(DType type, const PartialAttentionArgs& args, KernelStream stream) {
   return WithHead(type, args.d_head, [&](auto element, auto head) {
     return LaunchWideAs<typename decltype(element)::Type, decltype(head)::kElements>(args, stream);
   });

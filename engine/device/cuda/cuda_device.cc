@@ -115,6 +115,7 @@ class CudaDevice final : public Device {
       : info_(std::move(info)),
         processors_(gpu.processors),
         reaches_host_addresses_(gpu.reaches_host_addresses),
+        kernels_overlap_(options.overlap_kernels && gpu.kernels_can_overlap),
         scratch_bytes_(options.scratch_bytes),
         memory_(info_.memory_bytes),
         host_ranges_(options.registered_at_once_bytes) {}
@@ -124,6 +125,7 @@ class CudaDevice final : public Device {
     SPILLWAY_CHECK_MSG(index < streams_.size(), "no such stream");
     return streams_[index];
   }
+  KernelStream KernelsOn(cudaStream_t stream) const { return {stream, kernels_overlap_}; }
   Event& EventOf(EventId event) {
     const size_t index = static_cast<size_t>(event);
     SPILLWAY_CHECK_MSG(index < events_.size(), "no such event");
@@ -146,6 +148,7 @@ class CudaDevice final : public Device {
   const DeviceInfo info_;
   const int32_t processors_;
   const bool reaches_host_addresses_;
+  const bool kernels_overlap_;
   const int64_t scratch_bytes_;
   StickyError error_;
   DeviceMemory memory_;
@@ -300,7 +303,8 @@ void CudaDevice::CopySmall(cudaStream_t stream, DevicePtr destination, const uin
     if (!error_.Check(slot.status())) return;
     const int64_t bytes = std::min(size_bytes - done, kCopySlotBytes);
     std::memcpy(slot->host, source + done, static_cast<size_t>(bytes));
-    if (!error_.Check(LaunchCopy(At<void>(destination + done), slot->device, bytes, stream), "copying in")) {
+    if (!error_.Check(LaunchCopy(At<void>(destination + done), slot->device, bytes, KernelsOn(stream)),
+                      "copying in")) {
       return;
     }
     error_.Check(copy_slots_->Release(slot->index, stream));
@@ -351,14 +355,14 @@ void CudaDevice::Embed(StreamId stream, const EmbedArgs& args) {
   SPILLWAY_CHECK_MSG(!args.positions || args.append, "learned positions need the rows' positions");
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
-  error_.Check(LaunchEmbed(info_.compute_dtype, args, on), "embedding");
+  error_.Check(LaunchEmbed(info_.compute_dtype, args, KernelsOn(on)), "embedding");
 }
 
 void CudaDevice::AddNorm(StreamId stream, const AddNormArgs& args) {
   SPILLWAY_CHECK_MSG(!args.addend || !args.row_index, "rows are added in place or chosen, not both");
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
-  error_.Check(LaunchAddNorm(info_.compute_dtype, args, on), "normalising");
+  error_.Check(LaunchAddNorm(info_.compute_dtype, args, KernelsOn(on)), "normalising");
 }
 
 void CudaDevice::Gemm(StreamId stream, const PackedMatrix& weight, const GemmArgs& args) {
@@ -367,7 +371,7 @@ void CudaDevice::Gemm(StreamId stream, const PackedMatrix& weight, const GemmArg
   SPILLWAY_CHECK(args.out_dtype == DType::kF32 || args.out_dtype == info_.compute_dtype);
   SPILLWAY_CHECK(!args.accumulate || (args.out_dtype == DType::kF32 && args.activation == Activation::kNone));
   const cudaStream_t on = StreamOf(stream);
-  if (TakeScratch(on)) error_.Check(products_->Multiply(weight, args, on));
+  if (TakeScratch(on)) error_.Check(products_->Multiply(weight, args, KernelsOn(on)));
 }
 
 void CudaDevice::RopeAppend(StreamId stream, const RopeAppendArgs& args) {
@@ -376,7 +380,7 @@ void CudaDevice::RopeAppend(StreamId stream, const RopeAppendArgs& args) {
   SPILLWAY_CHECK(args.append || (args.block_positions && !args.x));
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
-  error_.Check(LaunchRopeAppend(info_.compute_dtype, args, on), "rotating and appending");
+  error_.Check(LaunchRopeAppend(info_.compute_dtype, args, KernelsOn(on)), "rotating and appending");
 }
 
 void CudaDevice::PartialAttention(StreamId stream, const PartialAttentionArgs& args) {
@@ -386,25 +390,25 @@ void CudaDevice::PartialAttention(StreamId stream, const PartialAttentionArgs& a
   const cudaStream_t on = StreamOf(stream);
   if (args.n_sequences == 0 || !TakeScratch(on)) return;
   const AttentionScratch scratch{static_cast<float*>(scratch_), scratch_bytes_, processors_};
-  error_.Check(LaunchPartialAttention(info_.compute_dtype, args, scratch, on), "attending");
+  error_.Check(LaunchPartialAttention(info_.compute_dtype, args, scratch, KernelsOn(on)), "attending");
 }
 
 void CudaDevice::MergeAttention(StreamId stream, const MergeAttentionArgs& args) {
   SPILLWAY_CHECK(args.n_parts >= 1 && args.d_head > 0 && args.d_head <= kHeadElementsMax);
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
-  error_.Check(LaunchMergeAttention(info_.compute_dtype, args, on), "merging attention");
+  error_.Check(LaunchMergeAttention(info_.compute_dtype, args, KernelsOn(on)), "merging attention");
 }
 
 void CudaDevice::GatedActivation(StreamId stream, const GatedActivationArgs& args) {
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
-  error_.Check(LaunchGatedActivation(info_.compute_dtype, args, on), "activating");
+  error_.Check(LaunchGatedActivation(info_.compute_dtype, args, KernelsOn(on)), "activating");
 }
 
 void CudaDevice::Sample(StreamId stream, const SampleArgs& args) {
   const cudaStream_t on = StreamOf(stream);
-  if (TakeScratch(on)) error_.Check(samples_->Enqueue(args, on));
+  if (TakeScratch(on)) error_.Check(samples_->Enqueue(args, KernelsOn(on)));
 }
 
 absl::Status CudaDevice::WarmUp(absl::Span<const PackedMatrix> weights, absl::Span<const int32_t> rows) {

@@ -25,7 +25,10 @@ struct CudaDeviceOptions {
   std::optional<DType> dtype;  // unset: bf16
   // Of the device's own, beside the budget.
   int64_t scratch_bytes = 64 * kMiB;
-  int64_t workspace_bytes = 32 * kMiB;               // cuBLASLt's
+  int64_t workspace_bytes = 32 * kMiB;  // cuBLASLt's
+  // Kernels of a stream overlap (KernelStream) where the device can, which takes most of the time away that
+  // lies between them.
+  bool overlap_kernels = true;
   int64_t registered_at_once_bytes = 64 * kGiB;      // of host memory, at most
   std::string pci_devices = "/sys/bus/pci/devices";  // where the machine describes them
 };

@@ -10,6 +10,8 @@ constexpr int kThreads = 128;
 // A block takes kThreads * 8 columns of one row.
 template <typename T>
 __global__ void EmbedKernel(EmbedArgs args, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int64_t row = blockIdx.x;
   const int64_t column = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kVectorElements;
   const int64_t left = args.d - column;
@@ -29,7 +31,7 @@ __global__ void EmbedKernel(EmbedArgs args, bool aligned) {
 
 }  // namespace
 
-cudaError_t LaunchEmbed(DType type, const EmbedArgs& args, cudaStream_t stream) {
+cudaError_t LaunchEmbed(DType type, const EmbedArgs& args, KernelStream stream) {
   const bool aligned = AllAligned(args.table.address, args.positions.address, args.hidden.address,
                                   args.d * SizeOf(type), args.d * int64_t{4});
   LaunchShape shape;

@@ -11,6 +11,8 @@ constexpr int kThreads = 128;
 // A block takes kThreads * 8 columns of one row.
 template <typename T>
 __global__ void GatedActivationKernel(GatedActivationArgs args, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int64_t row = blockIdx.x;
   const int64_t column = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kVectorElements;
   const int64_t left = args.d_ff - column;
@@ -29,6 +31,8 @@ __global__ void GatedActivationKernel(GatedActivationArgs args, bool aligned) {
 // in.
 template <typename T>
 __global__ void EpilogueKernel(EpilogueArgs args, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int64_t row = blockIdx.x;
   const int64_t column = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kVectorElements;
   const int64_t left = args.n - column;
@@ -52,7 +56,7 @@ LaunchShape ShapeOf(int64_t rows, int64_t columns) {
 
 }  // namespace
 
-cudaError_t LaunchGatedActivation(DType type, const GatedActivationArgs& args, cudaStream_t stream) {
+cudaError_t LaunchGatedActivation(DType type, const GatedActivationArgs& args, KernelStream stream) {
   const bool aligned = AllAligned(args.gate_up.address, args.out.address, args.d_ff * SizeOf(type));
   return WithElement(type, [&](auto tag) {
     return Launch(GatedActivationKernel<typename decltype(tag)::Type>, ShapeOf(args.rows, args.d_ff), stream,
@@ -60,7 +64,7 @@ cudaError_t LaunchGatedActivation(DType type, const GatedActivationArgs& args, c
   });
 }
 
-cudaError_t LaunchEpilogue(DType out_type, const EpilogueArgs& args, cudaStream_t stream) {
+cudaError_t LaunchEpilogue(DType out_type, const EpilogueArgs& args, KernelStream stream) {
   const bool aligned = AllAligned(reinterpret_cast<uint64_t>(args.sums),
                                   reinterpret_cast<uint64_t>(args.bias), reinterpret_cast<uint64_t>(args.out),
                                   args.sums_stride * int64_t{4}, args.out_stride * SizeOf(out_type));

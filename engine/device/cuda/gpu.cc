@@ -44,8 +44,11 @@ absl::StatusOr<Gpu> FindGpu(absl::string_view pci_devices) {
         gpu.name, " has compute capability ", properties.major, ".", properties.minor, "; Spillway needs ",
         kMajorMin, ".0 (Ampere) or later: use another GPU or --device=cpu"));
   }
-  SPILLWAY_RETURN_IF_ERROR(
-      CudaStatus(ProbeKernels(), absl::StrCat("looking for kernels for ", gpu.name, " (", gpu.isa, ")")));
+  int compiled_for = 0;
+  SPILLWAY_RETURN_IF_ERROR(CudaStatus(
+      ProbeKernels(&compiled_for), absl::StrCat("looking for kernels for ", gpu.name, " (", gpu.isa, ")")));
+  gpu.kernels_can_overlap =
+      std::min(compiled_for, 10 * properties.major + properties.minor) >= kOverlapCapabilityMin;
   std::string driver = NvidiaDriverVersion();
   if (driver.empty()) driver = absl::StrCat("for CUDA ", VersionText(driver_version));
   gpu.driver = absl::StrCat("CUDA ", VersionText(runtime_version), ", driver ", driver);

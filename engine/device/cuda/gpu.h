@@ -20,6 +20,8 @@ struct Gpu {
   // The device reaches registered host memory at the host's own addresses. Not so where the GPU is lent by
   // Windows (WSL 2): what takes such addresses as they are, a batch of copies, fails there.
   bool reaches_host_addresses = true;
+  // Kernels of this build may begin before those ahead of them have ended (KernelStream).
+  bool kernels_can_overlap = false;
 };
 
 // Makes it current. FailedPrecondition where none can be used, naming why: no driver, one that is too old, no

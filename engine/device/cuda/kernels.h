@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "engine/device/cuda/kernel_stream.h"
 #include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/ops.h"
 #include "engine/device/tensor_encoding.h"
@@ -16,12 +17,13 @@
 
 namespace spillway::device::cuda {
 
-// Whether this build has kernels for the current GPU: cudaErrorNoKernelImageForDevice where it has not.
-cudaError_t ProbeKernels();
+// Whether this build has kernels for the current GPU: cudaErrorNoKernelImageForDevice where it has not. If
+// so, the compute capability that they were compiled for, 10 major + minor, which may be an earlier one.
+cudaError_t ProbeKernels(int* capability);
 
-cudaError_t LaunchEmbed(DType type, const EmbedArgs& args, cudaStream_t stream);
-cudaError_t LaunchAddNorm(DType type, const AddNormArgs& args, cudaStream_t stream);
-cudaError_t LaunchRopeAppend(DType type, const RopeAppendArgs& args, cudaStream_t stream);
+cudaError_t LaunchEmbed(DType type, const EmbedArgs& args, KernelStream stream);
+cudaError_t LaunchAddNorm(DType type, const AddNormArgs& args, KernelStream stream);
+cudaError_t LaunchRopeAppend(DType type, const RopeAppendArgs& args, KernelStream stream);
 
 // Working memory of one call of attention, free again when its kernels have run.
 struct AttentionScratch {
@@ -30,9 +32,9 @@ struct AttentionScratch {
   int32_t processors = 1;  // multiprocessors of the device: how finely work is split
 };
 cudaError_t LaunchPartialAttention(DType type, const PartialAttentionArgs& args,
-                                   const AttentionScratch& scratch, cudaStream_t stream);
-cudaError_t LaunchMergeAttention(DType type, const MergeAttentionArgs& args, cudaStream_t stream);
-cudaError_t LaunchGatedActivation(DType type, const GatedActivationArgs& args, cudaStream_t stream);
+                                   const AttentionScratch& scratch, KernelStream stream);
+cudaError_t LaunchMergeAttention(DType type, const MergeAttentionArgs& args, KernelStream stream);
+cudaError_t LaunchGatedActivation(DType type, const GatedActivationArgs& args, KernelStream stream);
 
 // out[r, i] = activation(sums[r, i] + bias[i])
 struct EpilogueArgs {
@@ -45,10 +47,10 @@ struct EpilogueArgs {
   void* out = nullptr;     // out_type [rows, out_stride], of which n columns
   int64_t out_stride = 0;  // elements
 };
-cudaError_t LaunchEpilogue(DType out_type, const EpilogueArgs& args, cudaStream_t stream);
+cudaError_t LaunchEpilogue(DType out_type, const EpilogueArgs& args, KernelStream stream);
 
 // Expands rows to T [n, k], aligned to 16 bytes.
-cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, cudaStream_t stream);
+cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, KernelStream stream);
 
 // As GemmArgs, for few rows.
 struct PackedProductArgs {
@@ -65,14 +67,14 @@ struct PackedProductArgs {
   DType type = DType::kF32;  // T
 };
 constexpr int32_t kPackedProductRowsMax = 8;
-cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);
+cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, KernelStream stream);
 
 // The same on tensor cores, for up to kPackedTensorRowsMax rows, where HasPackedTensorProduct: beyond, it
 // takes less time to expand the weights than to read them, for 32 rows at a time, from the L2 cache.
 // `encoding`: that of the matrix or of most of it.
 constexpr int32_t kPackedTensorRowsMax = 128;
 bool HasPackedTensorProduct(DType type, Encoding encoding, const PackedProductArgs& args);
-cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, cudaStream_t stream);
+cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, KernelStream stream);
 
 // One row to sample. The pointers of `row` are those of memory that the device reads.
 struct SampleTask {
@@ -93,11 +95,11 @@ struct SampleLaunch {
   const SampleTask* tasks = nullptr;  // [n_tasks]
   SampleResult* results = nullptr;    // by a task's index
 };
-cudaError_t LaunchSample(const SampleLaunch& launch, cudaStream_t stream);
+cudaError_t LaunchSample(const SampleLaunch& launch, KernelStream stream);
 
 // Copies from memory that the device can address, host memory that is mapped among it: small copies that
 // shall not queue behind large ones.
-cudaError_t LaunchCopy(void* destination, const void* source, int64_t size_bytes, cudaStream_t stream);
+cudaError_t LaunchCopy(void* destination, const void* source, int64_t size_bytes, KernelStream stream);
 
 }  // namespace spillway::device::cuda
 

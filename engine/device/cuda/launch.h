@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "engine/device/cuda/kernel_stream.h"
+
 namespace spillway::device::cuda {
 
 struct LaunchShape {
@@ -21,7 +23,7 @@ constexpr size_t kSharedBytesByDefault = size_t{48} << 10;
 
 // Arguments convert to the kernel's parameters as in a call.
 template <typename... Parameters>
-cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream,
+cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape, KernelStream stream,
                    std::type_identity_t<Parameters>... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return cudaSuccess;
   if (shape.shared_bytes > kSharedBytesByDefault) {
@@ -34,7 +36,14 @@ cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape, cuda
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = stream;
+  config.stream = stream.handle;
+  cudaLaunchAttribute overlap{};
+  if (stream.overlaps) {
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = 1;
+  }
   return cudaLaunchKernelEx(&config, kernel, args...);
 }
 

@@ -80,6 +80,7 @@ absl::StatusOr<std::unique_ptr<Device>> LoadCudaDevice(const CudaLoadOptions& op
   }
   SpillwayCudaOptions with{};
   with.memory_bytes = options.memory_bytes;
+  with.overlap_kernels = options.overlap_kernels ? 1 : 0;
   with.dtype = options.dtype.has_value() ? static_cast<int32_t>(*options.dtype) : -1;
   void* device = nullptr;
   std::array<char, 2048> message{};

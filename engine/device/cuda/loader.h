@@ -18,6 +18,8 @@ struct CudaLoadOptions {
   std::string module_path;
   int64_t memory_bytes = 0;    // of the device; 0: what is free
   std::optional<DType> dtype;  // unset: bf16
+  // Kernels may begin before those ahead of them in their stream have ended, where the GPU can do that.
+  bool overlap_kernels = true;
 };
 
 // NotFound where this build brings no module. FailedPrecondition where a library that it needs is missing, it

@@ -11,6 +11,8 @@ constexpr int kThreads = 128;
 // A warp takes one head of one row.
 template <typename T>
 __global__ void MergeAttentionKernel(MergeAttentionArgs args, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int64_t item = int64_t{blockIdx.x} * (kThreads / kWarpThreads) + threadIdx.x / kWarpThreads;
   if (item >= int64_t{args.rows} * args.n_heads) return;
   const int64_t part_stride = args.part_stride_rows * args.n_heads;
@@ -46,7 +48,7 @@ __global__ void MergeAttentionKernel(MergeAttentionArgs args, bool aligned) {
 
 }  // namespace
 
-cudaError_t LaunchMergeAttention(DType type, const MergeAttentionArgs& args, cudaStream_t stream) {
+cudaError_t LaunchMergeAttention(DType type, const MergeAttentionArgs& args, KernelStream stream) {
   const bool aligned =
       AllAligned(args.acc.address, args.out.address, args.d_head * SizeOf(type), args.d_head * int64_t{4});
   LaunchShape shape;

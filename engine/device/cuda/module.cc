@@ -15,6 +15,7 @@ using spillway::device::DType;
 int32_t Create(const SpillwayCudaOptions* options, void** device, char* message, size_t message_bytes) {
   spillway::device::cuda::CudaDeviceOptions with;
   with.memory_bytes = options->memory_bytes;
+  with.overlap_kernels = options->overlap_kernels != 0;
   if (options->dtype >= 0) with.dtype = static_cast<DType>(options->dtype);
   absl::StatusOr<std::unique_ptr<Device>> made = spillway::device::cuda::CreateCudaDevice(with);
   if (made.ok()) {

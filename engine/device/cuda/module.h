@@ -8,15 +8,16 @@
 #include <stdint.h>
 
 // Grows with every change of the structures below and of those in device.h.
-#define SPILLWAY_CUDA_MODULE_VERSION 2
+#define SPILLWAY_CUDA_MODULE_VERSION 3
 // What else must agree: Device's classes are compiled into both.
 #define SPILLWAY_CUDA_MODULE_STAMP "spillway " SPILLWAY_VERSION ", compiler " __VERSION__
 
 extern "C" {
 
 struct SpillwayCudaOptions {
-  int64_t memory_bytes;  // 0: what is free
-  int32_t dtype;         // a spillway::device::DType; -1: the device's choice
+  int64_t memory_bytes;     // 0: what is free
+  int32_t dtype;            // a spillway::device::DType; -1: the device's choice
+  int32_t overlap_kernels;  // 0: kernels follow one another in full
 };
 
 struct SpillwayCudaModule {

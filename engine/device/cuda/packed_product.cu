@@ -20,6 +20,8 @@ constexpr int kRun = packed::kRunElements;
 // A thread expands one run.
 template <typename T>
 __global__ void ExpandKernel(const __grid_constant__ PackedRows rows, T* out) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int64_t runs = rows.k / kRun;
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= rows.n * runs) return;
@@ -46,6 +48,8 @@ __device__ inline void LoadInput(const PackedProductArgs& args, int64_t at, floa
 // A warp multiplies kFeatures rows of the matrix by kRows rows of the input; lanes take runs of k in turn.
 template <int kRows>
 __global__ void PackedProductKernel(const __grid_constant__ PackedProductArgs args) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kFeatures;
@@ -86,7 +90,7 @@ __global__ void PackedProductKernel(const __grid_constant__ PackedProductArgs ar
 }
 
 template <int kRows>
-cudaError_t LaunchRows(const PackedProductArgs& args, cudaStream_t stream) {
+cudaError_t LaunchRows(const PackedProductArgs& args, KernelStream stream) {
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, kWarps * kFeatures)));
   shape.block = dim3(kThreads);
@@ -95,7 +99,7 @@ cudaError_t LaunchRows(const PackedProductArgs& args, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, cudaStream_t stream) {
+cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, KernelStream stream) {
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(CeilDivide(rows.n * (rows.k / kRun), kThreads)));
   shape.block = dim3(kThreads);
@@ -105,7 +109,7 @@ cudaError_t LaunchExpand(DType type, const PackedRows& rows, void* out, cudaStre
   });
 }
 
-cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, cudaStream_t stream) {
+cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, KernelStream stream) {
   PackedProductArgs in = args;
   in.aligned = AllAligned(reinterpret_cast<uint64_t>(args.in));
   in.type = type;

@@ -329,6 +329,8 @@ __device__ inline void Deliver(const PackedProductArgs& args, int first_row, int
 template <typename T, int kFeatureTiles, int kRowTiles>
 __global__ __launch_bounds__(kThreads, kFeatureTiles == 1 ? 4 : 3) void PackedTensorKernel(
     const __grid_constant__ PackedProductArgs args) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   constexpr int kFeatures = kFeatureTiles * kTileFeatures;
   constexpr int kRows = kRowTiles * kTileRows;
   const unsigned row_tiles = static_cast<unsigned>(args.rows + kRows - 1) / kRows;
@@ -370,7 +372,7 @@ __global__ __launch_bounds__(kThreads, kFeatureTiles == 1 ? 4 : 3) void PackedTe
 }
 
 template <typename T, int kFeatureTiles, int kRowTiles>
-cudaError_t LaunchTiles(const PackedProductArgs& args, cudaStream_t stream) {
+cudaError_t LaunchTiles(const PackedProductArgs& args, KernelStream stream) {
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, kFeatureTiles * kTileFeatures) *
                                           CeilDivide(args.rows, kRowTiles * kTileRows)));
@@ -380,7 +382,7 @@ cudaError_t LaunchTiles(const PackedProductArgs& args, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t LaunchRows(const PackedProductArgs& args, cudaStream_t stream) {
+cudaError_t LaunchRows(const PackedProductArgs& args, KernelStream stream) {
   // More rows read more of the input for each feature: they share it between more features.
   if (args.rows <= kTileRows) return LaunchTiles<T, 1, 1>(args, stream);
   if (args.rows <= 2 * kTileRows) return LaunchTiles<T, 2, 2>(args, stream);
@@ -407,7 +409,7 @@ bool HasPackedTensorProduct(DType type, Encoding encoding, const PackedProductAr
          args.rows <= kPackedTensorRowsMax && AllAligned(reinterpret_cast<uint64_t>(args.in));
 }
 
-cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, cudaStream_t stream) {
+cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, KernelStream stream) {
   PackedProductArgs in = args;
   in.aligned = true;
   in.type = type;

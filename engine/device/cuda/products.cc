@@ -50,14 +50,14 @@ absl::StatusOr<std::unique_ptr<Products>> Products::Create(DType type, int64_t w
   return products;
 }
 
-absl::Status Products::Multiply(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream) {
+absl::Status Products::Multiply(const PackedMatrix& weight, const GemmArgs& args, KernelStream stream) {
   if (args.rows == 0) return absl::OkStatus();
   if (!IsPlain(weight.encoding)) return MultiplyPacked(weight, args, stream);
   return Run(ProductOf(weight, args), args.activation,
              absl::MakeSpan(scratch_, static_cast<size_t>(scratch_bytes_)), stream);
 }
 
-absl::Status Products::MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream) {
+absl::Status Products::MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, KernelStream stream) {
   PackedRows rows = RowsOf(weight);
   PackedProductArgs product;
   product.weight = rows;
@@ -96,9 +96,9 @@ absl::Status Products::MultiplyPacked(const PackedMatrix& weight, const GemmArgs
 }
 
 absl::Status Products::Run(const MatmulArgs& product, Activation activation, absl::Span<uint8_t> sums,
-                           cudaStream_t stream) {
+                           KernelStream stream) {
   if (IsFusable(activation)) {
-    SPILLWAY_ASSIGN_OR_RETURN(const bool done, matmul_->Enqueue(product, stream));
+    SPILLWAY_ASSIGN_OR_RETURN(const bool done, matmul_->Enqueue(product, stream.handle));
     if (done) return absl::OkStatus();
   }
   return RunThenFinish(product, activation, sums, stream);
@@ -107,7 +107,7 @@ absl::Status Products::Run(const MatmulArgs& product, Activation activation, abs
 // The product as f32 sums, in place (and added to what is there, where that is wanted) where the output is
 // f32; then bias and activation.
 absl::Status Products::RunThenFinish(const MatmulArgs& product, Activation activation,
-                                     absl::Span<uint8_t> sums, cudaStream_t stream) {
+                                     absl::Span<uint8_t> sums, KernelStream stream) {
   const bool in_place = product.out_type == DType::kF32;
   const int64_t rows_of_sums = static_cast<int64_t>(sums.size()) / (product.n * int64_t{4});
   const int64_t rows_at_once = in_place ? product.rows : std::min(product.rows, rows_of_sums);
@@ -123,7 +123,7 @@ absl::Status Products::RunThenFinish(const MatmulArgs& product, Activation activ
     part.out_type = DType::kF32;
     part.bias = nullptr;
     part.relu = false;
-    SPILLWAY_ASSIGN_OR_RETURN(const bool done, matmul_->Enqueue(part, stream));
+    SPILLWAY_ASSIGN_OR_RETURN(const bool done, matmul_->Enqueue(part, stream.handle));
     if (!done) {
       return absl::UnimplementedError(absl::StrCat("cuBLASLt has no product of [", part.rows, ", ", part.k,
                                                    "] and [", part.n, ", ", part.k, "]T in ", NameOf(type_)));

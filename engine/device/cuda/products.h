@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/device/cuda/kernel_stream.h"
 #include "engine/device/cuda/matmul.h"
 #include "engine/device/device.h"
 
@@ -26,19 +27,19 @@ class Products {
   static absl::StatusOr<std::unique_ptr<Products>> Create(DType type, int64_t workspace_bytes, void* scratch,
                                                           int64_t scratch_bytes);
 
-  absl::Status Multiply(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream);
+  absl::Status Multiply(const PackedMatrix& weight, const GemmArgs& args, KernelStream stream);
   // Has algorithms chosen for `rows` rows of this weight.
   absl::Status Prepare(const PackedMatrix& weight, int32_t rows);
 
  private:
   Products(DType type, void* scratch, int64_t scratch_bytes)
       : type_(type), scratch_(static_cast<uint8_t*>(scratch)), scratch_bytes_(scratch_bytes) {}
-  absl::Status MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, cudaStream_t stream);
+  absl::Status MultiplyPacked(const PackedMatrix& weight, const GemmArgs& args, KernelStream stream);
   // With room for f32 sums, where the library lacks the epilogue.
   absl::Status Run(const MatmulArgs& product, Activation activation, absl::Span<uint8_t> sums,
-                   cudaStream_t stream);
+                   KernelStream stream);
   absl::Status RunThenFinish(const MatmulArgs& product, Activation activation, absl::Span<uint8_t> sums,
-                             cudaStream_t stream);
+                             KernelStream stream);
 
   const DType type_;
   uint8_t* const scratch_;

@@ -80,6 +80,8 @@ __device__ inline void RotatePart(const RopeAppendArgs& args, const Rotation* pa
 // One block a row: its angles are worked out once, in double, and then serve every head.
 template <typename T>
 __global__ void RopeAppendKernel(RopeAppendArgs args, bool aligned) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   RopeShared& shared = SharedAs<RopeShared>();
   const int64_t row = blockIdx.x;
   const AppendRow target = TargetOf(args, row);
@@ -136,7 +138,7 @@ __global__ void RopeAppendKernel(RopeAppendArgs args, bool aligned) {
 
 }  // namespace
 
-cudaError_t LaunchRopeAppend(DType type, const RopeAppendArgs& args, cudaStream_t stream) {
+cudaError_t LaunchRopeAppend(DType type, const RopeAppendArgs& args, KernelStream stream) {
   RopeAppendArgs in = args;
   if (in.rope_dims == 0) in.style = RopeStyle::kNone;
   const int64_t half_bytes = in.style == RopeStyle::kHalf ? in.rope_dims / 2 * SizeOf(type) : 0;

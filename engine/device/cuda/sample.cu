@@ -399,6 +399,8 @@ class RowSampler {
 };
 
 __global__ void SampleKernel(SampleLaunch launch) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   SampleShared& shared = SharedAs<SampleShared>();
   // Tasks lie in the host's memory: each is read once.
   static_assert(sizeof(SampleTask) % 4 == 0);
@@ -416,7 +418,7 @@ __global__ void SampleKernel(SampleLaunch launch) {
 
 }  // namespace
 
-cudaError_t LaunchSample(const SampleLaunch& launch, cudaStream_t stream) {
+cudaError_t LaunchSample(const SampleLaunch& launch, KernelStream stream) {
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(launch.n_tasks));
   const int64_t warps = CeilDivide(launch.vocab, kTokensOfThread * kWarpThreads);

@@ -86,7 +86,7 @@ absl::StatusOr<std::unique_ptr<SampleBatches>> SampleBatches::Create(void* scrat
   return batches;
 }
 
-absl::Status SampleBatches::Enqueue(const SampleArgs& args, cudaStream_t stream) {
+absl::Status SampleBatches::Enqueue(const SampleArgs& args, KernelStream stream) {
   SPILLWAY_CHECK(args.vocab > 0 && args.vocab <= kSampledVocabularyMax);
   for (int32_t first = 0; first < args.rows;) {
     SPILLWAY_ASSIGN_OR_RETURN(const int32_t done, EnqueueSome(args, first, stream));
@@ -97,7 +97,7 @@ absl::Status SampleBatches::Enqueue(const SampleArgs& args, cudaStream_t stream)
 
 // As many rows from `first` on as fit into one slot and into scratch; returns how many.
 absl::StatusOr<int32_t> SampleBatches::EnqueueSome(const SampleArgs& args, int32_t first,
-                                                   cudaStream_t stream) {
+                                                   KernelStream stream) {
   const int64_t vocab_bytes = Aligned(args.vocab * int64_t{4});
   int32_t n = 0;
   int32_t n_counts = 0;
@@ -125,8 +125,9 @@ absl::StatusOr<int32_t> SampleBatches::EnqueueSome(const SampleArgs& args, int32
   uint8_t* counts = static_cast<uint8_t*>(scratch_);
   uint8_t* copies = counts + n_counts * vocab_bytes;
   if (n_counts > 0) {
-    SPILLWAY_RETURN_IF_ERROR(CudaStatus(
-        cudaMemsetAsync(counts, 0, static_cast<size_t>(n_counts * vocab_bytes), stream), "clearing counts"));
+    SPILLWAY_RETURN_IF_ERROR(
+        CudaStatus(cudaMemsetAsync(counts, 0, static_cast<size_t>(n_counts * vocab_bytes), stream.handle),
+                   "clearing counts"));
   }
   SlotWriter writer(slot);
   const auto [tasks, device_tasks] = writer.Place<SampleTask>(n);
@@ -158,7 +159,7 @@ absl::StatusOr<int32_t> SampleBatches::EnqueueSome(const SampleArgs& args, int32
   launch.tasks = device_tasks;
   launch.results = device_results;
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(LaunchSample(launch, stream), "sampling"));
-  SPILLWAY_RETURN_IF_ERROR(slots_->Release(slot.index, stream));
+  SPILLWAY_RETURN_IF_ERROR(slots_->Release(slot.index, stream.handle));
   pending_.push_back({slot.index, results, args.results + first, n});
   return n;
 }

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/device/cuda/kernel_stream.h"
 #include "engine/device/cuda/kernels.h"
 #include "engine/device/cuda/pinned_slots.h"
 #include "engine/device/ops.h"
@@ -27,7 +28,7 @@ class SampleBatches {
 
   // Enqueues the rows in as many launches as their histories and masks need. Reads all that `args` points to
   // at once; results come by Deliver.
-  absl::Status Enqueue(const SampleArgs& args, cudaStream_t stream);
+  absl::Status Enqueue(const SampleArgs& args, KernelStream stream);
   // Writes the results of what has run to where the callers want them.
   absl::Status Deliver();
 
@@ -40,7 +41,7 @@ class SampleBatches {
   };
 
   SampleBatches(void* scratch, int64_t scratch_bytes) : scratch_(scratch), scratch_bytes_(scratch_bytes) {}
-  absl::StatusOr<int32_t> EnqueueSome(const SampleArgs& args, int32_t first, cudaStream_t stream);
+  absl::StatusOr<int32_t> EnqueueSome(const SampleArgs& args, int32_t first, KernelStream stream);
   absl::Status MakeRoom(int64_t bytes);
   absl::Status Retire(int32_t slot);
 

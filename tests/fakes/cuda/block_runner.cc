@@ -25,7 +25,7 @@ namespace {
 
 Block* running = nullptr;  // the block whose threads run; the runtime lets one run at a time
 
-enum class State : uint8_t { kNew, kRunnable, kAtBarrier, kAtCollective, kReturned };
+enum class State : uint8_t { kNew, kRunnable, kAtBarrier, kAtCollective, kAtEarlierKernels, kReturned };
 
 struct PendingCopy {
   void* shared;
@@ -44,6 +44,7 @@ struct Thread {
   uint8_t turn = 0;                              // which of `orders` the last __syncwarp released
   uint32_t turns_of_others = 0;                  // the same of those that met there, a bit each
   char orders[2] = {};                           // addresses for ThreadSanitizer
+  bool waited = false;                           // for earlier kernels
   std::vector<PendingCopy> open_copies;          // issued, not committed
   std::vector<std::vector<PendingCopy>> copies;  // committed groups, oldest first
 };
@@ -146,33 +147,49 @@ class Block {
     order_ = static_cast<Order>(random_.Below(static_cast<uint32_t>(Order::kCount)));
     starved_ = random_.Below(static_cast<uint32_t>(warps_.size()));
   }
-  ~Block() { runner_.FreeShared(shared_); }
+  ~Block() {
+    TsanAcquire(&end_);
+    GiveUpFibers();
+    runner_.FreeShared(shared_);
+  }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  std::string Run() {
-    running = this;
-    blockIdx = index_;
-    blockDim = launch_.block;
-    gridDim = launch_.grid;
-    current_ = Pick();
-    threadIdx = threads_[current_].index;
-    runner_.host_.SwitchTo(FiberOf(current_));
-    TsanAcquire(&end_);
-    running = nullptr;
-    // Threads in the middle of a failed kernel cannot be ended: their fibers are given up.
+  // Runs until all threads have ended, one has failed or, with `early`, none can go on before earlier kernels
+  // have ended.
+  std::string Run(bool early) {
+    early_ = early;
+    Continue();
+    return fault_;
+  }
+
+  // Earlier kernels have ended.
+  std::string Finish() {
+    early_ = false;
+    TsanRelease(&earlier_kernels_);
     for (unsigned t = 0; t < threads_.size(); ++t) {
-      const bool parked = threads_[t].state == State::kReturned || threads_[t].state == State::kNew;
-      if (!parked || (!fault_.empty() && t == current_)) runner_.slots_[t]->fiber = nullptr;
+      if (threads_[t].state == State::kAtEarlierKernels) MayRun(t);
+    }
+    if (!fault_.empty() || n_returned_ == threads_.size()) return fault_;
+    if (runnable_.Next(0) < 0) {
+      SetStuck();
+    } else {
+      Continue();
     }
     return fault_;
   }
 
   void RunThread() {
     TsanAcquire(&runner_.begin_);
+    TsanAcquire(runner_.enqueued_);
     threads_[current_].state = State::kRunnable;
     body_();
     Thread& me = threads_[current_];
+    if (launch_.overlaps && !me.waited) {
+      SetFault(Ranges({current_}) +
+               " ended without having waited for earlier kernels, before whose end it was launched to begin");
+      Abandon();
+    }
     if (!me.open_copies.empty() || !me.copies.empty()) {
       SetFault(Ranges({current_}) + " returned with asynchronous copies that it never awaited");
       Abandon();
@@ -190,6 +207,16 @@ class Block {
     warp.returned |= uint32_t{1} << lane;
     ++n_returned_;
     SwitchAway();
+  }
+
+  void AtEarlierKernels() {
+    if (!launch_.code_can_wait) return;
+    Thread& me = threads_[current_];
+    me.waited = true;
+    if (!early_) return;
+    me.state = State::kAtEarlierKernels;
+    SwitchAway();
+    TsanAcquire(&earlier_kernels_);
   }
 
   int AtBarrier(BarrierKind kind, int predicate, const std::source_location& where) {
@@ -304,6 +331,29 @@ class Block {
   void* shared() const { return shared_; }
 
  private:
+  // Lets one of the threads run that can, until one of them switches back.
+  void Continue() {
+    running = this;
+    blockIdx = index_;
+    blockDim = launch_.block;
+    gridDim = launch_.grid;
+    current_ = Pick();
+    threadIdx = threads_[current_].index;
+    runner_.host_.SwitchTo(FiberOf(current_));
+    running = nullptr;
+    // Not of a block that stands still: what earlier kernels do is not ordered behind it.
+    if (!fault_.empty() || n_returned_ == threads_.size()) TsanAcquire(&end_);
+  }
+
+  // Threads in the middle of a kernel that failed, or is given up, cannot be ended: their fibers are given
+  // up.
+  void GiveUpFibers() {
+    for (unsigned t = 0; t < threads_.size(); ++t) {
+      const bool parked = threads_[t].state == State::kReturned || threads_[t].state == State::kNew;
+      if (!parked || (!fault_.empty() && t == current_)) runner_.slots_[t]->fiber = nullptr;
+    }
+  }
+
   Fiber& FiberOf(unsigned thread) { return *runner_.slots_[thread]->fiber; }
 
   void MayRun(unsigned thread) {
@@ -353,6 +403,8 @@ class Block {
       SwitchTo(Pick());
     } else if (n_returned_ == threads_.size()) {
       FiberOf(current_).SwitchTo(runner_.host_);
+    } else if (early_) {
+      FiberOf(current_).SwitchTo(runner_.host_);  // until Finish; or stuck, which shows then
     } else {
       FailStuck();
     }
@@ -379,8 +431,9 @@ class Block {
     for (unsigned t = 0; t < threads_.size(); ++t) MayRun(t);
   }
 
+  void SetStuck() { SetFault("no thread can go on: " + Situation()); }
   [[noreturn]] void FailStuck() {
-    SetFault("no thread can go on: " + Situation());
+    SetStuck();
     Abandon();
   }
 
@@ -405,6 +458,9 @@ class Block {
         case State::kAtCollective:
           places[std::string("at ") + t.operation + " with mask " + Hex(t.mask) + ", " + Describe(t.where)]
               .push_back(i);
+          break;
+        case State::kAtEarlierKernels:
+          places["waiting for earlier kernels"].push_back(i);
           break;
         default:
           places["running"].push_back(i);
@@ -435,13 +491,17 @@ class Block {
   Order order_ = Order::kAny;
   unsigned starved_ = 0;
   void* shared_ = nullptr;
+  bool early_ = false;  // earlier kernels have not ended
   std::string fault_;
-  char end_ = 0, barriers_[2] = {};  // addresses for ThreadSanitizer
+  char end_ = 0, barriers_[2] = {}, earlier_kernels_ = 0;  // addresses for ThreadSanitizer
 };
 
 BlockRunner::BlockRunner() = default;
 
-void BlockRunner::StartKernel() { TsanRelease(&begin_); }
+void BlockRunner::StartKernel(void* enqueued) {
+  enqueued_ = enqueued;
+  TsanRelease(&begin_);
+}
 
 #ifdef SPILLWAY_SANITIZE_THREAD
 
@@ -495,16 +555,38 @@ void BlockRunner::RunSlot(void* /*slot*/) {
   while (true) running->RunThread();
 }
 
-std::string BlockRunner::Run(const LaunchGeometry& launch, uint3 block_index,
-                             const std::function<void()>& body, uint64_t seed) {
+void BlockRunner::NewBlock(const LaunchGeometry& launch, uint3 block_index, const std::function<void()>& body,
+                           uint64_t seed) {
   const unsigned n = launch.block.x * launch.block.y * launch.block.z;
   for (unsigned t = 0; t < n; ++t) {
     if (t == slots_.size()) slots_.push_back(std::make_unique<Slot>());
     if (slots_[t]->fiber == nullptr) slots_[t]->fiber = std::make_unique<Fiber>(&RunSlot, slots_[t].get());
   }
   // Not on the stack: what ThreadSanitizer knows of an address there would outlive the block.
-  return std::make_unique<Block>(*this, launch, block_index, body, seed)->Run();
+  block_ = std::make_unique<Block>(*this, launch, block_index, body, seed);
 }
+
+std::string BlockRunner::Run(const LaunchGeometry& launch, uint3 block_index,
+                             const std::function<void()>& body, uint64_t seed) {
+  NewBlock(launch, block_index, body, seed);
+  const std::string fault = block_->Run(/*early=*/false);
+  block_.reset();
+  return fault;
+}
+
+std::string BlockRunner::Begin(const LaunchGeometry& launch, uint3 block_index,
+                               const std::function<void()>& body, uint64_t seed) {
+  NewBlock(launch, block_index, body, seed);
+  return block_->Run(/*early=*/true);
+}
+
+std::string BlockRunner::Finish() {
+  const std::string fault = block_->Finish();
+  block_.reset();
+  return fault;
+}
+
+void BlockRunner::GiveUp() { block_.reset(); }
 
 // ------------------------------------------------------------------------------- what device code sees of it
 
@@ -520,6 +602,8 @@ void Collective(const char* name, uint32_t mask, void* lane, Combine combine,
 }
 
 void GiveWay() { running->Yield(); }
+
+void AwaitEarlierKernels() { running->AtEarlierKernels(); }
 
 void* SharedMemory(size_t size_bytes) {
   if (size_bytes > running->launch().shared_bytes) {

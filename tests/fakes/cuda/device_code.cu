@@ -12,16 +12,19 @@ namespace {
 using device::cuda::AsyncCommit;
 using device::cuda::AsyncCopy16;
 using device::cuda::AsyncWait;
+using device::cuda::KernelStream;
 using device::cuda::kWarpThreads;
 using device::cuda::kWholeWarp;
 using device::cuda::Launch;
 using device::cuda::LaunchShape;
+using device::cuda::LetLaterKernelsBegin;
 using device::cuda::LoadMatrix2;
 using device::cuda::LoadMatrix2Transposed;
 using device::cuda::LoadMatrix4;
 using device::cuda::LoadMatrix4Transposed;
 using device::cuda::Mma16816;
 using device::cuda::SharedAs;
+using device::cuda::WaitForEarlierKernels;
 
 LaunchShape OneWarp(size_t shared_bytes = 0) { return {dim3(1), dim3(kWarpThreads), shared_bytes}; }
 
@@ -177,6 +180,16 @@ __global__ void TiledProduct(const uint16_t* a, const uint16_t* b, int k, float*
   }
 }
 
+__global__ void Link(const uint32_t* from, uint32_t* to) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  uint32_t value = from[gridDim.x * blockDim.x - 1 - i];
+  // Blocks end at different times.
+  for (unsigned round = 0; round <= 50 * (blockIdx.x % 5); ++round) value = 3 * value + 1;
+  to[i] = value;
+}
+
 }  // namespace
 
 cudaError_t RunShuffles(int* out, int width, int operand) {
@@ -220,6 +233,29 @@ cudaError_t RunAsyncCopies(const uint8_t* in, uint8_t* out) {
 
 cudaError_t RunTiledProduct(const uint16_t* a, const uint16_t* b, int k, float* d) {
   return Finish(Launch(TiledProduct, OneWarp(sizeof(ProductShared)), nullptr, a, b, k, d));
+}
+
+bool KernelsCanOverlap() {
+  int major = 0;
+  cudaFuncAttributes attributes;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess && major >= 9 &&
+         cudaFuncGetAttributes(&attributes, Link) == cudaSuccess && attributes.ptxVersion >= 90;
+}
+
+cudaError_t RunChain(int kernels, bool overlap, uint32_t* from, uint32_t* to) {
+  cudaStream_t stream = nullptr;
+  if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+      error != cudaSuccess) {
+    return error;
+  }
+  cudaError_t error = cudaSuccess;
+  for (int k = 0; k < kernels && error == cudaSuccess; ++k) {
+    error = Launch(Link, {dim3(kChainBlocks), dim3(64)}, KernelStream(stream, overlap),
+                   k % 2 == 0 ? from : to, k % 2 == 0 ? to : from);
+  }
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  const cudaError_t destroyed = cudaStreamDestroy(stream);
+  return error != cudaSuccess ? error : destroyed;
 }
 
 }  // namespace spillway::fakes::cuda

@@ -41,6 +41,14 @@ cudaError_t RunAsyncCopies(const uint8_t* in, uint8_t* out);
 // k is a multiple of 16.
 cudaError_t RunTiledProduct(const uint16_t* a, const uint16_t* b, int k, float* d);
 
+// Whether a kernel may begin on this device before the one ahead of it has ended.
+bool KernelsCanOverlap();
+// `kernels` kernels of kChainBlocks blocks, which do so if they `overlap`, on the numbers [kChainBlocks][64]:
+// each reads what the one before wrote from `from` and writes to `to`, and the next does so the other way
+// round. A number becomes three times the one at its mirror's place plus one, 1 + 50 (block % 5) times over.
+constexpr unsigned kChainBlocks = 300;
+cudaError_t RunChain(int kernels, bool overlap, uint32_t* from, uint32_t* to);
+
 }  // namespace spillway::fakes::cuda
 
 #endif  // SPILLWAY_TESTS_FAKES_CUDA_DEVICE_CODE_H_

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <numeric>
@@ -257,6 +258,27 @@ TEST_P(DeviceCode, TilesFollowOneAnotherThroughTwoBuffers) {
         EXPECT_EQ(got[i * 8 + j], sum) << i << " " << j;
       }
     }
+  }
+}
+
+// Programming guide, "Programmatic Dependent Launch": what the kernel before wrote is there behind the wait.
+TEST_P(DeviceCode, KernelsThatOverlapSeeWhatTheOneBeforeWrote) {
+  constexpr int kKernels = 9;
+  std::vector<uint32_t> values(kChainBlocks * 64);
+  std::iota(values.begin(), values.end(), uint32_t{7});
+  std::vector<uint32_t> expected = values;
+  for (int k = 0; k < kKernels; ++k) {
+    std::reverse(expected.begin(), expected.end());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      for (size_t round = 0; round <= 50 * (i / 64 % 5); ++round) expected[i] = 3 * expected[i] + 1;
+    }
+  }
+  for (const bool overlap : {false, true}) {
+    if (overlap && !KernelsCanOverlap()) continue;
+    uint32_t* from = Device(values);
+    uint32_t* to = Device(std::vector<uint32_t>(values.size()));
+    ASSERT_EQ(RunChain(kKernels, overlap, from, to), cudaSuccess);
+    EXPECT_EQ(Host(to, values.size()), expected) << (overlap ? "overlapping" : "one after another");
   }
 }
 

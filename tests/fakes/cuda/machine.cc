@@ -54,6 +54,8 @@ void ReadEnvironment(const char* text, MachineOptions& options) {
       options.minor = static_cast<int>(number);
     } else if (name == "processors") {
       options.processors = static_cast<int>(number);
+    } else if (name == "kernels_compiled_for") {
+      options.kernels_compiled_for = static_cast<int>(number);
     } else if (name == "memory_bytes") {
       options.memory_bytes = number;
     } else if (name == "memory_used_by_others_bytes") {
@@ -92,7 +94,7 @@ Machine& Machine::Get() {
 void Machine::Reset(const MachineOptions& new_options) {
   for (const auto& stream : streams_) {
     TsanAcquire(&stream->done_so_far);
-    KeepRunner(*stream);
+    KeepRunners(*stream);
   }
   streams_.clear();
   events.clear();
@@ -254,20 +256,29 @@ cudaError_t Machine::Unpin(void* pointer, bool owned) {
 CUstream_st* Machine::NewStream() {
   streams_.push_back(std::make_unique<CUstream_st>());
   streams_.back()->weight = DrawWeight();
-  if (runners_.empty()) {
-    streams_.back()->blocks = std::make_unique<BlockRunner>();
-  } else {
-    streams_.back()->blocks = std::move(runners_.back());
-    runners_.pop_back();
-  }
   return streams_.back().get();
 }
 
-void Machine::KeepRunner(CUstream_st& stream) { runners_.push_back(std::move(stream.blocks)); }
+BlockRunner& Machine::TakeRunner(CUstream_st& stream) {
+  auto& free = stream.blocks[stream.blocks[0] != nullptr && stream.blocks[0]->taken ? 1 : 0];
+  if (free == nullptr && !runners_.empty()) {
+    free = std::move(runners_.back());
+    runners_.pop_back();
+  }
+  if (free == nullptr) free = std::make_unique<BlockRunner>();
+  free->taken = true;
+  return *free;
+}
+
+void Machine::KeepRunners(CUstream_st& stream) {
+  for (auto& runner : stream.blocks) {
+    if (runner != nullptr) runners_.push_back(std::move(runner));
+  }
+}
 
 void Machine::DeleteStream(CUstream_st* stream) {
   Drain(*stream);
-  KeepRunner(*stream);
+  KeepRunners(*stream);
   std::erase_if(streams_, [&](const auto& s) { return s.get() == stream; });
 }
 
@@ -323,7 +334,8 @@ void Machine::Step(CUstream_st& stream) {
   stream.context.Enter();
   Operation& operation = *stream.operations.front();
   TsanAcquire(&operation.enqueued);
-  if (operation.Step(*this) && sticky == cudaSuccess) {
+  if (operation.IsKernel() && stream.operations.size() > 1) stream.operations[1]->BeginEarly(*this);
+  if (sticky == cudaSuccess && operation.Step(*this) && sticky == cudaSuccess) {
     int64_t& engine = engine_ns_[static_cast<int>(operation.engine)];
     int64_t begin = std::max(stream.time_ns, operation.enqueued_ns);
     if (operation.engine != Engine::kNone) begin = std::max(begin, engine);

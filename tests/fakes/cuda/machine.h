@@ -33,6 +33,8 @@ struct MachineOptions {
   int major = 9;  // compute capability
   int minor = 0;
   int processors = 40;
+  // Compute capability, 10 major + minor, of the code that it runs, translated by the driver; 0: its own.
+  int kernels_compiled_for = 0;
   int64_t memory_bytes = int64_t{1} << 30;
   int64_t memory_used_by_others_bytes = 0;
   int64_t pinnable_bytes = int64_t{1} << 40;     // of host memory, in all
@@ -49,7 +51,8 @@ struct MachineOptions {
 };
 
 struct MachineCounts {
-  int64_t kernels = 0;  // that ran
+  int64_t kernels = 0;              // that ran
+  int64_t kernels_begun_early = 0;  // before the one ahead of them had ended
   int64_t products = 0;
   int64_t heuristics = 0;  // algorithms that were asked for
   int64_t copies = 0;      // a batch's are counted each

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -33,6 +34,10 @@ class Operation {
   virtual CUstream_st* WaitsFor() const { return nullptr; }
   // Does a part; true when all is done.
   virtual bool Step(Machine& machine) = 0;
+  // A kernel that is launched so may begin before it has ended.
+  virtual bool IsKernel() const { return false; }
+  // Said at every step of a kernel ahead of it: begins, if it is launched so and the seed says so.
+  virtual void BeginEarly(Machine& /*machine*/) {}
 
   Engine engine = Engine::kNone;
   int64_t cost_ns = 0;
@@ -57,7 +62,9 @@ struct CUstream_st {
   // For ThreadSanitizer a stream is a thread, and its kernels' threads are its own: what is not ordered by an
   // enqueuing, an event or a synchronisation is a race.
   spillway::fakes::cuda::TsanContext context;
-  std::unique_ptr<spillway::fakes::cuda::BlockRunner> blocks;
+  // Of the kernel whose turn it is, and of the next, which may have begun; the second is made when it is
+  // needed.
+  std::array<std::unique_ptr<spillway::fakes::cuda::BlockRunner>, 2> blocks;
   char done_so_far = 0;
 };
 
@@ -115,6 +122,8 @@ class Machine {
   // --- Streams.
   CUstream_st* NewStream();
   void DeleteStream(CUstream_st* stream);
+  // A runner of the stream that no kernel has; taken.
+  BlockRunner& TakeRunner(CUstream_st& stream);
   // Null: the default stream. The result is null if there is no such stream.
   CUstream_st* Find(cudaStream_t stream);
   bool IsEvent(cudaEvent_t event) const;
@@ -155,7 +164,7 @@ class Machine {
   void StepAny();
   void StepWaiting(CUstream_st& stream);
   uint32_t DrawWeight();
-  void KeepRunner(CUstream_st& stream);
+  void KeepRunners(CUstream_st& stream);
   void Step(CUstream_st& stream);
   CUstream_st* Blocker(CUstream_st& stream) const;
 

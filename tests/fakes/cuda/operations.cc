@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "tests/fakes/cuda/kernel_name.h"
+
 namespace spillway::fakes::cuda {
 namespace {
 
@@ -99,10 +101,11 @@ class Fill : public Operation {
 
 class Kernel : public Operation {
  public:
-  Kernel(CUstream_st& stream, const LaunchGeometry& launch, std::vector<const void*> pointers,
-         std::function<void()> body, Random& random)
-      : stream_(stream), launch_(launch), pointers_(std::move(pointers)), body_(std::move(body)) {
-    n_ = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
+  Kernel(CUstream_st& stream, KernelLaunch launch, Random& random)
+      : stream_(stream), launch_(std::move(launch)) {
+    const LaunchGeometry& geometry = launch_.geometry;
+    begins_early_ = geometry.overlaps && random.Below(2) == 0;
+    n_ = uint64_t{geometry.grid.x} * geometry.grid.y * geometry.grid.z;
     // Blocks in order, backwards, or scattered by a stride that meets every one.
     offset_ = random.Next() % n_;
     switch (random.Below(3)) {
@@ -119,35 +122,49 @@ class Kernel : public Operation {
         while (std::gcd(stride_, n_) != 1) stride_ = stride_ % n_ + 1;
     }
     engine = Engine::kCompute;
-    cost_ns = kKernelNs +
-              static_cast<int64_t>(n_ * launch.block.x * launch.block.y * launch.block.z) / kThreadsPerNs;
+    cost_ns = kKernelNs + static_cast<int64_t>(n_ * geometry.block.x * geometry.block.y * geometry.block.z) /
+                              kThreadsPerNs;
+  }
+
+  ~Kernel() override {
+    if (runner_ == nullptr) return;
+    runner_->GiveUp();
+    runner_->taken = false;
+  }
+
+  bool IsKernel() const override { return true; }
+
+  // Its first block, up to where it waits for the kernel whose turn it is.
+  void BeginEarly(Machine& machine) override {
+    if (!begins_early_ || runner_ != nullptr || WrongPointer(machine) >= 0) return;
+    ++machine.counts.kernels_begun_early;
+    const std::string wrong =
+        Start(machine).Begin(launch_.geometry, BlockAt(0), launch_.body, machine.random.Next());
+    if (!wrong.empty()) Fail(machine, wrong);
   }
 
   bool Step(Machine& machine) override {
     if (done_ == 0) {
       if (machine.FailsNow("kernel")) return false;
-      for (size_t i = 0; i < pointers_.size(); ++i) {
-        const void* pointer = pointers_[i];
-        if (pointer == nullptr || machine.IsDevice(pointer, 0) || machine.IsPinned(pointer, 0)) continue;
-        machine.Fail(cudaErrorIllegalAddress, "pointer argument " + std::to_string(i + 1) + " of a kernel, " +
-                                                  Name(pointer) +
+      if (const int wrong = WrongPointer(machine); wrong >= 0) {
+        machine.Fail(cudaErrorIllegalAddress, "pointer argument " + std::to_string(wrong + 1) +
+                                                  " of a kernel, " + Name(launch_.pointers[wrong]) +
                                                   ", is neither device memory nor registered host memory");
         return false;
       }
       ++machine.counts.kernels;
-      stream_.blocks->StartKernel();
     }
     // Some of the blocks, so that what other streams do comes between.
     uint64_t part = n_ - done_;
     if (part > 1 && machine.random.Below(4) == 0) part = 1 + machine.random.Next() % part;
     for (; part > 0; --part, ++done_) {
-      const uint64_t block = (offset_ + done_ % n_ * stride_) % n_;
-      const uint3 index = {static_cast<unsigned>(block % launch_.grid.x),
-                           static_cast<unsigned>(block / launch_.grid.x % launch_.grid.y),
-                           static_cast<unsigned>(block / launch_.grid.x / launch_.grid.y)};
-      const std::string wrong = stream_.blocks->Run(launch_, index, body_, machine.random.Next());
+      const bool has_begun = done_ == 0 && runner_ != nullptr;
+      if (runner_ == nullptr) Start(machine);
+      const std::string wrong =
+          has_begun ? runner_->Finish()
+                    : runner_->Run(launch_.geometry, BlockAt(done_), launch_.body, machine.random.Next());
       if (!wrong.empty()) {
-        machine.Fail(cudaErrorLaunchFailure, wrong);
+        Fail(machine, wrong);
         return false;
       }
     }
@@ -155,11 +172,39 @@ class Kernel : public Operation {
   }
 
  private:
+  // The first argument that is a pointer to no memory; -1: there is none.
+  int WrongPointer(const Machine& machine) const {
+    for (size_t i = 0; i < launch_.pointers.size(); ++i) {
+      const void* pointer = launch_.pointers[i];
+      if (pointer != nullptr && !machine.IsDevice(pointer, 0) && !machine.IsPinned(pointer, 0)) {
+        return static_cast<int>(i);
+      }
+    }
+    return -1;
+  }
+
+  BlockRunner& Start(Machine& machine) {
+    runner_ = &machine.TakeRunner(stream_);
+    runner_->StartKernel(&enqueued);
+    return *runner_;
+  }
+
+  uint3 BlockAt(uint64_t nth) const {
+    const dim3& grid = launch_.geometry.grid;
+    const uint64_t block = (offset_ + nth % n_ * stride_) % n_;
+    return {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+            static_cast<unsigned>(block / grid.x / grid.y)};
+  }
+
+  void Fail(Machine& machine, const std::string& wrong) const {
+    machine.Fail(cudaErrorLaunchFailure, wrong + " (in " + NameOfKernel(launch_.kernel) + ")");
+  }
+
   CUstream_st& stream_;
-  const LaunchGeometry launch_;
-  const std::vector<const void*> pointers_;
-  const std::function<void()> body_;
-  uint64_t n_ = 0;  // blocks
+  const KernelLaunch launch_;
+  bool begins_early_ = false;
+  BlockRunner* runner_ = nullptr;  // once it has begun
+  uint64_t n_ = 0;                 // blocks
   uint64_t done_ = 0;
   uint64_t offset_ = 0;
   uint64_t stride_ = 1;
@@ -236,9 +281,8 @@ std::unique_ptr<Operation> NewCopy(Machine& machine, std::vector<CopyPiece> piec
 std::unique_ptr<Operation> NewFill(void* destination, int value, size_t size_bytes) {
   return std::make_unique<Fill>(destination, value, size_bytes);
 }
-std::unique_ptr<Operation> NewKernel(Machine& machine, CUstream_st& stream, const LaunchGeometry& launch,
-                                     std::vector<const void*> pointers, std::function<void()> body) {
-  return std::make_unique<Kernel>(stream, launch, std::move(pointers), std::move(body), machine.random);
+std::unique_ptr<Operation> NewKernel(Machine& machine, CUstream_st& stream, KernelLaunch launch) {
+  return std::make_unique<Kernel>(stream, std::move(launch), machine.random);
 }
 std::unique_ptr<Operation> NewHostCall(std::function<void()> function) {
   return std::make_unique<HostCall>(std::move(function));

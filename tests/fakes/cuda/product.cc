@@ -70,6 +70,7 @@ class Product : public Operation {
     cost_ns = kProductNs + 2 * m_ * n_ * k_ * args.d_shape.batch_count / kOperationsPerNs;
   }
 
+  bool IsKernel() const override { return true; }
   bool Step(Machine& machine) override {
     if (batch_ == 0 && column_ == 0) {
       if (machine.FailsNow("kernel")) return false;

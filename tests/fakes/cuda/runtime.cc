@@ -1,4 +1,5 @@
-// The runtime's functions: each checks its arguments and hands the work to the machine.
+// The runtime's functions of errors, the device and memory (streams.cc and launches.cc have the others): each
+// checks its arguments and hands the work to the machine.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -10,110 +11,21 @@
 #include <utility>
 #include <vector>
 
+#include "tests/fakes/cuda/capability.h"
 #include "tests/fakes/cuda/machine_state.h"
 #include "tests/fakes/cuda/operations.h"
 
 namespace fake = spillway::fakes::cuda;
 using fake::CopyPiece;
+using fake::EnqueueOn;
+using fake::kSharedBytesDefault;
 using fake::Machine;
+using fake::SharedBytesMax;
 
 namespace {
 
-constexpr size_t kKernelArgumentsBytesMax = 4096;
-
-struct ErrorText {
-  cudaError_t error;
-  const char* name;
-  const char* text;
-};
-
-constexpr ErrorText kErrors[] = {
-    {cudaSuccess, "cudaSuccess", "no error"},
-    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
-    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
-    {cudaErrorInitializationError, "cudaErrorInitializationError", "initialization error"},
-    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
-    {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
-    {cudaErrorStubLibrary, "cudaErrorStubLibrary", "CUDA driver is a stub library"},
-    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
-     "CUDA driver version is insufficient for CUDA runtime version"},
-    {cudaErrorDevicesUnavailable, "cudaErrorDevicesUnavailable",
-     "CUDA-capable device(s) is/are busy or unavailable"},
-    {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
-    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
-    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
-    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
-     "no kernel image is available for execution on the device"},
-    {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "uncorrectable ECC error encountered"},
-    {cudaErrorOperatingSystem, "cudaErrorOperatingSystem",
-     "OS call failed or operation not supported on this OS"},
-    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
-    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
-    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
-    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
-     "too many resources requested for launch"},
-    {cudaErrorLaunchTimeout, "cudaErrorLaunchTimeout", "the launch timed out and was terminated"},
-    {cudaErrorHostMemoryAlreadyRegistered, "cudaErrorHostMemoryAlreadyRegistered",
-     "part or all of the requested memory range is already mapped"},
-    {cudaErrorHostMemoryNotRegistered, "cudaErrorHostMemoryNotRegistered",
-     "pointer does not correspond to a registered memory region"},
-    {cudaErrorMisalignedAddress, "cudaErrorMisalignedAddress", "misaligned address"},
-    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
-    {cudaErrorNotPermitted, "cudaErrorNotPermitted", "operation not permitted"},
-    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
-    {cudaErrorSystemNotReady, "cudaErrorSystemNotReady", "system not yet initialized"},
-    {cudaErrorSystemDriverMismatch, "cudaErrorSystemDriverMismatch",
-     "system has unsupported display driver / cuda driver combination"},
-    {cudaErrorCompatNotSupportedOnDevice, "cudaErrorCompatNotSupportedOnDevice",
-     "forward compatibility was attempted on non supported HW"},
-    {cudaErrorMpsConnectionFailed, "cudaErrorMpsConnectionFailed",
-     "MPS client failed to connect to the MPS control daemon or the MPS server"},
-    {cudaErrorMpsServerNotReady, "cudaErrorMpsServerNotReady",
-     "the MPS server is not ready to accept new MPS client requests"},
-    {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
-};
-
-// The architectures that our build compiles for (engine/device/cuda): binary code for one runs on the same
-// major version with the same or a later minor.
-constexpr struct { int major, minor; } kArchitectures[] = {{8, 0}, {8, 6}, {8, 9}, {9, 0}, {10, 0}, {12, 0}};
-
-bool HasKernelImage(const Machine& machine) {
-  return std::any_of(std::begin(kArchitectures), std::end(kArchitectures), [&](const auto& a) {
-    return a.major == machine.options.major && a.minor <= machine.options.minor;
-  });
-}
-
-// Shared memory that a block may ask for, by compute capability (CUDA C++ Programming Guide, "Technical
-// Specifications per Compute Capability").
-int SharedBytesMax(const Machine& machine) {
-  switch (machine.options.major * 10 + machine.options.minor) {
-    case 80:
-    case 87:
-      return 163 << 10;
-    case 86:
-    case 89:
-    case 120:
-      return 99 << 10;
-    case 90:
-    case 100:
-      return 227 << 10;
-    default:
-      return 48 << 10;
-  }
-}
-constexpr int kSharedBytesDefault = 48 << 10;
-
 cudaError_t CheckDevice(const Machine& machine, int device) {
   return device >= 0 && device < machine.options.devices ? cudaSuccess : cudaErrorInvalidDevice;
-}
-
-// Finds the stream that a call names, and enqueues what `make` makes for it.
-template <typename Make>
-cudaError_t EnqueueOn(Machine& machine, cudaStream_t stream, Make make) {
-  CUstream_st* found = machine.Find(stream);
-  if (found == nullptr) return machine.Refuse(cudaErrorInvalidResourceHandle, "there is no such stream");
-  machine.Enqueue(*found, make(*found));
-  return machine.sticky;
 }
 
 bool IsPageable(const Machine& machine, const CopyPiece& piece, cudaMemcpyKind kind) {
@@ -157,36 +69,7 @@ bool DestinationsOverlap(std::vector<CopyPiece> pieces) {
   return false;
 }
 
-cudaError_t QueryRecord(Machine& machine, fake::EventRecord& record) {
-  machine.Progress();
-  if (!record.done && machine.random.Below(2) == 0) machine.StepToward(*record.stream);
-  if (machine.sticky != cudaSuccess) return machine.sticky;
-  if (!record.done) return cudaErrorNotReady;
-  fake::TsanAcquire(&record.ran);
-  return cudaSuccess;
-}
-
-CUevent_st* FindEvent(Machine& machine, cudaEvent_t event) {
-  if (machine.IsEvent(event)) return event;
-  machine.Refuse(cudaErrorInvalidResourceHandle, "there is no such event");
-  return nullptr;
-}
-
 }  // namespace
-
-const char* cudaGetErrorName(cudaError_t error) {
-  for (const ErrorText& text : kErrors) {
-    if (text.error == error) return text.name;
-  }
-  return "unrecognized error code";
-}
-
-const char* cudaGetErrorString(cudaError_t error) {
-  for (const ErrorText& text : kErrors) {
-    if (text.error == error) return text.text;
-  }
-  return "unrecognized error code";
-}
 
 cudaError_t cudaGetLastError() {
   Machine& machine = Machine::Get();
@@ -246,7 +129,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     std::snprintf(properties->name, sizeof properties->name, "%s", machine.options.name.c_str());
     properties->totalGlobalMem = static_cast<size_t>(machine.options.memory_bytes);
     properties->sharedMemPerBlock = kSharedBytesDefault;
-    properties->sharedMemPerBlockOptin = static_cast<size_t>(SharedBytesMax(machine));
+    properties->sharedMemPerBlockOptin = static_cast<size_t>(SharedBytesMax(machine.options));
     properties->reservedSharedMemPerBlock = 1024;
     properties->sharedMemPerMultiprocessor = properties->sharedMemPerBlockOptin + 1024;
     properties->regsPerBlock = 65536;
@@ -531,204 +414,5 @@ cudaError_t cudaMemsetAsync(void* destination, int value, size_t size_bytes, cud
     }
     return EnqueueOn(machine, stream,
                      [&](CUstream_st&) { return fake::NewFill(destination, value, size_bytes); });
-  });
-}
-
-// ---------------------------------------------------------------------------------------------- streams
-
-cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
-  return Machine::Call("cudaDeviceGetStreamPriorityRange", [&](Machine& /*machine*/) {
-    *least = 0;
-    *greatest = -5;
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
-  return Machine::Call("cudaStreamCreateWithFlags", [&](Machine& machine) {
-    if (flags != cudaStreamNonBlocking) {
-      return machine.Refuse(cudaErrorNotSupported, "the fake has streams that are non-blocking only");
-    }
-    *stream = machine.NewStream();
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int /*priority*/) {
-  return cudaStreamCreateWithFlags(stream, flags);
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  return Machine::Call("cudaStreamDestroy", [&](Machine& machine) {
-    if (stream == nullptr || machine.Find(stream) == nullptr) return cudaErrorInvalidResourceHandle;
-    machine.DeleteStream(stream);
-    return machine.sticky;
-  });
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return Machine::Call("cudaStreamSynchronize", [&](Machine& machine) {
-    CUstream_st* found = machine.Find(stream);
-    if (found == nullptr) return cudaErrorInvalidResourceHandle;
-    machine.Drain(*found);
-    return machine.sticky;
-  });
-}
-
-cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  return Machine::Call("cudaStreamQuery", [&](Machine& machine) {
-    CUstream_st* found = machine.Find(stream);
-    if (found == nullptr) return cudaErrorInvalidResourceHandle;
-    machine.Progress();
-    if (machine.random.Below(2) == 0) machine.StepToward(*found);
-    if (machine.sticky != cudaSuccess) return machine.sticky;
-    if (!found->operations.empty()) return cudaErrorNotReady;
-    fake::TsanAcquire(&found->done_so_far);
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned /*flags*/) {
-  return Machine::Call("cudaStreamWaitEvent", [&](Machine& machine) {
-    CUevent_st* found = FindEvent(machine, event);
-    if (found == nullptr) return cudaErrorInvalidResourceHandle;
-    if (found->last == nullptr) return cudaSuccess;  // never recorded: CUDA lets it pass
-    return EnqueueOn(machine, stream, [&](CUstream_st&) { return fake::NewWait(found->last); });
-  });
-}
-
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* argument) {
-  return Machine::Call("cudaLaunchHostFunc", [&](Machine& machine) {
-    return EnqueueOn(machine, stream, [&](CUstream_st&) {
-      return fake::NewHostCall([=, &machine] {
-        machine.in_host_function = true;
-        function(argument);
-        machine.in_host_function = false;
-      });
-    });
-  });
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
-  return Machine::Call("cudaEventCreateWithFlags", [&](Machine& machine) {
-    auto made = std::make_unique<CUevent_st>();
-    made->timing = (flags & cudaEventDisableTiming) == 0;
-    *event = made.get();
-    machine.events[made.get()] = std::move(made);
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
-
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  return Machine::Call("cudaEventDestroy", [&](Machine& machine) {
-    return machine.events.erase(event) == 1 ? cudaSuccess : cudaErrorInvalidResourceHandle;
-  });
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  return Machine::Call("cudaEventRecord", [&](Machine& machine) {
-    CUevent_st* found = FindEvent(machine, event);
-    if (found == nullptr) return cudaErrorInvalidResourceHandle;
-    return EnqueueOn(machine, stream, [&](CUstream_st& s) {
-      found->last = std::make_shared<fake::EventRecord>();
-      found->last->stream = &s;
-      return fake::NewRecord(found->last);
-    });
-  });
-}
-
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-  return Machine::Call("cudaEventQuery", [&](Machine& machine) {
-    CUevent_st* found = FindEvent(machine, event);
-    if (found == nullptr) return cudaErrorInvalidResourceHandle;
-    return found->last == nullptr ? cudaSuccess : QueryRecord(machine, *found->last);
-  });
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  return Machine::Call("cudaEventSynchronize", [&](Machine& machine) {
-    CUevent_st* found = FindEvent(machine, event);
-    if (found == nullptr) return cudaErrorInvalidResourceHandle;
-    if (found->last != nullptr) machine.DrainTo(*found->last);
-    return machine.sticky;
-  });
-}
-
-cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
-  return Machine::Call("cudaEventElapsedTime", [&](Machine& machine) {
-    CUevent_st* b = FindEvent(machine, begin);
-    CUevent_st* e = FindEvent(machine, end);
-    if (b == nullptr || e == nullptr) return cudaErrorInvalidResourceHandle;
-    if (!b->timing || !e->timing || b->last == nullptr || e->last == nullptr) {
-      return machine.Refuse(cudaErrorInvalidResourceHandle, "elapsed time of events that measure none");
-    }
-    if (!b->last->done || !e->last->done) return cudaErrorNotReady;
-    *ms = static_cast<float>(e->last->time_ns - b->last->time_ns) / 1e6F;
-    return cudaSuccess;
-  });
-}
-
-// ---------------------------------------------------------------------------------------------- launches
-
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
-  return Machine::Call("cudaFuncSetAttribute", [&](Machine& machine) {
-    if (!HasKernelImage(machine)) return cudaErrorNoKernelImageForDevice;
-    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-    if (value > SharedBytesMax(machine)) {
-      return machine.Refuse(cudaErrorInvalidValue, std::to_string(value) +
-                                                       " bytes of shared memory; a block has " +
-                                                       std::to_string(SharedBytesMax(machine)) + " at most");
-    }
-    machine.shared_bytes_allowed[kernel] = value;
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* /*kernel*/) {
-  return Machine::Call("cudaFuncGetAttributes", [&](Machine& machine) {
-    if (!HasKernelImage(machine)) return cudaErrorNoKernelImageForDevice;
-    const int version = machine.options.major * 10 + machine.options.minor;
-    *attributes = {0, 0, 1024, 64, version, version, kSharedBytesDefault};
-    return cudaSuccess;
-  });
-}
-
-cudaError_t fake::EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel, size_t arguments_bytes,
-                                std::vector<const void*> pointers, std::function<void()> body) {
-  return Machine::Call("cudaLaunchKernelEx", [&](Machine& machine) {
-    if (!HasKernelImage(machine)) return cudaErrorNoKernelImageForDevice;
-    const auto refuse = [&](cudaError_t error, const std::string& what) {
-      return machine.Refuse(error, "a launch " + what);
-    };
-    const dim3& g = config.gridDim;
-    const dim3& b = config.blockDim;
-    if (b.x == 0 || b.y == 0 || b.z == 0 || b.z > 64 || uint64_t{b.x} * b.y * b.z > fake::kBlockThreadsMax) {
-      return refuse(cudaErrorInvalidConfiguration, "with " + std::to_string(b.x) + " x " +
-                                                       std::to_string(b.y) + " x " + std::to_string(b.z) +
-                                                       " threads a block");
-    }
-    if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535) {
-      return refuse(cudaErrorInvalidConfiguration, "of " + std::to_string(g.x) + " x " + std::to_string(g.y) +
-                                                       " x " + std::to_string(g.z) + " blocks");
-    }
-    int allowed = kSharedBytesDefault;
-    if (auto found = machine.shared_bytes_allowed.find(kernel); found != machine.shared_bytes_allowed.end()) {
-      allowed = std::max(allowed, found->second);
-    }
-    if (config.dynamicSmemBytes > static_cast<size_t>(allowed)) {
-      return refuse(cudaErrorInvalidValue,
-                    "with " + std::to_string(config.dynamicSmemBytes) +
-                        " bytes of shared memory where the kernel's attribute allows " +
-                        std::to_string(allowed));
-    }
-    if (arguments_bytes > kKernelArgumentsBytesMax) {
-      return refuse(cudaErrorInvalidValue, "with " + std::to_string(arguments_bytes) + " bytes of arguments");
-    }
-    const fake::LaunchGeometry geometry{g, b, config.dynamicSmemBytes};
-    return EnqueueOn(machine, config.stream, [&](CUstream_st& stream) {
-      return fake::NewKernel(machine, stream, geometry, std::move(pointers), std::move(body));
-    });
   });
 }

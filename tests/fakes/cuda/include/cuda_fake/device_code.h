@@ -52,6 +52,13 @@ inline void __nanosleep(unsigned) { ::spillway::fakes::cuda::GiveWay(); }
   ::spillway::fakes::cuda::EndKernel();
 }
 
+// ---------------------------------------------------------------------------------------------- the grid
+
+inline void cudaGridDependencySynchronize() { ::spillway::fakes::cuda::AwaitEarlierKernels(); }
+// The next kernel may begin in any case: without this, CUDA lets it when the blocks of this one have ended,
+// which is before what they wrote is seen.
+inline void cudaTriggerProgrammaticLaunchCompletion() {}
+
 // ---------------------------------------------------------------------------------------------- the warp
 
 namespace spillway::fakes::cuda {

@@ -36,6 +36,11 @@ void Collective(const char* name, uint32_t mask, void* lane, Combine combine,
 // Lets others run, sometimes: called by atomics, so that a loop that waits for another thread ends.
 void GiveWay();
 
+// Waits until the kernels before this one in its stream have ended, where it was launched to begin before
+// (cudaLaunchAttributeProgrammaticStreamSerialization); else does nothing. With that it is a fault when a
+// thread ends without having called it.
+void AwaitEarlierKernels();
+
 // The block's dynamic shared memory; a fault when the launch asked for less than `size_bytes`.
 void* SharedMemory(size_t size_bytes);
 
