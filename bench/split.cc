@@ -58,6 +58,7 @@ absl::Status MeasureMachine(const std::string& model, double link_mb_per_s, cons
   machine_options.model = ModelOf(model);
   machine_options.cuda = options.device == "cuda";
   machine_options.cuda_module = options.cuda_module;
+  machine_options.overlap_kernels = options.overlap_kernels == "auto";
   machine_options.link_mb_per_s = link_mb_per_s;
   machine_options.threads = options.threads;
   machine_options.profile_budget_s = options.profile_s;

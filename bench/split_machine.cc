@@ -62,6 +62,7 @@ absl::StatusOr<std::unique_ptr<device::Device>> SplitMachine::MakeDevice() const
   if (options_.cuda) {
     device::cuda::CudaLoadOptions gpu;
     gpu.module_path = options_.cuda_module;
+    gpu.overlap_kernels = options_.overlap_kernels;
     gpu.memory_bytes = options_.device_memory_bytes;
     return device::cuda::LoadCudaDevice(gpu);
   }

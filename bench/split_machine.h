@@ -31,6 +31,7 @@ struct SplitMachineOptions {
   SplitModel model;
   bool cuda = false;                // instead of an emulated link
   std::string cuda_module;          // empty: beside the program
+  bool overlap_kernels = true;      // with cuda, where the GPU can
   double link_mb_per_s = 100;       // with cuda of no account
   int32_t threads = 0;              // 0: the cores of this process
   int64_t device_memory_bytes = 0;  // 0: no budget

@@ -51,6 +51,7 @@ void AddSplitFlags(client::FlagTable& flags, SplitBenchOptions* options) {
       "What computes: the CPU behind an emulated link, or a GPU behind its own, whose rate is measured and "
       "which streamed weights and large contexts are left out for. Default: cpu.");
   flags.Add("cuda_module", &options->cuda_module, "FILE", "As spillwayd's. Default: beside this program.");
+  flags.Add("overlap_kernels", &options->overlap_kernels, "auto|off", "As spillwayd's. Default: auto.");
   flags.Add(
       "steps", &options->steps, "N",
       "Measured steps of each row at most, half of them where these agree; their median counts. Default: 5.");
@@ -77,6 +78,9 @@ void MakeQuick(SplitBenchOptions* options, const SplitBenchOptions& given) {
 
 std::string Complaint(const SplitBenchOptions& options) {
   if (options.device != "cpu" && options.device != "cuda") return "--device must be cpu or cuda";
+  if (options.overlap_kernels != "auto" && options.overlap_kernels != "off") {
+    return "--overlap_kernels must be auto or off";
+  }
   for (const std::string& model : options.models) {
     if (model != "multi-head" && model != "grouped-query") {
       return absl::StrCat("--models: \"", model, "\" is neither multi-head nor grouped-query");

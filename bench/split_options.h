@@ -14,8 +14,9 @@ struct SplitBenchOptions {
   std::vector<std::string> models = {"multi-head", "grouped-query"};
   std::vector<int32_t> batches = {1, 8};
   std::vector<int32_t> contexts = {256, 512, 1024};
-  std::string device = "cpu";  // behind an emulated link; or "cuda", a GPU behind its own
-  std::string cuda_module;     // as spillwayd's --cuda_module
+  std::string device = "cpu";            // behind an emulated link; or "cuda", a GPU behind its own
+  std::string cuda_module;               // as spillwayd's --cuda_module
+  std::string overlap_kernels = "auto";  // as spillwayd's --overlap_kernels
   std::vector<double> links_mb_per_s = {100, 50, 150};
   std::vector<std::string> modes = {"transfer", "fixed:0.5", "rebuild", "serial", "auto"};
   double resident = 0.5;  // share of the tokens in the rows that have some resident

@@ -5,9 +5,9 @@
 #
 # Under eight minutes, in this order, each step bounded in time and told apart in the report: every test of the
 # device and of the executors, logits against Transformers on the same GPU (where python3 has torch and
-# transformers), the short split benchmark, the daemon's profile, what the machine gives (gpu_spike), and
-# compute-sanitizer on short tests. A step that fails does not keep the others from running; one for which no time
-# is left is skipped, and the report says so.
+# transformers), the short split benchmark, some of it again with kernels that do not overlap, the daemon's
+# profile, what the machine gives (gpu_spike), and compute-sanitizer on short tests. A step that fails does not
+# keep the others from running; one for which no time is left is skipped, and the report says so.
 #
 #   --out=FOLDER   where reports go (default: gpu-report): report.txt, results.json, a log for each step
 #   --model=FILE   a GGUF model for the profile (default: a tiny one with random weights)
@@ -133,6 +133,9 @@ else
   note "logits             skipped: python3 has no torch and transformers"
 fi
 run split 60 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --json="$out/split.json"
+# What it is worth that kernels overlap (from compute capability 9.0): the same steps without.
+run split_in_turn 40 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --models=grouped-query --unseen=0 \
+  --overlap_kernels=off --json="$out/split-in-turn.json"
 if [[ -z $model ]]; then
   model=$out/tiny.gguf
   "${ours[@]}" "$bin/write-tiny-llama" "$model" > /dev/null || die "write-tiny-llama failed"

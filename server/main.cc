@@ -69,6 +69,7 @@ absl::StatusOr<std::unique_ptr<device::Device>> CreateCudaDevice(const Settings&
   device::cuda::CudaLoadOptions options;
   options.module_path = settings.cuda_module;
   options.memory_bytes = settings.device_memory_bytes;
+  options.overlap_kernels = settings.overlap_kernels != "off";
   if (settings.dtype == "bf16") options.dtype = device::DType::kBF16;
   if (settings.dtype == "f32") options.dtype = device::DType::kF32;
   SPILLWAY_ASSIGN_OR_RETURN(std::unique_ptr<device::Device> device, device::cuda::LoadCudaDevice(options));

@@ -85,6 +85,12 @@ std::vector<Flag> MakeFlags() {
           "The CUDA module to load. Empty: libspillway_cuda.so beside the program or in ../lib from there, "
           "else wherever the system's loader looks."),
       ChoiceFlag(
+          kModel, "overlap_kernels", {"auto", "off"}, "auto", &S::overlap_kernels,
+          "auto: on GPUs of compute capability 9.0 and later a kernel may be launched while the one before "
+          "it "
+          "still runs, and waits for it there (programmatic dependent launch), to shorten the gaps "
+          "between them. off: it is launched when that one has ended, as on all others."),
+      ChoiceFlag(
           kModel, "dtype", {"auto", "bf16", "f32"}, "auto", &S::dtype,
           "Precision of activations and of the cache. auto: bf16 where the device multiplies it, else f32."),
       ChoiceFlag(

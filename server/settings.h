@@ -25,6 +25,7 @@ struct Settings {
   std::string chat_template;
   std::string device;
   std::string cuda_module;
+  std::string overlap_kernels;
   std::string dtype;
   std::string weights;
   std::string weights_on;

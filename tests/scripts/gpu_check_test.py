@@ -52,10 +52,11 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(code, 0, stderr)
         self.assertEqual(self.results["gpu"], "A GPU, driver 13.0, PCIe")
         self.assertEqual(self.results["commit"], "abc123")
-        for step in ("device_tests", "executor_tests", "device_code_tests", "split", "profile", "memcheck", "racecheck"):
+        for step in ("device_tests", "executor_tests", "device_code_tests", "split", "split_in_turn", "profile", "memcheck", "racecheck"):
             self.assertEqual(self.steps.get(step), 0, step)
         self.assertIn("[  PASSED  ] 3 tests.", self.report)
         self.assertIn("split --device=cuda --quick", self.calls.read_text())
+        self.assertIn("--overlap_kernels=off", self.calls.read_text())
         self.assertIn("skipped: python3 has no torch and transformers", self.report)
 
     def test_a_bundle_is_unpacked_where_the_programs_are_not(self):
