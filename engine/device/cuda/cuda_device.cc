@@ -125,7 +125,12 @@ class CudaDevice final : public Device {
     SPILLWAY_CHECK_MSG(index < streams_.size(), "no such stream");
     return streams_[index];
   }
-  KernelStream KernelsOn(cudaStream_t stream) const { return {stream, kernels_overlap_}; }
+  KernelStream KernelsOn(cudaStream_t stream) {
+    const auto copied = std::find(ending_in_copies_.begin(), ending_in_copies_.end(), stream);
+    if (copied == ending_in_copies_.end()) return {stream, kernels_overlap_};
+    ending_in_copies_.erase(copied);
+    return {stream, false};
+  }
   Event& EventOf(EventId event) {
     const size_t index = static_cast<size_t>(event);
     SPILLWAY_CHECK_MSG(index < events_.size(), "no such event");
@@ -154,6 +159,9 @@ class CudaDevice final : public Device {
   DeviceMemory memory_;
   HostRanges host_ranges_;
   std::vector<cudaStream_t> streams_;
+  // Whose last kernel copies, perhaps weights, which products read before they wait for kernels ahead of
+  // them.
+  std::vector<cudaStream_t> ending_in_copies_;
   std::vector<Event> events_;
   BatchCopies batch_copies_{&host_ranges_};
   std::unique_ptr<StagedCopies> staged_copies_;  // null: all memory that was to be page-locked is
@@ -177,7 +185,7 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(DeviceInfo info, 
   SPILLWAY_ASSIGN_OR_RETURN(device->copy_slots_, PinnedSlots::Create(kCopySlots, kCopySlotBytes));
   SPILLWAY_ASSIGN_OR_RETURN(device->products_,
                             Products::Create(device->info_.compute_dtype, options.workspace_bytes,
-                                             device->scratch_, options.scratch_bytes));
+                                             device->scratch_, options.scratch_bytes, gpu.processors));
   SPILLWAY_ASSIGN_OR_RETURN(device->samples_, SampleBatches::Create(device->scratch_, options.scratch_bytes));
   return device;
 }
@@ -298,13 +306,14 @@ void CudaDevice::CopyIn(StreamId stream, DevicePtr destination, const void* sour
 
 void CudaDevice::CopySmall(cudaStream_t stream, DevicePtr destination, const uint8_t* source,
                            int64_t size_bytes) {
+  const KernelStream kernels = KernelsOn(stream);
+  ending_in_copies_.push_back(stream);
   for (int64_t done = 0; done < size_bytes && !error_.failed();) {
     absl::StatusOr<PinnedSlots::Slot> slot = copy_slots_->Take();
     if (!error_.Check(slot.status())) return;
     const int64_t bytes = std::min(size_bytes - done, kCopySlotBytes);
     std::memcpy(slot->host, source + done, static_cast<size_t>(bytes));
-    if (!error_.Check(LaunchCopy(At<void>(destination + done), slot->device, bytes, KernelsOn(stream)),
-                      "copying in")) {
+    if (!error_.Check(LaunchCopy(At<void>(destination + done), slot->device, bytes, kernels), "copying in")) {
       return;
     }
     error_.Check(copy_slots_->Release(slot->index, stream));

@@ -69,12 +69,13 @@ struct PackedProductArgs {
 constexpr int32_t kPackedProductRowsMax = 8;
 cudaError_t LaunchPackedProduct(DType type, const PackedProductArgs& args, KernelStream stream);
 
-// The same on tensor cores, for up to kPackedTensorRowsMax rows, where HasPackedTensorProduct: beyond, it
-// takes less time to expand the weights than to read them, for 32 rows at a time, from the L2 cache.
-// `encoding`: that of the matrix or of most of it.
+// The same on tensor cores, for up to kPackedTensorRowsMax rows, where HasPackedTensorProduct: bf16, every
+// part packed, and k a multiple of 256. Beyond, expanding the weights takes no more time than reading them,
+// for 32 rows at a time, from the L2 cache.
 constexpr int32_t kPackedTensorRowsMax = 128;
-bool HasPackedTensorProduct(DType type, Encoding encoding, const PackedProductArgs& args);
-cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, KernelStream stream);
+bool HasPackedTensorProduct(DType type, const PackedProductArgs& args);
+// `processors`: the device's multiprocessors.
+cudaError_t LaunchPackedTensorProduct(const PackedProductArgs& args, int32_t processors, KernelStream stream);
 
 // One row to sample. The pointers of `row` are those of memory that the device reads.
 struct SampleTask {

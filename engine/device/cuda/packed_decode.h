@@ -11,11 +11,12 @@
 namespace spillway::device::cuda {
 
 // Decodes the 16 elements of run `run` of row rows.first + `feature`.
-SPILLWAY_PORTABLE void DecodeRun(const PackedRows& rows, int64_t feature, int64_t run, float* out) {
+SPILLWAY_PORTABLE void DecodeRun(const PackedRows& rows, int64_t feature, int run, float* out) {
   const int64_t row = rows.first + feature;
   const PackedPart& part = rows.parts[PartOf(rows, row)];
-  const uint8_t* block = RowAt(rows, part, row) + run / part.block_runs * part.block_bytes;
-  const int within = static_cast<int>(run % part.block_runs);
+  const int index = run / part.block_runs;
+  const uint8_t* block = RowAt(rows, part, row) + int64_t{index} * part.block_bytes;
+  const int within = run - index * part.block_runs;
   switch (part.encoding) {
     case Encoding::kF32:
       for (int i = 0; i < packed::kRunElements; ++i) {

@@ -22,12 +22,13 @@ template <typename T>
 __global__ void ExpandKernel(const __grid_constant__ PackedRows rows, T* out) {
   WaitForEarlierKernels();
   LetLaterKernelsBegin();
-  const int64_t runs = rows.k / kRun;
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  // Of scratch, so 32 bits are enough, whose divisions are short.
+  const uint32_t runs = static_cast<uint32_t>(rows.k / kRun);
+  const uint32_t index = blockIdx.x * static_cast<uint32_t>(kThreads) + threadIdx.x;
   if (index >= rows.n * runs) return;
   float values[2][kVectorElements];
-  DecodeRun(rows, index / runs, index % runs, values[0]);
-  T* to = out + index * kRun;
+  DecodeRun(rows, index / runs, static_cast<int>(index % runs), values[0]);
+  T* to = out + int64_t{index} * kRun;
   StoreEight(to, values[0]);
   StoreEight(to + kVectorElements, values[1]);
 }
@@ -54,7 +55,7 @@ __global__ void PackedProductKernel(const __grid_constant__ PackedProductArgs ar
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kFeatures;
   float sums[kFeatures][kRows] = {};
-  for (int64_t run = lane; run < args.weight.k / kRun; run += kWarpThreads) {
+  for (int run = lane; run < static_cast<int>(args.weight.k / kRun); run += kWarpThreads) {
     float weights[kFeatures][kRun];
 #pragma unroll
     for (int f = 0; f < kFeatures; ++f) {
@@ -65,7 +66,7 @@ __global__ void PackedProductKernel(const __grid_constant__ PackedProductArgs ar
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= args.rows) break;
-      const int64_t at = r * args.weight.k + run * kRun;
+      const int64_t at = r * args.weight.k + int64_t{run} * kRun;
       float x[2][kVectorElements];
       LoadInput(args, at, x[0]);
       LoadInput(args, at + kVectorElements, x[1]);

@@ -2,7 +2,8 @@
 // 32 features of the matrix; its warps take spans of their rows in turn, each through shared memory of its
 // own with several spans in flight, and their sums are added at the end. So weights are read as they are
 // packed, and a weight costs about one instruction to unpack. Blocks of the same features and other rows of
-// the input follow one another: the second finds the weights in the L2 cache.
+// the input follow one another: the second finds the weights in the L2 cache. No kernel writes weights right
+// before this one (cuda_device.cc), so the first are read before it waits for those ahead of it.
 #include <algorithm>
 
 #include "engine/device/cuda/block_reduce.h"
@@ -17,15 +18,45 @@
 namespace spillway::device::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / kWarpThreads;
+using T = __nv_bfloat16;
+
 constexpr int kTileFeatures = 16;
 constexpr int kTileRows = 8;
-// Of shared memory, of a warp, for each tile of features: two or three spans of every encoding.
-constexpr int kRingBytes = 2 * kTileFeatures * 288;
 
-// kFeatureTiles * 16 features by kRowTiles * 8 rows of the input.
-template <typename T, Encoding kEncoding, int kFeatureTiles, int kRowTiles>
+// A block's warps, and the tiles of features and of rows that each of them has.
+template <int kWarpsOfBlock, int kFeatureTilesOfWarp, int kRowTilesOfWarp>
+struct BlockShape {
+  static constexpr int kWarps = kWarpsOfBlock;
+  static constexpr int kThreads = kWarps * kWarpThreads;
+  static constexpr int kFeatureTiles = kFeatureTilesOfWarp;
+  static constexpr int kRowTiles = kRowTilesOfWarp;
+  static constexpr int kFeatures = kFeatureTiles * kTileFeatures;
+  static constexpr int kRows = kRowTiles * kTileRows;
+  using Sums = float[kFeatureTiles][kRowTiles][4];
+
+  // Spans of `stride` bytes a row in a warp's ring: where a second tile makes them large, the other blocks of
+  // a multiprocessor have more under way.
+  __host__ __device__ static constexpr int Stages(int stride) {
+    return kFeatureTiles == 1 && stride <= 208 ? 3 : 2;
+  }
+  __host__ __device__ static constexpr int RingBytes(int stride) {
+    return Stages(stride) * kFeatures * stride;
+  }
+  // Of a row of the warps' sums: lanes of a warp meet no bank twice.
+  static constexpr int kSumStride = kFeatures + 4;
+  static constexpr int kSumBytes = kWarps * kRows * kSumStride * static_cast<int>(sizeof(float));
+  // That a multiprocessor shall hold, as far as its registers and shared memory go.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+  static constexpr int kBlocksOfTwoTiles = 2;
+#else
+  static constexpr int kBlocksOfTwoTiles = 3;
+#endif
+  static constexpr int kBlocks =
+      kWarps == 4 ? (kFeatureTiles == 1 ? 4 : kBlocksOfTwoTiles) : (kFeatureTiles == 1 ? 2 : 1);
+};
+
+// One warp's share of a block's kFeatures features by kRows rows of the input.
+template <typename Shape, Encoding kEncoding>
 class PackedTile {
  public:
   // `rows` is the first of the features' rows, which follow one another; n of them exist.
@@ -39,12 +70,14 @@ class PackedTile {
         spans_(static_cast<int>(args.weight.k / kSpanElements)),
         warp_(static_cast<int>(threadIdx.x) / kWarpThreads),
         lane_(static_cast<int>(threadIdx.x) % kWarpThreads),
-        ring_(&SharedAs<uint8_t>() + warp_ * kFeatureTiles * kRingBytes) {}
+        ring_(&SharedAs<uint8_t>() + warp_ * Shape::RingBytes(Row::kStride)) {}
 
   // Sums of the warp's spans: of feature 16 m + lane / 4 (+ 8) and row first_row + 8 t + lane % 4 * 2 (+ 1).
-  __device__ void Run(float (&sums)[kFeatureTiles][kRowTiles][4]) const {
+  __device__ void Run(typename Shape::Sums& sums) const {
 #pragma unroll
     for (int i = 0; i < kStages - 1; ++i) CopySpan(warp_ + i * kWarps, i);
+    WaitForEarlierKernels();
+    LetLaterKernelsBegin();
     Inputs inputs;
 #pragma unroll
     for (int t = 0; t < kRowTiles; ++t) {
@@ -73,12 +106,16 @@ class PackedTile {
   }
 
  private:
-  using Row = PackedRow<T, kEncoding>;
-  static constexpr int kFeatures = kFeatureTiles * kTileFeatures;
-  static constexpr int kScales = Row::kRunScales ? 2 : 1;  // of a group
+  using Row = PackedRow<kEncoding>;
+  using Sums = typename Shape::Sums;
+  static constexpr int kWarps = Shape::kWarps;
+  static constexpr int kFeatureTiles = Shape::kFeatureTiles;
+  static constexpr int kRowTiles = Shape::kRowTiles;
+  static constexpr int kFeatures = Shape::kFeatures;
+  static_assert(!(Row::kRunScales && Row::kHasOffset));
   static constexpr int kPieces = Row::kStride / kVectorBytes;
   static constexpr int kStageBytes = kFeatures * Row::kStride;
-  static constexpr int kStages = kFeatureTiles * kRingBytes / kStageBytes;
+  static constexpr int kStages = Shape::Stages(Row::kStride);
   static constexpr bool kIsAligned = Row::kBytes % kVectorBytes == 0;
   // Pieces of 16 bytes that hold a span, wherever it begins.
   static constexpr int kPiecesOfSpan =
@@ -158,8 +195,7 @@ class PackedTile {
   }
 
   // `more`: the warp has another span.
-  __device__ void Multiply(int span, int stage, bool more, Inputs& inputs,
-                           float (&sums)[kFeatureTiles][kRowTiles][4]) const {
+  __device__ void Multiply(int span, int stage, bool more, Inputs& inputs, Sums& sums) const {
     const auto row_at = [&](int row) {
       const int offset = OffsetOf(RowAt(row) + span * Row::kBytes);
       return Row(ring_ + stage * kStageBytes + row * Row::kStride + offset);
@@ -176,7 +212,7 @@ class PackedTile {
   }
 
   __device__ void MultiplyRows(const Row (&rows)[kFeatureTiles][2], bool more, Inputs& inputs,
-                               float (&sums)[kFeatureTiles][kRowTiles][4]) const {
+                               Sums& sums) const {
 #pragma unroll
     for (int group = 0; group < kGroupsOfSpan; ++group) {
       MultiplyGroup(group, rows, inputs.x[group % kGroupsAhead], sums);
@@ -191,9 +227,8 @@ class PackedTile {
   }
 
   __device__ void MultiplyGroup(int group, const Row (&rows)[kFeatureTiles][2],
-                                const uint32_t (&x)[kRowTiles][4],
-                                float (&sums)[kFeatureTiles][kRowTiles][4]) const {
-    float input_sums[kRowTiles][kScales][2];
+                                const uint32_t (&x)[kRowTiles][4], Sums& sums) const {
+    float input_sums[kRowTiles][2];
     if constexpr (Row::kHasOffset) {
 #pragma unroll
       for (int t = 0; t < kRowTiles; ++t) SumInput(x[t], input_sums[t]);
@@ -212,13 +247,12 @@ class PackedTile {
           Mma16816<T>(sum, {upper[2 * half], lower[2 * half], upper[2 * half + 1], lower[2 * half + 1]},
                       {x[t][2 * half], x[t][2 * half + 1]});
           if (half == 0 && !Row::kRunScales) continue;
-          const int of = kScales == 2 ? half : 0;
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
             const GroupScale& scale = scales[c / 2];
-            sums[m][t][c] = fmaf(scale.scale[of], sum[c], sums[m][t][c]);
+            sums[m][t][c] = fmaf(scale.scale[Row::kRunScales ? half : 0], sum[c], sums[m][t][c]);
             if constexpr (Row::kHasOffset) {
-              sums[m][t][c] = fmaf(-scale.offset[of], input_sums[t][of][c % 2], sums[m][t][c]);
+              sums[m][t][c] = fmaf(-scale.offset, input_sums[t][c % 2], sums[m][t][c]);
             }
             sum[c] = 0;
           }
@@ -227,19 +261,16 @@ class PackedTile {
     }
   }
 
-  // The sums of a group's inputs, by scale: of rows lane % 4 * 2 and the one after it.
-  __device__ static void SumInput(const uint32_t (&x)[4], float (&sums)[kScales][2]) {
-    constexpr uint32_t kOnes = std::is_same_v<T, __half> ? 0x3c003c00u : 0x3f803f80u;  // 1 and 1
+  // The sums of a group's inputs, of rows lane % 4 * 2 and the one after it.
+  __device__ static void SumInput(const uint32_t (&x)[4], float (&sums)[2]) {
+    constexpr uint32_t kOnes = 0x3f803f80u;  // 1 and 1
     float sum[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Mma16816<T>(sum, {kOnes, kOnes, kOnes, kOnes}, {x[2 * half], x[2 * half + 1]});
-      if (half == 0 && !Row::kRunScales) continue;
-#pragma unroll
-      for (int c = 0; c < 2; ++c) sums[kScales == 2 ? half : 0][c] = sum[c];
-#pragma unroll
-      for (int c = 0; c < 4; ++c) sum[c] = 0;
     }
+    sums[0] = sum[0];
+    sums[1] = sum[1];
   }
 
   const PackedProductArgs& args_;
@@ -251,25 +282,28 @@ class PackedTile {
   const int warp_;
   const int lane_;
   uint8_t* const ring_;
-  const UnpackBits<T> bits_;
+  const UnpackBits bits_;
 };
 
 // The block's features where no tile is for them: where parts meet, or of a part in another encoding.
-template <typename T>
 [[gnu::noinline]] __device__ void MultiplyRuns(const PackedProductArgs& args, int first_row, int rows,
                                                int64_t first, int n) {
+  WaitForEarlierKernels();
+  LetLaterKernelsBegin();
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-  for (int f = static_cast<int>(threadIdx.x) / kWarpThreads; f < n; f += kWarps) {
+  const int warps = static_cast<int>(blockDim.x) / kWarpThreads;
+  for (int f = static_cast<int>(threadIdx.x) / kWarpThreads; f < n; f += warps) {
     for (int row = first_row; row < first_row + rows; row += kTileRows) {
       float sums[kTileRows] = {};
-      for (int64_t run = lane; run < args.weight.k / packed::kRunElements; run += kWarpThreads) {
+      for (int run = lane; run < static_cast<int>(args.weight.k / packed::kRunElements);
+           run += kWarpThreads) {
         float weights[packed::kRunElements];
         DecodeRun(args.weight, first + f, run, weights);
 #pragma unroll
         for (int r = 0; r < kTileRows; ++r) {
           if (row + r >= args.rows) break;
-          const T* in =
-              static_cast<const T*>(args.in) + (row + r) * args.weight.k + run * packed::kRunElements;
+          const T* in = static_cast<const T*>(args.in) + (row + r) * args.weight.k +
+                        int64_t{run} * packed::kRunElements;
 #pragma unroll
           for (int i = 0; i < packed::kRunElements; i += kVectorElements) {
             float x[kVectorElements];
@@ -289,131 +323,158 @@ template <typename T>
 }
 
 // Adds the warps' sums, and writes them.
-template <int kFeatureTiles, int kRowTiles>
+template <typename Shape>
 __device__ inline void Deliver(const PackedProductArgs& args, int first_row, int64_t first, int n,
-                               const float (&sums)[kFeatureTiles][kRowTiles][4]) {
-  constexpr int kFeatures = kFeatureTiles * kTileFeatures;
-  constexpr int kRows = kRowTiles * kTileRows;
-  constexpr int kStride = kFeatures + 4;  // lanes of a warp meet no bank twice
-  static_assert(kRows * kStride * kWarps * 4 <= kWarps * kFeatureTiles * kRingBytes);
+                               const typename Shape::Sums& sums) {
+  constexpr int kStride = Shape::kSumStride;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpThreads;
   const int lane = thread % kWarpThreads;
   float* shared = &SharedAs<float>();
   __syncthreads();  // no warp reads spans any more
 #pragma unroll
-  for (int m = 0; m < kFeatureTiles; ++m) {
+  for (int m = 0; m < Shape::kFeatureTiles; ++m) {
 #pragma unroll
-    for (int t = 0; t < kRowTiles; ++t) {
+    for (int t = 0; t < Shape::kRowTiles; ++t) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const int row = t * kTileRows + lane % 4 * 2 + c % 2;
         const int feature = m * kTileFeatures + lane / 4 + c / 2 * 8;
-        shared[(warp * kRows + row) * kStride + feature] = sums[m][t][c];
+        shared[(warp * Shape::kRows + row) * kStride + feature] = sums[m][t][c];
       }
     }
   }
   __syncthreads();
-  for (int i = thread; i < kFeatures * kRows; i += kThreads) {
-    const int row = i / kFeatures;
-    const int feature = i % kFeatures;
+  for (int i = thread; i < Shape::kFeatures * Shape::kRows; i += Shape::kThreads) {
+    const int row = i / Shape::kFeatures;
+    const int feature = i % Shape::kFeatures;
     if (first_row + row >= args.rows || feature >= n) continue;
     float sum = 0;
 #pragma unroll
-    for (int from = 0; from < kWarps; ++from) sum += shared[(from * kRows + row) * kStride + feature];
+    for (int from = 0; from < Shape::kWarps; ++from)
+      sum += shared[(from * Shape::kRows + row) * kStride + feature];
     StoreOutput(args, first_row + row, first + feature, sum);
   }
 }
 
-// grid: [tiles of kFeatureTiles * 16 features][tiles of kRowTiles * 8 rows]
-template <typename T, int kFeatureTiles, int kRowTiles>
-__global__ __launch_bounds__(kThreads, kFeatureTiles == 1 ? 4 : 3) void PackedTensorKernel(
+// grid: [tiles of kFeatures features][tiles of kRows rows]
+template <typename Shape>
+__global__ __launch_bounds__(Shape::kThreads, Shape::kBlocks) void PackedTensorKernel(
     const __grid_constant__ PackedProductArgs args) {
-  WaitForEarlierKernels();
-  LetLaterKernelsBegin();
-  constexpr int kFeatures = kFeatureTiles * kTileFeatures;
-  constexpr int kRows = kRowTiles * kTileRows;
-  const unsigned row_tiles = static_cast<unsigned>(args.rows + kRows - 1) / kRows;
-  const int first_row = static_cast<int>(blockIdx.x % row_tiles) * kRows;
+  constexpr int kFeatures = Shape::kFeatures;
+  const unsigned row_tiles = static_cast<unsigned>(args.rows + Shape::kRows - 1) / Shape::kRows;
+  const int first_row = static_cast<int>(blockIdx.x % row_tiles) * Shape::kRows;
   const int64_t first = int64_t{blockIdx.x / row_tiles} * kFeatures;
   const int n = static_cast<int>(args.weight.n - first < kFeatures ? args.weight.n - first : kFeatures);
   const int64_t row = args.weight.first + first;
   const int which = PartOf(args.weight, row);
-  if (which != PartOf(args.weight, row + n - 1)) return MultiplyRuns<T>(args, first_row, kRows, first, n);
+  if (which != PartOf(args.weight, row + n - 1)) {
+    return MultiplyRuns(args, first_row, Shape::kRows, first, n);
+  }
   const PackedPart& part = args.weight.parts[which];
   const uint8_t* rows = RowAt(args.weight, part, row);
 
-  float sums[kFeatureTiles][kRowTiles][4] = {};
+  typename Shape::Sums sums = {};
   switch (part.encoding) {
     case Encoding::kQ4_0:
-      PackedTile<T, Encoding::kQ4_0, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
-          .Run(sums);
+      PackedTile<Shape, Encoding::kQ4_0>(args, first_row, rows, part.row_bytes, n).Run(sums);
+      break;
+    case Encoding::kQ4_1:
+      PackedTile<Shape, Encoding::kQ4_1>(args, first_row, rows, part.row_bytes, n).Run(sums);
+      break;
+    case Encoding::kQ5_0:
+      PackedTile<Shape, Encoding::kQ5_0>(args, first_row, rows, part.row_bytes, n).Run(sums);
+      break;
+    case Encoding::kQ5_1:
+      PackedTile<Shape, Encoding::kQ5_1>(args, first_row, rows, part.row_bytes, n).Run(sums);
       break;
     case Encoding::kQ8_0:
-      PackedTile<T, Encoding::kQ8_0, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
-          .Run(sums);
+      PackedTile<Shape, Encoding::kQ8_0>(args, first_row, rows, part.row_bytes, n).Run(sums);
       break;
     case Encoding::kQ4_K:
-      PackedTile<T, Encoding::kQ4_K, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
-          .Run(sums);
+      PackedTile<Shape, Encoding::kQ4_K>(args, first_row, rows, part.row_bytes, n).Run(sums);
       break;
     case Encoding::kQ5_K:
-      PackedTile<T, Encoding::kQ5_K, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
-          .Run(sums);
+      PackedTile<Shape, Encoding::kQ5_K>(args, first_row, rows, part.row_bytes, n).Run(sums);
       break;
     case Encoding::kQ6_K:
-      PackedTile<T, Encoding::kQ6_K, kFeatureTiles, kRowTiles>(args, first_row, rows, part.row_bytes, n)
-          .Run(sums);
+      PackedTile<Shape, Encoding::kQ6_K>(args, first_row, rows, part.row_bytes, n).Run(sums);
       break;
     default:
-      return MultiplyRuns<T>(args, first_row, kRows, first, n);
+      return MultiplyRuns(args, first_row, Shape::kRows, first, n);
   }
-  Deliver<kFeatureTiles, kRowTiles>(args, first_row, first, n, sums);
+  Deliver<Shape>(args, first_row, first, n, sums);
 }
 
-template <typename T, int kFeatureTiles, int kRowTiles>
-cudaError_t LaunchTiles(const PackedProductArgs& args, KernelStream stream) {
-  LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, kFeatureTiles * kTileFeatures) *
-                                          CeilDivide(args.rows, kRowTiles * kTileRows)));
-  shape.block = dim3(kThreads);
-  shape.shared_bytes = size_t{kWarps} * kFeatureTiles * kRingBytes;
-  return Launch(PackedTensorKernel<T, kFeatureTiles, kRowTiles>, shape, stream, args);
-}
-
-template <typename T>
-cudaError_t LaunchRows(const PackedProductArgs& args, KernelStream stream) {
-  // More rows read more of the input for each feature: they share it between more features.
-  if (args.rows <= kTileRows) return LaunchTiles<T, 1, 1>(args, stream);
-  if (args.rows <= 2 * kTileRows) return LaunchTiles<T, 2, 2>(args, stream);
-  return LaunchTiles<T, 2, 4>(args, stream);
-}
-
-bool HasTile(Encoding encoding) {
+// PackedRow::kStride of an encoding; 0: there is none.
+int StrideOf(Encoding encoding) {
   switch (encoding) {
     case Encoding::kQ4_0:
+      return PackedRow<Encoding::kQ4_0>::kStride;
+    case Encoding::kQ4_1:
+      return PackedRow<Encoding::kQ4_1>::kStride;
+    case Encoding::kQ5_0:
+      return PackedRow<Encoding::kQ5_0>::kStride;
+    case Encoding::kQ5_1:
+      return PackedRow<Encoding::kQ5_1>::kStride;
     case Encoding::kQ8_0:
+      return PackedRow<Encoding::kQ8_0>::kStride;
     case Encoding::kQ4_K:
+      return PackedRow<Encoding::kQ4_K>::kStride;
     case Encoding::kQ5_K:
+      return PackedRow<Encoding::kQ5_K>::kStride;
     case Encoding::kQ6_K:
-      return true;
+      return PackedRow<Encoding::kQ6_K>::kStride;
     default:
-      return false;
+      return 0;
   }
+}
+
+template <typename Shape>
+cudaError_t LaunchTiles(const PackedProductArgs& args, KernelStream stream) {
+  int shared_bytes = Shape::kSumBytes;
+  for (int i = 0; i < args.weight.n_parts; ++i) {
+    const int stride = StrideOf(args.weight.parts[i].encoding);
+    shared_bytes = std::max(shared_bytes, Shape::kWarps * Shape::RingBytes(stride));
+  }
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(CeilDivide(args.weight.n, Shape::kFeatures) *
+                                          CeilDivide(args.rows, Shape::kRows)));
+  shape.block = dim3(Shape::kThreads);
+  shape.shared_bytes = static_cast<size_t>(shared_bytes);
+  return Launch(PackedTensorKernel<Shape>, shape, stream, args);
+}
+
+template <int kWarps>
+cudaError_t LaunchRows(const PackedProductArgs& args, KernelStream stream) {
+  // More rows read more of the input for each feature: they share it between more features.
+  if (args.rows <= kTileRows) return LaunchTiles<BlockShape<kWarps, 1, 1>>(args, stream);
+  if (args.rows <= 2 * kTileRows) return LaunchTiles<BlockShape<kWarps, 2, 2>>(args, stream);
+  return LaunchTiles<BlockShape<kWarps, 2, 4>>(args, stream);
 }
 
 }  // namespace
 
-bool HasPackedTensorProduct(DType type, Encoding encoding, const PackedProductArgs& args) {
-  return type != DType::kF32 && HasTile(encoding) && args.weight.k % kSpanElements == 0 &&
-         args.rows <= kPackedTensorRowsMax && AllAligned(reinterpret_cast<uint64_t>(args.in));
+bool HasPackedTensorProduct(DType type, const PackedProductArgs& args) {
+  if (type != DType::kBF16 || args.weight.k % kSpanElements != 0 || args.rows > kPackedTensorRowsMax ||
+      !AllAligned(reinterpret_cast<uint64_t>(args.in))) {
+    return false;
+  }
+  for (int i = 0; i < args.weight.n_parts; ++i) {
+    if (StrideOf(args.weight.parts[i].encoding) == 0) return false;
+  }
+  return true;
 }
 
-cudaError_t LaunchPackedTensorProduct(DType type, const PackedProductArgs& args, KernelStream stream) {
+cudaError_t LaunchPackedTensorProduct(const PackedProductArgs& args, int32_t processors,
+                                      KernelStream stream) {
   PackedProductArgs in = args;
   in.aligned = true;
-  in.type = type;
-  return type == DType::kBF16 ? LaunchRows<__nv_bfloat16>(in, stream) : LaunchRows<__half>(in, stream);
+  in.type = DType::kBF16;
+  // Where there are few features, all of the device's warps shall have a share of each. Decided by nothing
+  // else, so that a row's result is the same whichever rows come with it.
+  const bool few = args.weight.n < int64_t{kTileFeatures} * BlockShape<4, 1, 1>::kBlocks * processors;
+  return few ? LaunchRows<8>(in, stream) : LaunchRows<4>(in, stream);
 }
 
 }  // namespace spillway::device::cuda

@@ -35,9 +35,10 @@ __device__ inline T& SharedAs() {
 }
 
 // Until the kernels before this one in its stream have ended and what they wrote is seen. First of all in
-// every kernel, by every thread, before anything of global memory is read or written; a block that has
-// nothing to do waits too, as who waits for this kernel counts on all before it. Does nothing where kernels
-// do not overlap (KernelStream), and before compute capability 9.0, which cannot.
+// every kernel, by every thread, before anything of global memory is read or written but weights
+// (packed_tensor_product.cu), which only copies write; a block that has nothing to do waits too, as who waits
+// for this kernel counts on all before it. Does nothing where kernels do not overlap (KernelStream), and
+// before compute capability 9.0, which cannot.
 __device__ inline void WaitForEarlierKernels() {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();

@@ -233,7 +233,10 @@ TEST_F(CudaFaultTest, AnyCallThatFailsIsTheDevicesError) {
       {"product of two streams", [&] { return product(20, Encoding::kF32, Activation::kNone, true); }},
       {"product with an epilogue", [&] { return product(20, Encoding::kF32, Activation::kGelu, false); }},
       {"packed product", [&] { return product(3, Encoding::kQ4_K, Activation::kNone, false); }},
-      {"expanded product", [&] { return product(20, Encoding::kQ4_K, Activation::kSilu, false); }},
+      {"packed product of many rows", [&] { return product(20, Encoding::kQ4_K, Activation::kSilu, false); }},
+      {"expanded product", [&] { return product(129, Encoding::kQ4_K, Activation::kNone, false); }},
+      {"expanded product with an epilogue",
+       [&] { return product(129, Encoding::kQ4_K, Activation::kSilu, false); }},
       {"sample",
        [&] {
          row.top_p = row.repetition_penalty = 1;

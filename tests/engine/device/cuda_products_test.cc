@@ -84,36 +84,40 @@ TEST_F(CudaFaultTest, HeightsThatTheirBucketsAlgorithmRefusesHaveTheirOwn) {
 }
 
 TEST_F(CudaFaultTest, WarmedUpProductsAskForNoAlgorithm) {
-  const PackedMatrix matrix = Matrix(40, 64, Encoding::kF32, WeightMode::kExpanded);
-  ASSERT_TRUE(device_->WarmUp({matrix}, {1, 40}).ok());
-  const int64_t asked = Counts().heuristics;
-  EXPECT_GT(asked, 0);
-  GemmArgs args;
-  args.in = Filled(64 * 64 * 4, 0);
-  args.out = Filled(64 * 40 * 4, 0);
-  const auto multiply = [&](int32_t rows) {
-    args.rows = rows;
-    for (const DevicePtr bias : {DevicePtr{}, Filled(40 * 4, 0)}) {
-      args.bias = bias;
-      for (const bool accumulate : {false, true}) {
-        args.accumulate = accumulate;
-        args.out_dtype = DType::kF32;
-        device_->Gemm(stream_, matrix, args);
+  for (const bool packed : {false, true}) {
+    // The packed one is expanded in pieces.
+    const PackedMatrix matrix = packed ? Matrix(1403, 96, Encoding::kQ8_0, WeightMode::kPacked)
+                                       : Matrix(40, 64, Encoding::kF32, WeightMode::kExpanded);
+    ASSERT_TRUE(device_->WarmUp({matrix}, {1, 40}).ok());
+    const int64_t asked = Counts().heuristics;
+    EXPECT_GT(asked, 0);
+    GemmArgs args;
+    args.in = Filled(64 * matrix.k * 4, 0);
+    args.out = Filled(64 * matrix.n * 4, 0);
+    const auto multiply = [&](int32_t rows) {
+      args.rows = rows;
+      for (const DevicePtr bias : {DevicePtr{}, Filled(matrix.n * 4, 0)}) {
+        args.bias = bias;
+        for (const bool accumulate : {false, true}) {
+          args.accumulate = accumulate;
+          args.out_dtype = DType::kF32;
+          device_->Gemm(stream_, matrix, args);
+        }
+        args.accumulate = false;
+        args.out_dtype = DType::kBF16;
+        for (const Activation activation : {Activation::kNone, Activation::kSilu}) {
+          args.activation = activation;
+          device_->Gemm(stream_, matrix, args);
+        }
+        args.activation = Activation::kNone;
       }
-      args.accumulate = false;
-      args.out_dtype = DType::kBF16;
-      for (const Activation activation : {Activation::kNone, Activation::kSilu}) {
-        args.activation = activation;
-        device_->Gemm(stream_, matrix, args);
-      }
-      args.activation = Activation::kNone;
-    }
-    EXPECT_TRUE(Synchronize().ok());
-  };
-  for (const int32_t rows : {1, 33, 40, 64}) multiply(rows);  // up to 64 they have one algorithm
-  EXPECT_EQ(Counts().heuristics, asked);
-  multiply(20);
-  EXPECT_GT(Counts().heuristics, asked);
+      EXPECT_TRUE(Synchronize().ok());
+    };
+    for (const int32_t rows : {1, 33, 40, 64}) multiply(rows);  // up to 64 they have one algorithm
+    EXPECT_EQ(Counts().heuristics, asked);
+    multiply(20);
+    EXPECT_GT(Counts().heuristics, asked);
+  }
 }
 
 }  // namespace

@@ -228,7 +228,8 @@ PackedParts MakePackedParts(DeviceSuite& suite, const std::vector<std::pair<Enco
 }
 
 // Multiplies rows by the packed parts, whole and by a slice, with and without an epilogue.
-void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64_t>>& encodings, int64_t k) {
+void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64_t>>& encodings, int64_t k,
+                 const std::vector<int64_t>& heights = {1, 2, 3, 4, 5, 8, 9, 21, 32, 33, 75, 128, 129}) {
   const PackedParts parts = MakePackedParts(suite, encodings, k);
   auto plan = suite.device_->PlanMatrix(parts.views, WeightMode::kPacked);
   if (!plan.ok()) {
@@ -246,7 +247,7 @@ void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64
   const double unit = UnitOf(suite.type());
   const Tolerance tolerance{1e-4 + 5 * 0.3 * 0.58 * unit * std::sqrt(static_cast<double>(k)),
                             1e-5 + 2 * unit};
-  for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9, 21, 32, 33, 75, 128, 129}) {
+  for (const int64_t rows : heights) {
     const std::vector<double> in = suite.Random(rows * k);
     const std::vector<double> bias = suite.Random(plan->n);
     GemmArgs args;
@@ -284,13 +285,53 @@ void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64
   }
 }
 
+constexpr Encoding kPackedEncodings[] = {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0,
+                                         Encoding::kQ5_1, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K};
+
 TEST_P(DeviceSuite, PackedWeightsMultiplyAsWhatTheyEncode) {
-  for (const Encoding encoding : {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0,
-                                  Encoding::kQ5_1, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K}) {
+  for (const Encoding encoding : kPackedEncodings) {
     CheckPacked(*this, {{encoding, 21}}, 256);
     CheckPacked(*this, {{encoding, 3}}, 1024);
     // More of a row than what is read at a time, and rows that do not end at a multiple of 16 bytes.
     CheckPacked(*this, {{encoding, 37}}, 9 * 256);
+  }
+}
+
+// So many that a device has work for each of its processors, and rows so long that what a device has for
+// reading them is used again and again.
+TEST_P(DeviceSuite, ManyAndLongPackedRowsMultiplyAsWhatTheyEncode) {
+  for (const Encoding encoding : kPackedEncodings) {
+    CheckPacked(*this, {{encoding, 261}}, 256, {1, 20});
+    CheckPacked(*this, {{encoding, 5}}, 27 * 256, {1, 9});
+  }
+  CheckPacked(*this, {{Encoding::kQ4_K, 261}}, 13 * 256, {2, 17});
+  CheckPacked(*this, {{Encoding::kQ6_K, 261}}, 13 * 256, {2, 17});
+}
+
+// As long as weights are multiplied as they are packed: expanded ones are rounded to T.
+TEST_P(DeviceSuite, ARowOfAPackedProductIsTheSameWhateverComesWithIt) {
+  constexpr int64_t kInner = 5 * 256, kRows = 128;
+  for (const int64_t features : {40, 296}) {
+    for (const Encoding encoding : kPackedEncodings) {
+      const PackedParts parts = MakePackedParts(*this, {{encoding, features}}, kInner);
+      const auto plan = device_->PlanMatrix(parts.views, WeightMode::kPacked);
+      if (!plan.ok() || type() != DType::kBF16) return;
+      PackedMatrix matrix = *plan;
+      std::vector<uint8_t> packed(static_cast<size_t>(matrix.size_bytes));
+      ASSERT_TRUE(device_->PackMatrix(parts.views, matrix, packed.data()).ok());
+      matrix.data = UploadArray(packed);
+      GemmArgs args;
+      args.in = UploadT(Random(kRows * kInner));
+      args.out = Allocate(kRows * features * 4);
+      std::vector<uint8_t> alone;
+      for (const int32_t rows : {1, 8, 9, 17, 33, 128}) {
+        args.rows = rows;
+        device_->Gemm(stream_, matrix, args);
+        const std::vector<uint8_t> first = Download(args.out, features * 4);
+        if (alone.empty()) alone = first;
+        EXPECT_EQ(first, alone) << "beside " << rows - 1;
+      }
+    }
   }
 }
 
@@ -365,7 +406,7 @@ TEST_P(DeviceSuite, ABiasMayBeginAtAnyElement) {
 
 // Many rows by packed weights take what the device has for itself, which all of its streams share.
 TEST_P(DeviceSuite, ProductsOfTwoStreamsLeaveEachOtherAlone) {
-  constexpr int64_t kInner = 512, kRows = 40;
+  constexpr int64_t kInner = 512, kRows = 130;
   struct Side {
     StreamId stream;
     PackedMatrix matrix;
