@@ -65,14 +65,14 @@ absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
 }
 
 absl::StatusOr<Model> LoadRandomModel(const std::string& config_path, uint64_t seed, device::Device& device,
-                                      const WeightOptions& options) {
+                                      const WeightOptions& options, device::Encoding matrices) {
   Model model;
   model.path = config_path;
   SPILLWAY_ASSIGN_OR_RETURN(model.config, ReadHuggingFaceConfig(config_path));
   model.config.name = absl::StrCat("random-", NameOf(model.config.family));
   model.vocabulary = text::IdVocabulary(model.config.vocab_size);
   model.why_no_text = "weights are random";
-  const RandomTensors tensors(model.config, seed, absl::StrCat("random weights of ", config_path));
+  const RandomTensors tensors(model.config, seed, absl::StrCat("random weights of ", config_path), matrices);
   SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, tensors.Fingerprint());
   SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, tensors, model.config, options));
   return model;

@@ -29,9 +29,10 @@ struct Model {
 
 // Makes a model of the architecture and size that a Hugging Face config.json (or a directory with one)
 // describes, with random weights that `seed` decides (RandomTensors). It has no text: its vocabulary is one
-// of ids, and nothing ends a generation but its length.
+// of ids, and nothing ends a generation but its length. `matrices` as RandomTensors takes it.
 absl::StatusOr<Model> LoadRandomModel(const std::string& config_path, uint64_t seed, device::Device& device,
-                                      const WeightOptions& options);
+                                      const WeightOptions& options,
+                                      device::Encoding matrices = device::Encoding::kBF16);
 
 // What a model says before anything of it is loaded.
 struct ModelHeader {

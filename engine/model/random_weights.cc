@@ -60,6 +60,31 @@ void Draw(uint64_t key, int64_t first, int64_t count, const Element* table, Elem
   if (i < count) out[i] = table[sum(static_cast<uint32_t>(number((first + i) / 2)))];
 }
 
+// Q4_K blocks [first, first + count) of a tensor whose values have mean 0 and this deviation. An element is
+// d * scale * q - dmin * min, with every scale and min 1 and q one of 0..15.
+void DrawQ4K(uint64_t key, int64_t first, int64_t count, double spread, uint8_t* out) {
+  constexpr size_t kBlockBytes = 144;
+  constexpr int64_t kNumbers = 16;  // of 8 bytes each: 256 elements
+  constexpr double kMeanQ = 7.5;
+  const double deviation_q = std::sqrt((16.0 * 16 - 1) / 12);
+  const float d = static_cast<float>(spread / deviation_q);
+  uint8_t head[16] = {};
+  device::NarrowFromF32(device::DType::kF16, &d, 1, head);
+  float rounded = 0;
+  device::DecodeToF32(device::Encoding::kF16, head, 1, &rounded);
+  const float dmin = static_cast<float>(kMeanQ) * rounded;
+  device::NarrowFromF32(device::DType::kF16, &dmin, 1, head + 2);
+  std::memset(head + 4, 1, 8);      // scales 0..3, mins 0..3
+  std::memset(head + 12, 0x11, 4);  // low nibbles of scales and mins 4..7
+  for (int64_t block = first; block < first + count; ++block, out += kBlockBytes) {
+    std::memcpy(out, head, sizeof(head));
+    for (int64_t i = 0; i < kNumbers; ++i) {
+      const uint64_t bits = Mix(key + static_cast<uint64_t>(block * kNumbers + i) * kGolden);
+      std::memcpy(out + sizeof(head) + i * 8, &bits, 8);
+    }
+  }
+}
+
 struct Shape {
   double center;
   double spread;
@@ -84,12 +109,17 @@ Shape ShapeOf(const ImpliedTensor& tensor, const ModelConfig& config) {
 
 }  // namespace
 
-RandomTensors::RandomTensors(const ModelConfig& config, uint64_t seed, std::string name)
+RandomTensors::RandomTensors(const ModelConfig& config, uint64_t seed, std::string name,
+                             device::Encoding matrices)
     : name_(std::move(name)), config_(config), seed_(seed) {
+  SPILLWAY_CHECK(matrices == device::Encoding::kBF16 || matrices == device::Encoding::kQ4_K);
   for (const ImpliedTensor& tensor : ImpliedTensors(config)) {
     Entry entry;
     entry.view.name = tensor.name;
-    entry.view.encoding = tensor.shape.size() == 2 ? device::Encoding::kBF16 : device::Encoding::kF32;
+    const bool whole_blocks = tensor.shape.back() % device::InfoOf(matrices).block_elements == 0;
+    entry.view.encoding = tensor.shape.size() != 2 ? device::Encoding::kF32
+                          : whole_blocks           ? matrices
+                                                   : device::Encoding::kBF16;
     entry.view.shape = tensor.shape;
     entry.view.size_bytes = device::EncodedBytes(entry.view.encoding, tensor.elements());
     entry.center = ShapeOf(tensor, config).center;
@@ -117,6 +147,11 @@ device::TensorView RandomTensors::Rows(const device::TensorView& tensor, int64_t
   rows.size_bytes = device::EncodedBytes(rows.encoding, count * columns);
   room->resize(static_cast<size_t>(rows.size_bytes));
   rows.data = room->data();
+  if (rows.encoding == device::Encoding::kQ4_K) {
+    const int64_t row_blocks = columns / device::InfoOf(rows.encoding).block_elements;
+    DrawQ4K(entry.key, first * row_blocks, count * row_blocks, entry.spread, room->data());
+    return rows;
+  }
   const std::array<float, kSums> table = TableOf(entry.center, entry.spread);
   if (rows.encoding == device::Encoding::kF32) {
     Draw(entry.key, first * columns, count * columns, table.data(), reinterpret_cast<float*>(room->data()));
@@ -138,7 +173,8 @@ absl::StatusOr<ModelFingerprint> RandomTensors::Fingerprint() const {
       config_.rope.linear_factor, absl::StrJoin(config_.rope.freq_factors, ","));
   for (const Entry& entry : entries_) {
     absl::StrAppend(&text, entry.view.name, " ", absl::StrJoin(entry.view.shape, "x"), " ",
-                    absl::StrFormat("%.17g %.17g\n", entry.center, entry.spread));
+                    absl::StrFormat("%.17g %.17g", entry.center, entry.spread),
+                    entry.view.encoding == device::Encoding::kQ4_K ? " Q4_K\n" : "\n");
   }
   return FingerprintOfText(text);
 }

@@ -21,21 +21,25 @@ namespace spillway::model {
 // threads nor the order of reading change it. Matrices are BF16, so that bf16 and f32 devices compute with
 // the same values; gains and biases are F32.
 //
+// Matrices can be Q4_K instead, for the speed of 4-bit weights: of the same mean and deviation, but equally
+// distributed, every scale the same. A matrix whose rows are no whole blocks stays BF16.
+//
 // Bell-shaped (a sum of four uniform draws), scaled as for training from scratch: 1/sqrt(inputs), divided by
 // sqrt(2 * layers) where the product joins the residual stream (GPT-2), gains about 1. So activations stay
 // near 1 through any number of layers, attention is neither flat nor sharp, and logits are about normal.
 class RandomTensors : public TensorSource {
  public:
-  // `name` is what errors call it.
-  RandomTensors(const ModelConfig& config, uint64_t seed, std::string name);
+  // `name` is what errors call it. REQUIRES: `matrices` is kBF16 or kQ4_K.
+  RandomTensors(const ModelConfig& config, uint64_t seed, std::string name,
+                device::Encoding matrices = device::Encoding::kBF16);
 
   const std::string& path() const override { return name_; }
   const device::TensorView* FindTensor(absl::string_view name) const override;
   device::TensorView Rows(const device::TensorView& tensor, int64_t first, int64_t count,
                           std::vector<uint8_t>* room) const override;
 
-  // Of the seed and every tensor's name, shape and standard deviation, and of what else of the configuration
-  // the arithmetic depends on.
+  // Of the seed and every tensor's name, shape, encoding and standard deviation, and of what else of the
+  // configuration the arithmetic depends on.
   absl::StatusOr<ModelFingerprint> Fingerprint() const;
 
  private:

@@ -109,6 +109,33 @@ TEST(RandomTensors, AreScaledAsForTraining) {
   EXPECT_NEAR(m.neighbours, 0, 0.012);
 }
 
+TEST(RandomTensors, InFourBitsHaveTheSameMeanAndDeviation) {
+  ModelConfig config = OptLike();
+  config.d_model = 512;  // two blocks a row
+  config.d_head = 128;
+  const RandomTensors tensors(config, 1, "t", device::Encoding::kQ4_K);
+  const device::TensorView* const q = tensors.FindTensor("blk.1.attn_q.weight");
+  EXPECT_EQ(q->encoding, device::Encoding::kQ4_K);
+  EXPECT_EQ(q->size_bytes, 512 * 2 * 144);
+  EXPECT_EQ(tensors.FindTensor("blk.1.attn_q.bias")->encoding, device::Encoding::kF32);
+  for (const auto& [name, deviation] : {std::pair{"blk.1.attn_q.weight", 1 / std::sqrt(512.0)},
+                                        {"blk.1.attn_output.weight", 1 / std::sqrt(512.0) / 2}}) {
+    const std::vector<float> all = Values(tensors, name, 0, 512);
+    const Moments m = MomentsOf(all);
+    const double error = 5 * deviation / std::sqrt(static_cast<double>(all.size()));
+    EXPECT_NEAR(m.mean, 0, error) << name;
+    EXPECT_NEAR(m.deviation, deviation, error) << name;
+    EXPECT_NEAR(m.neighbours, 0, 0.012) << name;
+    const std::vector<float> some = Values(tensors, name, 17, 100);
+    EXPECT_EQ(std::memcmp(some.data(), all.data() + 17 * 512, some.size() * 4), 0) << name;
+  }
+  EXPECT_NE(*tensors.Fingerprint(), *RandomTensors(config, 1, "t").Fingerprint());
+  // Rows that are no whole blocks.
+  const RandomTensors narrow(OptLike(), 1, "t", device::Encoding::kQ4_K);
+  EXPECT_EQ(narrow.FindTensor("blk.1.attn_q.weight")->encoding, device::Encoding::kBF16);
+  EXPECT_EQ(narrow.FindTensor("blk.1.ffn_down.weight")->encoding, device::Encoding::kQ4_K);
+}
+
 TEST(RandomTensors, FingerprintTellsSeedsAndShapesApart) {
   const auto of = [](const ModelConfig& config, uint64_t seed) {
     return ToHex(*RandomTensors(config, seed, "t").Fingerprint());
