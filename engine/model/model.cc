@@ -1,6 +1,5 @@
 #include "engine/model/model.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,10 +14,6 @@ namespace spillway::model {
 
 namespace {
 
-int HashThreads(const device::Device& device, const WeightOptions& options) {
-  return options.threads > 0 ? options.threads : std::max(1, device.info().threads);
-}
-
 absl::StatusOr<Model> LoadDirectory(const std::string& path, device::Device& device,
                                     const WeightOptions& options) {
   SPILLWAY_ASSIGN_OR_RETURN(const HuggingFaceDirectory directory, HuggingFaceDirectory::Open(path));
@@ -27,7 +22,7 @@ absl::StatusOr<Model> LoadDirectory(const std::string& path, device::Device& dev
   model.file_bytes = directory.weight_bytes();
   model.config = directory.config();
   SPILLWAY_ASSIGN_OR_RETURN(model.vocabulary, directory.Vocabulary(&model.why_no_text));
-  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, directory.Fingerprint(HashThreads(device, options)));
+  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, directory.Fingerprint(LoadingThreads(device.info(), options)));
   SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, directory, model.config, options));
   SPILLWAY_RETURN_IF_ERROR(directory.CheckUnchanged());
   return model;
@@ -58,7 +53,7 @@ absl::StatusOr<Model> LoadModel(const std::string& path, device::Device& device,
   SPILLWAY_ASSIGN_OR_RETURN(model.config, ConfigFromGguf(file));
   SPILLWAY_ASSIGN_OR_RETURN(model.vocabulary, VocabularyFromGguf(file));
   // Hashing first brings the file into the page cache for the load.
-  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, Fingerprint(file, HashThreads(device, options)));
+  SPILLWAY_ASSIGN_OR_RETURN(model.fingerprint, Fingerprint(file, LoadingThreads(device.info(), options)));
   SPILLWAY_ASSIGN_OR_RETURN(model.weights, ModelWeights::Load(device, file, model.config, options));
   SPILLWAY_RETURN_IF_ERROR(file.CheckUnchanged());
   return model;

@@ -224,7 +224,7 @@ absl::Status WeightLoader::RunJobs(const ModelWeights& weights) {
   };
   std::vector<std::thread> threads;
   try {
-    const int32_t wanted = options_.threads > 0 ? options_.threads : device_.info().threads;
+    const int32_t wanted = LoadingThreads(device_.info(), options_);
     for (int32_t i = 1; i < wanted; ++i) threads.emplace_back(work);
   } catch (const std::system_error&) {
     // No more threads to be had: those that started and this one do the work.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -61,6 +62,13 @@ absl::Status PlaceLayer(const ModelConfig& config, int32_t index, LayerWeights& 
 }
 
 }  // namespace
+
+int32_t LoadingThreads(const device::DeviceInfo& info, const WeightOptions& options) {
+  constexpr int32_t kThreadsMax = 8;
+  if (options.threads > 0) return options.threads;
+  if (info.kind == "cpu") return std::max(1, info.threads);
+  return std::clamp(static_cast<int32_t>(std::thread::hardware_concurrency()), 1, kThreadsMax);
+}
 
 absl::Status ModelWeights::Place(const ModelConfig& config, WeightPlace layers_on, WeightLoader& loader) {
   using Use = WeightLoader::Use;

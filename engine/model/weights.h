@@ -64,11 +64,15 @@ struct WeightOptions {
   std::function<int64_t(int64_t memory_bytes)> reserve = nullptr;
   device::WeightMode mode = device::WeightMode::kExpanded;
   int32_t numa_node = -1;  // that layers on the host come from first; -1: wherever the kernel gives memory
-  int32_t threads = 0;     // of loading; 0: as many as the device computes with
+  int32_t threads = 0;     // of loading; 0: as LoadingThreads
   // Told bytes of the device's layout that are done, of how many; called from the loading threads, one at a
   // time, with rising numbers.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
 };
+
+// Those that `options` say; else as many as a CPU device computes with, or where others compute this
+// process's cores, up to eight: each holds what it is packing.
+int32_t LoadingThreads(const device::DeviceInfo& info, const WeightOptions& options);
 
 class ModelWeights final : public LayerSource {
  public:

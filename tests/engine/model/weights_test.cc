@@ -4,10 +4,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -51,6 +53,20 @@ int64_t BytesOf(const ModelWeights& weights, absl::string_view use) {
     if (entry.use == use) return entry.bytes;
   }
   return 0;
+}
+
+TEST(ModelWeightsTest, AGpuDoesNotSayHowManyThreadsLoad) {
+  device::DeviceInfo info;
+  info.kind = "cpu";
+  info.threads = 3;
+  WeightOptions options;
+  EXPECT_EQ(LoadingThreads(info, options), 3);
+  info.kind = "cuda";
+  info.threads = 1;
+  const auto cores = static_cast<int32_t>(std::thread::hardware_concurrency());
+  EXPECT_EQ(LoadingThreads(info, options), std::min(cores, 8));
+  options.threads = 5;
+  EXPECT_EQ(LoadingThreads(info, options), 5);
 }
 
 TEST(ModelWeightsTest, MemoryTableAddsUpAndNamesTheTiedHead) {
