@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/engine.h"
+#include "bench/gpu.h"
 #include "bench/serve.h"
 #include "bench/server_cpu.h"
 #include "bench/split.h"
@@ -29,13 +30,14 @@ struct Command {
   ExitCode (*run)(absl::Span<const std::string> args, Console& console, const std::atomic<bool>& stop);
 };
 
-constexpr std::array<Command, 4> kCommands = {{
+constexpr std::array<Command, 5> kCommands = {{
     {"serve", "load on a daemon: latencies, throughput, a ledger of every request",
      spillway::bench::RunServe},
     {"engine", "prefill and decode without a network, beside this machine's bounds",
      spillway::bench::RunEngine},
     {"split", "decode steps over an emulated link, by how cached tokens reach attention",
      spillway::bench::RunSplit},
+    {"gpu", "what of a GPU's memory, link and matrix units the engine gets", spillway::bench::RunGpu},
     {"server_cpu", "what serving costs beside the engine: CPU per generated token",
      spillway::bench::RunServerCpu},
 }};

@@ -5,9 +5,11 @@
 #
 # Under eight minutes, in this order, each step bounded in time and told apart in the report: every test of the
 # device and of the executors, logits against Transformers on the same GPU (where python3 has torch and
-# transformers), the short split benchmark, some of it again with kernels that do not overlap, the daemon's
-# profile, what the machine gives (gpu_spike), and compute-sanitizer on short tests. A step that fails does not
-# keep the others from running; one for which no time is left is skipped, and the report says so.
+# transformers), the short split benchmark, what of the GPU the engine gets beside what is asked of it
+# (`spillway-bench gpu`, whose table ends the report), some of the split benchmark again with kernels that do not
+# overlap, the daemon's profile, what the machine gives (gpu_spike), and compute-sanitizer on short tests. A step
+# that fails does not keep the others from running; one for which no time is left is skipped, and the report says
+# so. What falls short of what is asked is a number, not a failure.
 #
 #   --out=FOLDER   where reports go (default: gpu-report): report.txt, results.json, a log for each step
 #   --model=FILE   a GGUF model for the profile (default: a tiny one with random weights)
@@ -78,6 +80,7 @@ failed=0
 deadline=$((SECONDS + 465))
 : > "$out/report.txt"
 : > "$out/steps.jsonl"
+rm -f "$out/split.json" "$out/gpu.json" "$out/asked.txt"  # another run's
 mkdir -p "$out/tmp"
 note() { printf '%s\n' "$*" | tee -a "$out/report.txt" >&2; }
 # run NAME SECONDS COMMAND...: one step, its output in NAME.log.
@@ -105,8 +108,14 @@ finish() {
     printf '{"schema_version":1,"date":"%s","commit":"%s","gpu":%s,"steps":[' "$(date -u +%FT%TZ)" \
       "$(cat COMMIT 2> /dev/null)" "$2"
     paste -sd, "$out/steps.jsonl"
-    printf ']}\n'
+    printf '],"gpu_bench":'
+    if [[ -s $out/gpu.json ]]; then cat "$out/gpu.json"; else printf 'null\n'; fi
+    printf '}\n'
   } > "$out/results.json"
+  if [[ -s $out/asked.txt ]]; then
+    note ''
+    tee -a "$out/report.txt" < "$out/asked.txt" >&2
+  fi
   rm -rf "$out/tmp" "$out/mid-size"
   say "report: $out/report.txt, $out/results.json"
   exit "$1"
@@ -133,6 +142,11 @@ else
   note "logits             skipped: python3 has no torch and transformers"
 fi
 run split 60 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --json="$out/split.json"
+split=()
+[[ ! -s $out/split.json ]] || split=("--split=$out/split.json")
+run gpu_bench 100 "${ours[@]}" "$bin/spillway-bench" gpu --device=cuda --json="$out/gpu.json" "${split[@]}"
+# The table alone: progress comes before it, then an empty line.
+[[ ! -s $out/gpu_bench.log ]] || awk '/^$/ { table = 1; next } table' "$out/gpu_bench.log" > "$out/asked.txt"
 # What it is worth that kernels overlap (from compute capability 9.0): the same steps without.
 run split_in_turn 40 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --models=grouped-query --unseen=0 \
   --overlap_kernels=off --json="$out/split-in-turn.json"

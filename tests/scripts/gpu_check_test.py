@@ -59,6 +59,25 @@ class GpuCheck(unittest.TestCase):
         self.assertIn("--overlap_kernels=off", self.calls.read_text())
         self.assertIn("skipped: python3 has no torch and transformers", self.report)
 
+    def test_what_was_asked_and_measured_ends_the_report(self):
+        self.program("spillway-bench", """
+echo "$(basename "$0") $*" >> "$CALLS"
+for flag; do [[ $flag != --json=* ]] || json=${flag#--json=}; done
+echo "{\\"benchmark\\":\\"$1\\"}" > "$json"
+[[ $1 == split ]] || printf '  progress\\n\\nA GPU\\n  prefill >= 40 %% 39.0 %% MISS\\n'""")
+        self.assertEqual(self.check()[0], 0, "a miss is a number, not a failure")
+        self.assertTrue(self.report.endswith("\nA GPU\n  prefill >= 40 % 39.0 % MISS\n"), self.report)
+        self.assertNotIn("progress", self.report)
+        self.assertEqual(self.results["gpu_bench"], {"benchmark": "gpu"})
+        self.assertRegex(self.calls.read_text(), r"spillway-bench gpu --device=cuda .*--split=\S+split.json")
+        # Without a report of the split benchmark its rows are missing, no more. Nothing is left of the last run.
+        self.program("spillway-bench", 'echo "$(basename "$0") $*" >> "$CALLS"; [[ $1 != split ]]')
+        self.calls.unlink()
+        self.assertEqual(self.check()[0], 1)
+        self.assertEqual((self.steps["split"], self.steps["gpu_bench"]), (1, 0))
+        self.assertNotIn("--split=", self.calls.read_text())
+        self.assertIsNone(self.results["gpu_bench"])
+
     def test_a_bundle_is_unpacked_where_the_programs_are_not(self):
         bundle = self.root / "packed.tar.xz"
         with tarfile.open(bundle, "w:xz") as tar:
