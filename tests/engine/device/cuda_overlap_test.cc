@@ -86,6 +86,43 @@ TEST_F(CudaOverlapTest, NothingDependsOnItButTime) {
   EXPECT_GT(begun_early, 20);
 }
 
+// Packed products read weights before they wait for the kernels ahead of them, and small copies are kernels.
+TEST_F(CudaOverlapTest, WeightsThatASmallCopyBringsAreReadBehindIt) {
+  constexpr int64_t kN = 32, kK = 256;
+  int64_t begun_early = 0;
+  MachineOptions machine;
+  for (machine.seed = 1; machine.seed <= 20; ++machine.seed) {
+    machine.lazy = machine.seed % 2 == 0;
+    StartWith(machine, /*overlap_kernels=*/true);
+    const PackedMatrix matrix = Matrix(kN, kK, Encoding::kQ8_0, WeightMode::kPacked);
+    const std::vector<uint16_t> ones(kK, 0x3f80);  // 1 in bf16
+    GemmArgs product;
+    product.rows = 1;
+    product.in = Filled(kK * 2, 0);
+    device_->CopyIn(stream_, product.in, ones.data(), kK * 2);
+    std::vector<DevicePtr> outs;
+    for (int scale = 0; scale < 4; ++scale) outs.push_back(Filled(kN * 4, 0xff));
+    for (int scale = 0; scale < 4; ++scale) {
+      std::vector<uint8_t> bytes(static_cast<size_t>(matrix.size_bytes), 1);
+      for (size_t block = 0; block < bytes.size(); block += 34) {
+        bytes[block] = 0;
+        bytes[block + 1] = static_cast<uint8_t>(0x3c + 4 * scale);  // f16: 2^scale
+      }
+      product.out = outs[static_cast<size_t>(scale)];
+      device_->CopyIn(stream_, matrix.data, bytes.data(), matrix.size_bytes);
+      device_->Gemm(stream_, matrix, product);
+    }
+    for (int scale = 0; scale < 4; ++scale) {
+      std::vector<float> out(kN);
+      device_->CopyOut(stream_, out.data(), outs[static_cast<size_t>(scale)], kN * 4);
+      ASSERT_TRUE(Synchronize().ok()) << device_->status() << " " << fakes::cuda::FirstFault();
+      EXPECT_THAT(out, Each(kK << scale)) << "seed " << machine.seed;
+    }
+    begun_early += Counts().kernels_begun_early;
+  }
+  EXPECT_GT(begun_early, 0);
+}
+
 // Otherwise the emulated GPU refuses the launches, or finds kernels that did not wait.
 TEST_F(CudaOverlapTest, OnlyGpusAndCodeThatKnowItOverlap) {
   const auto begins_early = [&](int major, int minor, int compiled_for) {

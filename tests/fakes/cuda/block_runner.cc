@@ -27,11 +27,13 @@ Block* running = nullptr;  // the block whose threads run; the runtime lets one 
 
 enum class State : uint8_t { kNew, kRunnable, kAtBarrier, kAtCollective, kAtEarlierKernels, kReturned };
 
+constexpr size_t kCopyBytesMax = 16;
 struct PendingCopy {
   void* shared;
   const void* global;
   size_t size_bytes;
   size_t valid_bytes;
+  char early[kCopyBytesMax];  // what was read when it was issued, in blocks that read so
 };
 
 struct Thread {
@@ -146,6 +148,7 @@ class Block {
     if (launch.shared_bytes > 0) shared_ = runner.NewShared(launch.shared_bytes);
     order_ = static_cast<Order>(random_.Below(static_cast<uint32_t>(Order::kCount)));
     starved_ = random_.Below(static_cast<uint32_t>(warps_.size()));
+    copies_read_early_ = random_.Below(2) == 0;
   }
   ~Block() {
     TsanAcquire(&end_);
@@ -325,6 +328,7 @@ class Block {
     std::abort();  // nobody switches back
   }
 
+  bool copies_read_early() const { return copies_read_early_; }
   Thread& me() { return threads_[current_]; }
   unsigned current() const { return current_; }
   const LaunchGeometry& launch() const { return launch_; }
@@ -479,6 +483,7 @@ class Block {
   const uint3 index_;
   const std::function<void()>& body_;
   Random random_;
+  bool copies_read_early_ = false;  // asynchronous copies: when they are issued, not when they are awaited
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   ThreadSet runnable_;
@@ -628,7 +633,12 @@ bool IsShared(const void* pointer, size_t size_bytes) {
 void IssueCopy(void* shared, const void* global, size_t size_bytes, size_t valid_bytes) {
   TsanWrite(shared, size_bytes);
   std::memset(shared, 0xff, size_bytes);
-  running->me().open_copies.push_back({shared, global, size_bytes, valid_bytes});
+  PendingCopy copy{shared, global, size_bytes, valid_bytes, {}};
+  if (running->copies_read_early() && valid_bytes > 0) {
+    TsanRead(global, valid_bytes);
+    std::memcpy(copy.early, global, valid_bytes);
+  }
+  running->me().open_copies.push_back(copy);
 }
 
 void CommitCopies() {
@@ -641,9 +651,10 @@ void AwaitCopies(size_t newest_groups_left) {
   Thread& me = running->me();
   while (me.copies.size() > newest_groups_left) {
     for (const PendingCopy& copy : me.copies.front()) {
-      TsanRead(copy.global, copy.valid_bytes);
+      const bool early = running->copies_read_early();
+      if (!early) TsanRead(copy.global, copy.valid_bytes);
       TsanWrite(copy.shared, copy.size_bytes);
-      if (copy.valid_bytes > 0) std::memcpy(copy.shared, copy.global, copy.valid_bytes);
+      if (copy.valid_bytes > 0) std::memcpy(copy.shared, early ? copy.early : copy.global, copy.valid_bytes);
       std::memset(static_cast<char*>(copy.shared) + copy.valid_bytes, 0, copy.size_bytes - copy.valid_bytes);
     }
     me.copies.erase(me.copies.begin());

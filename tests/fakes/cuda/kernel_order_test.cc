@@ -184,8 +184,8 @@ TEST(KernelOrder, KernelsThatDoNotOverlapNeedNoWait) {
 }
 
 // Of what is no kernel everything has been done when the next kernel begins.
-TEST(KernelOrder, CopiesFillsAndEventsAreNotOvertaken) {
-  const auto record = [](cudaStream_t stream) {
+TEST(KernelOrder, CopiesFillsAndWaitsAreNotOvertaken) {
+  const auto wait = [](cudaStream_t stream) {
     cudaEvent_t event = nullptr;
     EXPECT_EQ(cudaEventCreate(&event), cudaSuccess);
     EXPECT_EQ(cudaEventRecord(event, stream), cudaSuccess);
@@ -201,13 +201,32 @@ TEST(KernelOrder, CopiesFillsAndEventsAreNotOvertaken) {
     EXPECT_EQ(cudaMalloc(&memory, 64), cudaSuccess);
     EXPECT_EQ(cudaMemcpyAsync(memory + 8, memory, 32, cudaMemcpyDeviceToDevice, stream), cudaSuccess);
   };
-  for (void (*between)(cudaStream_t) : {+record, +fill, +copy}) {
+  for (void (*between)(cudaStream_t) : {+wait, +fill, +copy}) {
     for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
       StartMachine(seed, /*lazy=*/seed % 2 == 0);
       EXPECT_EQ(Chain<Mistake::kReadsBefore>(true, between), "");
       EXPECT_EQ(Counts().kernels_begun_early, 0);
     }
   }
+}
+
+TEST(KernelOrder, AnEventThatIsOnlyRecordedEndsNoOverlap) {
+  const auto record = [](cudaStream_t stream) {
+    cudaEvent_t event = nullptr;
+    EXPECT_EQ(cudaEventCreate(&event), cudaSuccess);
+    EXPECT_EQ(cudaEventRecord(event, stream), cudaSuccess);
+  };
+  int64_t begun_early = 0;
+  int wrong = 0;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    StartMachine(seed, /*lazy=*/true);
+    EXPECT_EQ(Chain<Mistake::kNone>(true, record), "");
+    begun_early += Counts().kernels_begun_early;
+    StartMachine(seed, /*lazy=*/true);
+    if (!Chain<Mistake::kReadsBefore>(true, record).empty()) ++wrong;
+  }
+  EXPECT_GT(begun_early, 0);
+  EXPECT_GT(wrong, 0);
 }
 
 // [2 kThreads, 1] = [2 kThreads, 1] * [1, 1]: the product's result is its first matrix times two.

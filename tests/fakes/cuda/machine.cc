@@ -334,7 +334,12 @@ void Machine::Step(CUstream_st& stream) {
   stream.context.Enter();
   Operation& operation = *stream.operations.front();
   TsanAcquire(&operation.enqueued);
-  if (operation.IsKernel() && stream.operations.size() > 1) stream.operations[1]->BeginEarly(*this);
+  if (operation.IsKernel()) {
+    // Nothing says that an event between two kernels, which nobody waits for, ends their overlap.
+    const auto next = std::find_if(stream.operations.begin() + 1, stream.operations.end(),
+                                   [](const auto& behind) { return !behind->IsRecord(); });
+    if (next != stream.operations.end()) (*next)->BeginEarly(*this);
+  }
   if (sticky == cudaSuccess && operation.Step(*this) && sticky == cudaSuccess) {
     int64_t& engine = engine_ns_[static_cast<int>(operation.engine)];
     int64_t begin = std::max(stream.time_ns, operation.enqueued_ns);

@@ -36,6 +36,8 @@ class Operation {
   virtual bool Step(Machine& machine) = 0;
   // A kernel that is launched so may begin before it has ended.
   virtual bool IsKernel() const { return false; }
+  // Keeps nothing behind it waiting.
+  virtual bool IsRecord() const { return false; }
   // Said at every step of a kernel ahead of it: begins, if it is launched so and the seed says so.
   virtual void BeginEarly(Machine& /*machine*/) {}
 

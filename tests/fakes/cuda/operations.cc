@@ -226,6 +226,7 @@ class HostCall : public Operation {
 class Record : public Operation {
  public:
   explicit Record(std::shared_ptr<EventRecord> record) : record_(std::move(record)) {}
+  bool IsRecord() const override { return true; }
   bool Step(Machine& /*machine*/) override {
     record_->done = true;
     TsanRelease(&record_->ran);
