@@ -292,6 +292,8 @@ TEST(GpuBench, IsWholeOverTheEmulatedGpu) {
   ExpectWhole(result);
   const nlohmann::json& packed = result.json["models"][1];
   EXPECT_EQ(packed["packed"], true);
+  // Two steps warm up, of the other two the second counts: 32 + 4 tokens, 2 layers, K and V of 2 heads of 32.
+  EXPECT_EQ(packed["decode"][0]["kv_bytes"], 36 * 2 * 2 * 64 * 2);
   // 4.5 bits of a weight for 16.
   EXPECT_LT(packed["decode"][0]["weight_bytes"].get<double>(),
             0.3 * result.json["models"][0]["decode"][0]["weight_bytes"].get<double>());
