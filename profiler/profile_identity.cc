@@ -70,7 +70,7 @@ HostIdentity ReadHostIdentity(absl::string_view root) {
 
 ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& info,
                            const model::ModelConfig& config, const model::ModelWeights* weights,
-                           const kv::Geometry& geometry, absl::string_view ring_chunk) {
+                           const kv::Geometry& geometry, absl::string_view ring_chunk, int32_t visit_rows) {
   const auto or_none = [](const std::string& text) { return text.empty() ? std::string("none") : text; };
   ProfileIdentity identity;
   identity.machine_parts = Join({{"processor", host.processor},
@@ -92,6 +92,7 @@ ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& i
   if (weights != nullptr) model.emplace_back("encodings", Encodings(*weights));
   model.emplace_back("block tokens", absl::StrCat(geometry.block_tokens));
   if (!ring_chunk.empty()) model.emplace_back("ring chunk", ring_chunk);
+  if (visit_rows > kUsualVisitRows) model.emplace_back("rows of a visit", absl::StrCat(visit_rows));
   identity.model_parts = Join(model);
   identity.machine = Digest(identity.machine_parts);
   if (weights != nullptr) identity.model = Digest(identity.model_parts);

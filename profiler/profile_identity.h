@@ -2,6 +2,7 @@
 #ifndef SPILLWAY_PROFILER_PROFILE_IDENTITY_H_
 #define SPILLWAY_PROFILER_PROFILE_IDENTITY_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -21,17 +22,20 @@ struct HostIdentity {
 };
 HostIdentity ReadHostIdentity(absl::string_view root);
 
+constexpr int32_t kUsualVisitRows = 256;
+
 // Machine: processor, memory (to the GiB), and the device's name, threads, driver and link. Model: family,
 // shape, compute dtype, the encodings that its matrices are held in, the block, and `ring_chunk`: what a
 // chunk of the staging ring holds, where a small device makes it less than usual (empty elsewhere), for
-// attention and rebuilding are measured chunk by chunk. Weights' values are not part of it: they cost the
-// same whatever they are; nor is the device's memory budget beside that.
+// attention and rebuilding are measured chunk by chunk; `visit_rows` (MeasureOptions), where they are more
+// than kUsualVisitRows: what costs of 256 rows say of 1,024 is a guess. Weights' values are not part of it:
+// they cost the same whatever they are; nor is the device's memory budget beside that.
 //
 // Null `weights`: as far as a model's header knows, before any are loaded. Encodings are not said then, and
 // the model has no digest.
 ProfileIdentity IdentityOf(const HostIdentity& host, const device::DeviceInfo& info,
                            const model::ModelConfig& config, const model::ModelWeights* weights,
-                           const kv::Geometry& geometry, absl::string_view ring_chunk);
+                           const kv::Geometry& geometry, absl::string_view ring_chunk, int32_t visit_rows);
 
 // FailedPrecondition, naming the number, where a profile that is this model's by its identity was edited to
 // describe another: steps are planned with its numbers.

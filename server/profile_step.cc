@@ -107,9 +107,15 @@ ChunkTokens ChunkTokensOf(const device::DeviceInfo& info, const kv::Geometry& ge
   return {whole_blocks(geometry.chi_bytes()), whole_blocks(geometry.beta_bytes())};
 }
 
+// Rows of a visit at most.
+int32_t VisitRows(const Settings& settings, const device::DeviceInfo& info) {
+  return info.host_addressable ? static_cast<int32_t>(settings.prefill_chunk_tokens) : LinkItemRows(settings);
+}
+
 // Null `weights`: before they are loaded.
-profiler::ProfileIdentity IdentityHere(const device::DeviceInfo& info, const model::ModelConfig& config,
-                                       const kv::Geometry& geometry, const model::ModelWeights* weights) {
+profiler::ProfileIdentity IdentityHere(const Settings& settings, const device::DeviceInfo& info,
+                                       const model::ModelConfig& config, const kv::Geometry& geometry,
+                                       const model::ModelWeights* weights) {
   device::DeviceInfo large = info;
   large.memory_bytes = std::numeric_limits<int64_t>::max();
   const ChunkTokens chunk = ChunkTokensOf(info, geometry);
@@ -117,7 +123,8 @@ profiler::ProfileIdentity IdentityHere(const device::DeviceInfo& info, const mod
       chunk == ChunkTokensOf(large, geometry)
           ? ""
           : absl::StrCat(chunk.x, " tokens of X, ", chunk.kv, " of K and V (--device_memory)");
-  return profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, config, weights, geometry, ring_chunk);
+  return profiler::IdentityOf(profiler::ReadHostIdentity("/"), info, config, weights, geometry, ring_chunk,
+                              VisitRows(settings, info));
 }
 
 void LogProgress(absl::string_view phase, int done, int total) {
@@ -132,8 +139,7 @@ bool IsUnmeasurable(const absl::Status& status) {
 absl::StatusOr<MachineProfile> Measure(const Settings& settings, device::Device& device,
                                        const model::Model& model, const kv::Geometry& geometry) {
   profiler::MeasureOptions options;
-  options.visit_rows = device.info().host_addressable ? static_cast<int32_t>(settings.prefill_chunk_tokens)
-                                                      : LinkItemRows(settings);
+  options.visit_rows = VisitRows(settings, device.info());
   const ChunkTokens chunk = ChunkTokensOf(device.info(), geometry);
   options.chunk_tokens = chunk.x;
   options.kv_chunk_tokens = chunk.kv;
@@ -154,7 +160,8 @@ absl::Status CheckProfileFlag(const Settings& settings, const model::ModelConfig
                               const device::DeviceInfo& info) {
   if (settings.profile.empty()) return absl::OkStatus();
   const kv::Geometry geometry = GeometryOf(info, config);
-  const profiler::ProfileIdentity identity = IdentityHere(info, config, geometry, /*weights=*/nullptr);
+  const profiler::ProfileIdentity identity =
+      IdentityHere(settings, info, config, geometry, /*weights=*/nullptr);
   return ReadSaved(settings, settings.profile, identity, config, geometry).status();
 }
 
@@ -163,7 +170,8 @@ absl::StatusOr<ObtainedProfile> ObtainProfile(const Settings& settings, device::
   const device::DeviceInfo& info = device.info();
   if (!IsWanted(settings, info)) return ObtainedProfile();
   const kv::Geometry geometry = GeometryOf(info, model.config);
-  const profiler::ProfileIdentity identity = IdentityHere(info, model.config, geometry, model.weights.get());
+  const profiler::ProfileIdentity identity =
+      IdentityHere(settings, info, model.config, geometry, model.weights.get());
   const std::string path = ProfilePath(settings, identity);
   SPILLWAY_ASSIGN_OR_RETURN(std::optional<MachineProfile> profile,
                             ReadSaved(settings, path, identity, model.config, geometry));

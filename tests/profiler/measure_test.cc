@@ -384,9 +384,10 @@ TEST_F(MeasureTest, IdentityKnowsWhatDiffers) {
   const model::Model model = *model::LoadModel(*path_, *device, {});
   const HostIdentity host{"A Processor; with a separator", 16 * int64_t{1 << 30}};
   const auto identity = [&](const HostIdentity& h, device::DeviceInfo info, model::ModelConfig config,
-                            int32_t block_tokens, const std::string& ring_chunk = "") {
+                            int32_t block_tokens, const std::string& ring_chunk = "",
+                            int32_t visit_rows = 100) {
     return IdentityOf(h, info, config, model.weights.get(), GeometryOf(model.config, block_tokens),
-                      ring_chunk);
+                      ring_chunk, visit_rows);
   };
   MachineProfile profile;
   profile.identity = identity(host, device->info(), model.config, 64);
@@ -415,6 +416,12 @@ TEST_F(MeasureTest, IdentityKnowsWhatDiffers) {
   // Attention and rebuilding were measured chunk by chunk.
   expect(identity(host, device->info(), model.config, 64, "64 tokens"),
          "(ring chunk: not said, here 64 tokens)");
+  // What was measured for fewer rows says little of more.
+  EXPECT_TRUE(
+      CheckProfileMatches(profile, identity(host, device->info(), model.config, 64, "", kUsualVisitRows))
+          .ok());
+  expect(identity(host, device->info(), model.config, 64, "", 1024),
+         "(rows of a visit: not said, here 1024)");
   profile.identity = identity(host, device->info(), model.config, 64, "64 tokens");
   expect(identity(host, device->info(), model.config, 64), "(ring chunk: 64 tokens, not here)");
 }
@@ -424,11 +431,12 @@ TEST_F(MeasureTest, BeforeAnyWeightsAreLoadedAllButTheirEncodingsIsKnownToDiffer
   const model::Model model = *model::LoadModel(*path_, *device, {});
   const HostIdentity host{"A Processor", 16 * int64_t{1 << 30}};
   const auto header = [&](device::DeviceInfo info, const model::ModelConfig& config, int32_t block_tokens) {
-    return IdentityOf(host, info, config, /*weights=*/nullptr, GeometryOf(model.config, block_tokens), "");
+    return IdentityOf(host, info, config, /*weights=*/nullptr, GeometryOf(model.config, block_tokens), "",
+                      kUsualVisitRows);
   };
   MachineProfile profile;
-  profile.identity =
-      IdentityOf(host, device->info(), model.config, model.weights.get(), GeometryOf(model.config, 64), "");
+  profile.identity = IdentityOf(host, device->info(), model.config, model.weights.get(),
+                                GeometryOf(model.config, 64), "", kUsualVisitRows);
   EXPECT_TRUE(CheckProfileMatches(profile, header(device->info(), model.config, 64)).ok());
   const auto expect = [&](const ProfileIdentity& other, const std::string& words) {
     const absl::Status status = CheckProfileMatches(profile, other);

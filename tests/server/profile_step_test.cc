@@ -123,6 +123,12 @@ TEST_F(ProfileStep, AWrongFileIsRefusedByTheModelsHeaderAlone) {
     EXPECT_TRUE(check(info).ok()) << check(info);
   }
 
+  // And curves of fewer rows than a visit has.
+  settings_.prefill_chunk_tokens = 1024;
+  EXPECT_THAT(std::string(check(device_->info()).message()),
+              HasSubstr("another model (rows of a visit: not said, here 1024)"));
+  settings_.prefill_chunk_tokens = 16;
+
   // What only the packed weights tell is left to them.
   profiler::MachineProfile packed = *measured->profile;
   const size_t at = packed.identity.model_parts.find("encodings: ");
