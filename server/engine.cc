@@ -119,10 +119,12 @@ std::string SmallerBatchesSpare(const Settings& settings, int32_t context_tokens
   Settings least = settings;
   least.max_sequences = 1;
   least.prefill_rows = std::min<int64_t>(settings.prefill_rows, kPrefillRowsMin);
+  least.prefill_chunk_tokens = std::min<int64_t>(settings.prefill_chunk_tokens, kPrefillChunkTokensMin);
   const int64_t spared_bytes = DeviceBytesBesideWeights(settings, context_tokens, info, config) -
                                DeviceBytesBesideWeights(least, context_tokens, info, config);
   if (spared_bytes <= 0) return "";
-  return absl::StrCat("; smaller --max_sequences and --prefill_rows spare up to ", FormatBytes(spared_bytes));
+  return absl::StrCat("; smaller --max_sequences, --prefill_rows and --prefill_chunk_tokens spare up to ",
+                      FormatBytes(spared_bytes));
 }
 
 }  // namespace

@@ -142,13 +142,16 @@ std::vector<Flag> MakeFlags() {
           "Prefill of new prompts leaves running streams no longer than this without a token, where one pass "
           "allows it."),
       IntFlag(
-          kMemory, "prefill_chunk_tokens", 16, 8192, "0", &S::prefill_chunk_tokens,
+          kMemory, "prefill_chunk_tokens", kPrefillChunkTokensMin, 8192, "0", &S::prefill_chunk_tokens,
           "Prompt tokens that one visit of a layer computes. Smaller: shorter gaps. Larger: faster prefill. "
-          "0: 256; on a GPU with 8 GiB or more 1024."),
+          "0: 256; on a GPU of 12 GiB or more 512, of 32 GiB or more 1024; at most a quarter of "
+          "--prefill_rows, "
+          "where those are given."),
       IntFlag(
           kMemory, "prefill_rows", kPrefillRowsMin, kTokensMax, "0", &S::prefill_rows,
-          "Prompt tokens under way at once over all prompts; their hidden states take memory. 0: four times "
-          "--prefill_chunk_tokens."),
+          "Prompt tokens under way at once over all prompts; their hidden states, and on a device "
+          "behind a link the blocks that they write, take memory. 0: four times --prefill_chunk_tokens, and "
+          "1024 at least."),
       IntFlag(
           kMemory, "reserve_output_tokens", 1, kTokensMax, "64", &S::reserve_output_tokens,
           "A waiting request starts when its prompt and this many tokens of output fit the pool. Preemption "

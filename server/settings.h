@@ -15,6 +15,7 @@
 namespace spillway::server {
 
 constexpr int64_t kPrefillRowsMin = 16;
+constexpr int64_t kPrefillChunkTokensMin = 16;
 
 // Values in effect. Units are in the names; docs/configuration.md explains each.
 struct Settings {

@@ -195,8 +195,11 @@ TEST_F(ProfileStep,
     return std::string(status.message());
   };
   EXPECT_THAT(refusal(64, 1024),
-              AllOf(HasSubstr("would do"), HasSubstr("--max_sequences and --prefill_rows spare")));
+              AllOf(HasSubstr("would do"),
+                    HasSubstr("--max_sequences, --prefill_rows and --prefill_chunk_tokens spare")));
   EXPECT_THAT(refusal(1, 16), AllOf(HasSubstr("would do"), testing::Not(HasSubstr("--max_sequences"))));
+  settings_.prefill_chunk_tokens = 64;
+  EXPECT_THAT(refusal(1, 16), HasSubstr("--prefill_chunk_tokens spare"));
 }
 
 TEST(HostNumaNode, IsTheFlagsElseTheDevicesWhereThereAreOthers) {
