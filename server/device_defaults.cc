@@ -26,7 +26,6 @@ int64_t ChunkTokensOn(const device::DeviceInfo& info) {
 Settings SettingsOn(const device::DeviceInfo& info, const Settings& settings) {
   constexpr int64_t kItems = scheduler::PrefillQueue::kItems;
   Settings settled = settings;
-  if (settled.weights == "auto") settled.weights = info.multiplies_packed_weights ? "packed" : "expanded";
   if (settled.prefill_chunk_tokens == 0) {
     settled.prefill_chunk_tokens = ChunkTokensOn(info);
     if (settled.prefill_rows > 0) {

@@ -7,7 +7,7 @@
 
 namespace spillway::server {
 
-// The settings with a value for --weights, --prefill_chunk_tokens and --prefill_rows, where none was given.
+// The settings with a value for --prefill_chunk_tokens and --prefill_rows, where none was given.
 Settings SettingsOn(const device::DeviceInfo& info, const Settings& settings);
 
 }  // namespace spillway::server

@@ -168,7 +168,9 @@ absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const Mod
         "--weights_on=host: this device's memory is the host's, so nothing would be streamed; use auto");
   }
   model::WeightOptions options;
-  options.mode = settings.weights == "packed" ? device::WeightMode::kPacked : device::WeightMode::kExpanded;
+  options.mode = settings.weights == "packed"     ? device::WeightMode::kPacked
+                 : settings.weights == "expanded" ? device::WeightMode::kExpanded
+                                                  : device::WeightMode::kAuto;
   options.layers_on = settings.weights_on == "host"     ? model::WeightPlace::kHost
                       : settings.weights_on == "device" ? model::WeightPlace::kDevice
                                                         : model::WeightPlace::kAuto;
@@ -201,7 +203,11 @@ absl::StatusOr<model::Model> LoadServedModel(const Settings& settings, const Mod
     Log(LogLevel::kWarning, "NO TOKENIZER: the model takes and gives token ids only",
         {{"reason", loaded->why_no_text}});
   }
-  if (const model::ModelWeights& weights = *loaded->weights; weights.layers_on_host()) {
+  const model::ModelWeights& weights = *loaded->weights;
+  Log(LogLevel::kInfo, "weights loaded",
+      {{"packed", FormatBytes(weights.packed_bytes())},
+       {device::NameOf(device.info().compute_dtype), FormatBytes(weights.plain_bytes())}});
+  if (weights.layers_on_host()) {
     Log(LogLevel::kWarning,
         "the layers' weights lie on the host: each step loads them over the link, a layer at a time",
         {{"layers", FormatBytes(weights.host_bytes())},

@@ -96,8 +96,9 @@ std::vector<Flag> MakeFlags() {
       ChoiceFlag(
           kModel, "weights", {"auto", "expanded", "packed"}, "auto", &S::weights,
           "expanded: decoded to --dtype at load. packed: kept as a GGUF file encodes them, in device memory "
-          "and on the link, and decoded by each product; on a GPU alone. auto: packed on a GPU, else "
-          "expanded."),
+          "and on the link, and decoded by each product; on a GPU alone. auto: on a GPU packed, but expanded "
+          "those that it would decode anew for each product: all where --dtype is not bf16, rows that are "
+          "no multiple of 256, and what is stacked of packed and plain tensors."),
       ChoiceFlag(kModel, "weights_on", {"auto", "device", "host"}, "auto", &S::weights_on,
                  "Where the layers' weights lie. device: all there. host: in host memory, streamed over the "
                  "link a layer at a time, for models larger than the device. auto: host where the device is "

@@ -46,7 +46,6 @@ struct DeviceInfo {
   std::string driver;                 // "CUDA 13.0, driver 580.65"; empty: none
   std::string link;                   // "PCIe 4.0 x16"; empty: none
   int32_t numa_node = -1;  // of the host's memory that its link leads to; -1: not known, or no link
-  bool multiplies_packed_weights = false;  // as files encode them: WeightMode::kPacked
 };
 
 // Output features of a matrix from `first` on, up to the next part's, in one encoding.
@@ -70,6 +69,8 @@ struct PackedMatrix {
   // What `data` consists of, where the device keeps each part as its file encodes it; else none.
   int32_t n_parts = 0;
   std::array<MatrixPart, kMatrixPartsMax> parts;
+  // Rows lie one after the other, of size_bytes / n each: T, or in a packed encoding. Embed reads them.
+  bool is_table = false;
 };
 
 class Device {
@@ -121,8 +122,12 @@ class Device {
   // InvalidArgument where the device cannot multiply it. Reads shapes and encodings, not data.
   virtual absl::StatusOr<PackedMatrix> PlanMatrix(absl::Span<const TensorView> parts,
                                                   WeightMode mode) const = 0;
+  // What `table`, [n, k], of which Embed reads rows, will be held as: a looked-up row is decoded, whatever
+  // its encoding and length, so kAuto keeps packed all that this device reads so. A device that reads none
+  // has rows of T in every mode. A matrix of PlanMatrix may be a table too (`is_table`).
+  virtual absl::StatusOr<PackedMatrix> PlanTable(const TensorView& table, WeightMode mode) const = 0;
   // Writes `plan.size_bytes` bytes to `packed` in host memory; thread-safe. REQUIRES: `plan` was made of
-  // these parts.
+  // these parts, or of more rows of which these are some and is a table cut to them (n and size_bytes).
   virtual absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
                                   void* packed) const = 0;
   // Output features [first, first + n) of `matrix` as a matrix of its own over the same bytes (K and V of a

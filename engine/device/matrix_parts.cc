@@ -1,9 +1,12 @@
 #include "engine/device/matrix_parts.h"
 
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
+#include "engine/device/narrowing.h"
 
 namespace spillway::device {
 
@@ -33,6 +36,36 @@ absl::StatusOr<StackedShape> ShapeOfParts(absl::Span<const TensorView> parts) {
     stacked.n += part.shape[0];
   }
   return stacked;
+}
+
+Encoding EncodingOf(DType type) {
+  return type == DType::kF32 ? Encoding::kF32 : type == DType::kF16 ? Encoding::kF16 : Encoding::kBF16;
+}
+
+absl::StatusOr<PackedMatrix> PlanExpandedRows(absl::Span<const TensorView> parts, DType type) {
+  SPILLWAY_ASSIGN_OR_RETURN(const StackedShape shape, ShapeOfParts(parts));
+  PackedMatrix plan;
+  plan.n = shape.n;
+  plan.k = shape.k;
+  plan.encoding = EncodingOf(type);
+  plan.size_bytes = shape.n * shape.k * SizeOf(type);
+  plan.is_table = parts.size() == 1;
+  return plan;
+}
+
+void PackExpandedRows(absl::Span<const TensorView> parts, DType type, void* packed) {
+  uint8_t* out = static_cast<uint8_t*>(packed);
+  std::vector<float> row;
+  for (const TensorView& part : parts) {
+    const int64_t k = part.shape[1];
+    const int64_t encoded_bytes = EncodedBytes(part.encoding, k);
+    row.resize(static_cast<size_t>(k));
+    for (int64_t i = 0; i < part.shape[0]; ++i) {
+      DecodeToF32(part.encoding, part.data + i * encoded_bytes, k, row.data());
+      NarrowFromF32(type, row.data(), k, out);
+      out += k * SizeOf(type);
+    }
+  }
 }
 
 }  // namespace spillway::device

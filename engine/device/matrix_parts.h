@@ -6,7 +6,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/device/device.h"
 #include "engine/device/tensor.h"
+#include "engine/device/types.h"
 
 namespace spillway::device {
 
@@ -20,6 +22,12 @@ struct StackedShape {
 // InvalidArgument names the part that is no matrix, has rows of another length or of broken blocks, or is too
 // large. REQUIRES: there is a part.
 absl::StatusOr<StackedShape> ShapeOfParts(absl::Span<const TensorView> parts);
+
+Encoding EncodingOf(DType type);
+// The parts as rows of `type`, one after the other: what that takes (a table, where it is one part), and
+// writing it.
+absl::StatusOr<PackedMatrix> PlanExpandedRows(absl::Span<const TensorView> parts, DType type);
+void PackExpandedRows(absl::Span<const TensorView> parts, DType type, void* packed);
 
 }  // namespace spillway::device
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "engine/device/tensor_encoding.h"
 #include "engine/device/types.h"
 
 namespace spillway::device {
@@ -18,11 +19,14 @@ struct PackedMatrix;
 constexpr int32_t kHeadElementsMax = 512;
 
 // hidden[r, :] = table[ids[r], :] * scale (+ positions[append[r].position, :], for learned positions).
-// The tables are matrices in row-major T.
+// Rows of the tables lie one after the other. Where those of `table` stay packed, each element is rounded to
+// T as it is decoded: a row is that of the expanded table.
 struct EmbedArgs {
   int32_t rows = 0;
   int32_t d = 0;
-  DevicePtr table;      // T [vocab, d]
+  DevicePtr table;  // [vocab, d] as Device::PlanTable says: packed, or T
+  // PackedMatrix::encoding of the table; a plain one means T.
+  Encoding encoding = Encoding::kF32;
   DevicePtr ids;        // int32 [rows]
   DevicePtr positions;  // T [*, d] or null
   DevicePtr append;     // AppendRow [rows], of which only the position is read; with `positions`

@@ -13,8 +13,9 @@ constexpr const char* NameOf(DType type) {
   return type == DType::kF32 ? "f32" : type == DType::kF16 ? "f16" : "bf16";
 }
 
-// How weight matrices are held: as the file packs them, or expanded to the compute type at load.
-enum class WeightMode : uint8_t { kPacked, kExpanded };
+// How weight matrices are held: as the file packs them, or expanded to the compute type at load. kAuto: each
+// as this device multiplies it well, packed rather than expanded.
+enum class WeightMode : uint8_t { kPacked, kExpanded, kAuto };
 
 // An address in device memory. The host does arithmetic on it and nothing else.
 struct DevicePtr {

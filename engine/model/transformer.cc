@@ -135,7 +135,8 @@ void Transformer::Embed(StreamId stream, const RowBatch& batch) {
   device::EmbedArgs args;
   args.rows = batch.rows;
   args.d = config_.d_model;
-  args.table = weights_.embedding();
+  args.table = weights_.embedding().data;
+  args.encoding = weights_.embedding().encoding;
   args.ids = batch.ids;
   args.positions = weights_.position_embedding();
   args.append = batch.append;

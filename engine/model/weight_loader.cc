@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/numa_node.h"
 #include "base/status_macros.h"
+#include "engine/device/matrix_parts.h"
 #include "engine/device/narrowing.h"
 
 namespace spillway::model {
@@ -26,7 +27,10 @@ constexpr int64_t kRowsPerJob = 2048;     // of an embedding, so that several th
 
 int64_t RoundUp(int64_t bytes) { return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes; }
 
-constexpr const char* kUseNames[] = {"weights: layers", "weights: embedding", "weights: head",
+constexpr const char* kUseNames[] = {"weights: layers",
+                                     "weights: embedding",
+                                     "weights: embedding, which is the head",
+                                     "weights: head",
                                      "weights: head (the tied embedding, packed for products)",
                                      "weights: norms and tables"};
 
@@ -49,6 +53,11 @@ int64_t WeightLoader::Reserve(int64_t size_bytes, Use use) {
   return offset;
 }
 
+int64_t WeightLoader::Reserve(const device::PackedMatrix& matrix, Use use) {
+  (device::IsPlain(matrix.encoding) ? plain_bytes_ : packed_bytes_) += matrix.size_bytes;
+  return Reserve(matrix.size_bytes, use);
+}
+
 void WeightLoader::SetLater(device::DevicePtr* ptr, int64_t offset_bytes) {
   if (host_layers_.empty()) {
     addresses_.emplace_back(ptr, offset_bytes);
@@ -68,15 +77,31 @@ int64_t WeightLoader::largest_layer_bytes() const {
 
 void WeightLoader::BeginHostLayer() { host_layers_.push_back(host_reserved_bytes_); }
 
-absl::Status WeightLoader::PlaceMatrix(const std::vector<std::string>& names, Use use,
-                                       device::PackedMatrix* matrix) {
-  std::vector<device::TensorView> parts;
+absl::StatusOr<std::vector<device::TensorView>> WeightLoader::Tensors(
+    const std::vector<std::string>& names) const {
+  std::vector<device::TensorView> tensors;
   for (const std::string& name : names) {
     SPILLWAY_ASSIGN_OR_RETURN(const device::TensorView* tensor, Tensor(name));
-    parts.push_back(*tensor);
+    tensors.push_back(*tensor);
   }
+  return tensors;
+}
+
+absl::StatusOr<device::PackedMatrix> WeightLoader::PlanMatrix(const std::vector<std::string>& names) const {
+  SPILLWAY_ASSIGN_OR_RETURN(const std::vector<device::TensorView> parts, Tensors(names));
+  return device_.PlanMatrix(parts, options_.mode);
+}
+
+absl::StatusOr<device::PackedMatrix> WeightLoader::PlanTable(const std::string& name) const {
+  SPILLWAY_ASSIGN_OR_RETURN(const device::TensorView* tensor, Tensor(name));
+  return device_.PlanTable(*tensor, options_.mode);
+}
+
+absl::Status WeightLoader::PlaceMatrix(const std::vector<std::string>& names, Use use,
+                                       device::PackedMatrix* matrix) {
+  SPILLWAY_ASSIGN_OR_RETURN(std::vector<device::TensorView> parts, Tensors(names));
   SPILLWAY_ASSIGN_OR_RETURN(*matrix, device_.PlanMatrix(parts, options_.mode));
-  const int64_t offset = Reserve(matrix->size_bytes, use);
+  const int64_t offset = Reserve(*matrix, use);
   SetLater(&matrix->data, offset);
   jobs_.push_back({!host_layers_.empty(), offset, matrix->size_bytes,
                    [this, parts = std::move(parts), plan = *matrix](uint8_t* out) {
@@ -115,31 +140,40 @@ void WeightLoader::PlaceF32(std::vector<float> values, device::DevicePtr* ptr) {
                    }});
 }
 
-absl::Status WeightLoader::PlaceRows(const std::string& name, int64_t first, Use use,
-                                     device::DevicePtr* ptr) {
+int64_t WeightLoader::PlaceRows(const device::TensorView& tensor, int64_t first,
+                                const device::PackedMatrix& plan, Use use) {
+  SPILLWAY_CHECK(plan.is_table && host_layers_.empty());
+  const int64_t row_bytes = plan.size_bytes / plan.n;
+  const int64_t offset = Reserve(plan, use);
+  for (int64_t done = 0; done < plan.n; done += kRowsPerJob) {
+    device::PackedMatrix piece = plan;
+    piece.n = std::min(kRowsPerJob, plan.n - done);
+    piece.size_bytes = piece.n * row_bytes;
+    jobs_.push_back({false, offset + done * row_bytes, piece.size_bytes, [=, this](uint8_t* out) {
+                       std::vector<uint8_t> room;
+                       const device::TensorView read = source_.Rows(tensor, first + done, piece.n, &room);
+                       return device_.PackMatrix({&read, 1}, piece, out);
+                     }});
+  }
+  return offset;
+}
+
+absl::Status WeightLoader::PlaceTable(const std::string& name, Use use,
+                                      std::vector<device::PackedMatrix*> tables) {
+  SPILLWAY_ASSIGN_OR_RETURN(const device::TensorView* tensor, Tensor(name));
+  const int64_t offset = PlaceRows(*tensor, 0, *tables.front(), use);
+  for (device::PackedMatrix* table : tables) SetLater(&table->data, offset);
+  return absl::OkStatus();
+}
+
+absl::Status WeightLoader::PlaceExpandedRows(const std::string& name, int64_t first, device::DevicePtr* ptr) {
   SPILLWAY_ASSIGN_OR_RETURN(const device::TensorView* tensor, Tensor(name));
   SPILLWAY_CHECK(tensor->shape.size() == 2 && first >= 0 && first < tensor->shape[0]);
-  const int64_t rows = tensor->shape[0] - first;
-  const int64_t columns = tensor->shape[1];
-  const device::DType dtype = device_.info().compute_dtype;
-  const int64_t row_bytes = columns * device::SizeOf(dtype);
-  const int64_t offset = Reserve(rows * row_bytes, use);
-  SetLater(ptr, offset);
-  for (int64_t done = 0; done < rows; done += kRowsPerJob) {
-    const int64_t count = std::min(kRowsPerJob, rows - done);
-    jobs_.push_back(
-        {!host_layers_.empty(), offset + done * row_bytes, count * row_bytes, [=, this](uint8_t* out) {
-           std::vector<uint8_t> room;
-           const device::TensorView read = source_.Rows(*tensor, first + done, count, &room);
-           const int64_t encoded_bytes = device::EncodedBytes(read.encoding, columns);
-           std::vector<float> row(static_cast<size_t>(columns));
-           for (int64_t i = 0; i < count; ++i) {
-             device::DecodeToF32(read.encoding, read.data + i * encoded_bytes, columns, row.data());
-             device::NarrowFromF32(dtype, row.data(), columns, out + i * row_bytes);
-           }
-           return absl::OkStatus();
-         }});
-  }
+  device::TensorView rows = *tensor;
+  rows.shape[0] -= first;
+  SPILLWAY_ASSIGN_OR_RETURN(const device::PackedMatrix plan,
+                            device_.PlanTable(rows, device::WeightMode::kExpanded));
+  SetLater(ptr, PlaceRows(*tensor, first, plan, Use::kEmbedding));
   return absl::OkStatus();
 }
 
@@ -152,6 +186,8 @@ absl::Status WeightLoader::Fill(ModelWeights& weights) {
   }
   weights.read_bytes_per_step_ =
       reserved_bytes_ + host_reserved_bytes_ - use_bytes_[static_cast<size_t>(Use::kEmbedding)];
+  weights.packed_bytes_ = packed_bytes_;
+  weights.plain_bytes_ = plain_bytes_;
   if (!host_layers_.empty()) SPILLWAY_RETURN_IF_ERROR(MapHost(weights));
   return RunJobs(weights);
 }

@@ -21,19 +21,24 @@ namespace spillway::model {
 class WeightLoader {
  public:
   // What a piece of memory is for; a line of the memory table.
-  enum class Use : uint8_t { kLayers, kEmbedding, kHead, kTiedHead, kSmall };
+  enum class Use : uint8_t { kLayers, kEmbedding, kTiedEmbedding, kHead, kTiedHead, kSmall };
 
   // All references outlive this.
   WeightLoader(device::Device& device, const TensorSource& source, const WeightOptions& options)
       : device_(device), source_(source), options_(options) {}
 
+  // What the device holds the tensors `names` as, stacked along n, or the rows of `name`.
+  absl::StatusOr<device::PackedMatrix> PlanMatrix(const std::vector<std::string>& names) const;
+  absl::StatusOr<device::PackedMatrix> PlanTable(const std::string& name) const;
   // A matrix of the tensors `names` stacked along n. `matrix` gets its address by Fill.
   absl::Status PlaceMatrix(const std::vector<std::string>& names, Use use, device::PackedMatrix* matrix);
   // Tensors, one after the other, as f32. `ptr` gets its address by Fill.
   absl::Status PlaceF32(const std::vector<std::string>& names, device::DevicePtr* ptr);
   void PlaceF32(std::vector<float> values, device::DevicePtr* ptr);
-  // A matrix from its row `first` on, as rows of the compute dtype, [n - first, k].
-  absl::Status PlaceRows(const std::string& name, int64_t first, Use use, device::DevicePtr* ptr);
+  // The rows of `name`, once, for `tables`: the same plan, of which is_table. Each gets its address by Fill.
+  absl::Status PlaceTable(const std::string& name, Use use, std::vector<device::PackedMatrix*> tables);
+  // A matrix from its row `first` on, as rows of the compute dtype, [n - first, k]; of the embedding's use.
+  absl::Status PlaceExpandedRows(const std::string& name, int64_t first, device::DevicePtr* ptr);
 
   // What is placed from here on, until the next call, is one layer: a run of its own in host memory. Its
   // addresses count from kLayerOrigin, the layer's beginning; that is not 0, which would say that there is
@@ -59,8 +64,14 @@ class WeightLoader {
   };
 
   absl::StatusOr<const device::TensorView*> Tensor(const std::string& name) const;
+  absl::StatusOr<std::vector<device::TensorView>> Tensors(const std::vector<std::string>& names) const;
+  // Rows of `tensor` from `first` on, as `plan`, a table; jobs of a few rows each, which several threads
+  // share. Returns the offset.
+  int64_t PlaceRows(const device::TensorView& tensor, int64_t first, const device::PackedMatrix& plan,
+                    Use use);
   // Reserves room and returns its offset.
   int64_t Reserve(int64_t size_bytes, Use use);
+  int64_t Reserve(const device::PackedMatrix& matrix, Use use);
   // `ptr` lies at `offset_bytes` of what is being placed.
   void SetLater(device::DevicePtr* ptr, int64_t offset_bytes);
   absl::Status MapHost(ModelWeights& weights);
@@ -75,7 +86,9 @@ class WeightLoader {
   int64_t reserved_bytes_ = 0;                                   // on the device
   int64_t host_reserved_bytes_ = 0;                              // on the host
   std::vector<int64_t> host_layers_;                             // where they begin
-  std::vector<int64_t> use_bytes_ = std::vector<int64_t>(5, 0);  // by Use
+  std::vector<int64_t> use_bytes_ = std::vector<int64_t>(6, 0);  // by Use
+  int64_t packed_bytes_ = 0;                                     // of matrices and tables
+  int64_t plain_bytes_ = 0;
   std::vector<Job> jobs_;
   std::vector<std::pair<device::DevicePtr*, int64_t>> addresses_;  // on the device: to set, and offsets
 

@@ -70,21 +70,35 @@ int32_t LoadingThreads(const device::DeviceInfo& info, const WeightOptions& opti
   return std::clamp(static_cast<int32_t>(std::thread::hardware_concurrency()), 1, kThreadsMax);
 }
 
-absl::Status ModelWeights::Place(const ModelConfig& config, WeightPlace layers_on, WeightLoader& loader) {
+// A tied head is the embedding where the device reads rows of what it multiplies; else each has a layout of
+// its own.
+absl::Status ModelWeights::PlaceEnds(const ModelConfig& config, WeightLoader& loader) {
   using Use = WeightLoader::Use;
+  const std::string embedding = "token_embd.weight";
+  if (config.has_tied_embedding) {
+    SPILLWAY_ASSIGN_OR_RETURN(head_, loader.PlanMatrix({embedding}));
+    if (head_.is_table) {
+      embedding_ = head_;
+      return loader.PlaceTable(embedding, Use::kTiedEmbedding, {&embedding_, &head_});
+    }
+  }
+  SPILLWAY_ASSIGN_OR_RETURN(embedding_, loader.PlanTable(embedding));
+  SPILLWAY_RETURN_IF_ERROR(loader.PlaceTable(embedding, Use::kEmbedding, {&embedding_}));
+  return config.has_tied_embedding ? loader.PlaceMatrix({embedding}, Use::kTiedHead, &head_)
+                                   : loader.PlaceMatrix({"output.weight"}, Use::kHead, &head_);
+}
+
+absl::Status ModelWeights::Place(const ModelConfig& config, WeightPlace layers_on, WeightLoader& loader) {
   layers_.assign(static_cast<size_t>(config.n_layers), {});
-  SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("token_embd.weight", 0, Use::kEmbedding, &embedding_));
+  SPILLWAY_RETURN_IF_ERROR(PlaceEnds(config, loader));
   if (config.position == PositionKind::kLearned) {
-    SPILLWAY_RETURN_IF_ERROR(loader.PlaceRows("position_embd.weight", config.position_offset, Use::kEmbedding,
-                                              &position_embedding_));
+    SPILLWAY_RETURN_IF_ERROR(
+        loader.PlaceExpandedRows("position_embd.weight", config.position_offset, &position_embedding_));
   }
   SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.weight"}, &output_norm_));
   if (config.norm == NormKind::kLayer) {
     SPILLWAY_RETURN_IF_ERROR(loader.PlaceF32({"output_norm.bias"}, &output_norm_bias_));
   }
-  SPILLWAY_RETURN_IF_ERROR(config.has_tied_embedding
-                               ? loader.PlaceMatrix({"token_embd.weight"}, Use::kTiedHead, &head_)
-                               : loader.PlaceMatrix({"output.weight"}, Use::kHead, &head_));
   if (config.position == PositionKind::kRotary) {
     loader.PlaceF32(InverseFrequencies(config.rope), &inverse_frequency_);
   }

@@ -103,16 +103,20 @@ class ModelWeights final : public LayerSource {
   // The layer whose bytes begin at `base`, which is aligned as Device::Allocate aligns.
   LayerWeights LayerAt(int32_t layer, device::DevicePtr base) const;
 
-  device::DevicePtr embedding() const { return embedding_; }                    // T [vocab, d]
+  const device::PackedMatrix& embedding() const { return embedding_; }          // [vocab, d], a table
   device::DevicePtr position_embedding() const { return position_embedding_; }  // T [context, d] or null
   device::DevicePtr inverse_frequency() const { return inverse_frequency_; }    // f32 [rope.dims / 2]
   device::DevicePtr output_norm() const { return output_norm_; }                // f32 [d]
   device::DevicePtr output_norm_bias() const { return output_norm_bias_; }      // f32 [d] or null
-  const device::PackedMatrix& head() const { return head_; }                    // [vocab, d]
+  const device::PackedMatrix& head() const { return head_; }  // [vocab, d]; of a tied one perhaps embedding()
 
   int64_t allocated_bytes() const { return allocated_bytes_; }  // on the device
-  // Bytes that every decode step reads: all matrices and norms, the head included, the embedding not.
+  // Bytes that every decode step reads: all matrices and norms, the head included, an embedding that is no
+  // head not.
   int64_t read_bytes_per_step() const { return read_bytes_per_step_; }
+  // Of matrices, and of the embedding, that stay packed as the source encodes them, and of those that do not.
+  int64_t packed_bytes() const { return packed_bytes_; }
+  int64_t plain_bytes() const { return plain_bytes_; }
   // By use; adds up to allocated_bytes() + host_bytes().
   const std::vector<MemoryUse>& memory() const { return memory_; }
 
@@ -125,6 +129,7 @@ class ModelWeights final : public LayerSource {
   };
 
   explicit ModelWeights(device::Device& device) : device_(device) {}
+  absl::Status PlaceEnds(const ModelConfig& config, class WeightLoader& loader);
   absl::Status Place(const ModelConfig& config, WeightPlace layers_on, class WeightLoader& loader);
   const Run& RunOf(int32_t layer) const { return runs_[static_cast<size_t>(layer)]; }
 
@@ -136,10 +141,12 @@ class ModelWeights final : public LayerSource {
   std::vector<Run> runs_;  // [n_layers] of layers on the host
   int64_t allocated_bytes_ = 0;
   int64_t read_bytes_per_step_ = 0;
+  int64_t packed_bytes_ = 0;
+  int64_t plain_bytes_ = 0;
   std::vector<MemoryUse> memory_;
 
   std::vector<LayerWeights> layers_;  // [n_layers]
-  device::DevicePtr embedding_;
+  device::PackedMatrix embedding_;
   device::DevicePtr position_embedding_;
   device::DevicePtr inverse_frequency_;
   device::DevicePtr output_norm_;

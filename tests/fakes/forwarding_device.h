@@ -56,6 +56,9 @@ class ForwardingDevice : public Device {
                                           WeightMode mode) const override {
     return target_.PlanMatrix(parts, mode);
   }
+  absl::StatusOr<PackedMatrix> PlanTable(const TensorView& table, WeightMode mode) const override {
+    return target_.PlanTable(table, mode);
+  }
   absl::StatusOr<PackedMatrix> SliceMatrix(const PackedMatrix& matrix, int64_t first,
                                            int64_t n) const override {
     return target_.SliceMatrix(matrix, first, n);

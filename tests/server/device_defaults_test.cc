@@ -15,9 +15,11 @@ device::DeviceInfo Gpu(int64_t memory_bytes) {
 void ExpectSettled(const device::DeviceInfo& info, int64_t chunk_tokens, int64_t rows,
                    int64_t want_chunk_tokens, int64_t want_rows) {
   Settings settings;
+  settings.weights = "auto";
   settings.prefill_chunk_tokens = chunk_tokens;
   settings.prefill_rows = rows;
   const Settings settled = SettingsOn(info, settings);
+  EXPECT_EQ(settled.weights, "auto");
   EXPECT_EQ(settled.prefill_chunk_tokens, want_chunk_tokens);
   EXPECT_EQ(settled.prefill_rows, want_rows);
 }

@@ -19,6 +19,7 @@
 #include "engine/device/cpu/sampler.h"
 #include "engine/device/cpu/thread_team.h"
 #include "engine/device/cpu/weight_layout.h"
+#include "engine/device/matrix_parts.h"
 
 namespace spillway::device {
 namespace {
@@ -103,8 +104,15 @@ class CpuDevice final : public Device {
                                           WeightMode mode) const override {
     return PlanPanels(parts, mode, info_.compute_dtype);
   }
+  absl::StatusOr<PackedMatrix> PlanTable(const TensorView& table, WeightMode) const override {
+    return PlanExpandedRows({&table, 1}, info_.compute_dtype);
+  }
   absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
                           void* packed) const override {
+    if (plan.is_table) {
+      PackExpandedRows(parts, info_.compute_dtype, packed);
+      return absl::OkStatus();
+    }
     PackPanels(parts, plan, info_.threads, packed);
     return absl::OkStatus();
   }
@@ -194,6 +202,7 @@ int64_t CpuDevice::ElapsedNs(EventId begin, EventId end) {
 
 void CpuDevice::Embed(StreamId, const EmbedArgs& args) {
   SPILLWAY_CHECK_MSG(!args.positions || args.append, "learned positions need the rows' positions");
+  SPILLWAY_CHECK_MSG(IsPlain(args.encoding), "the CPU device reads expanded tables");
   if (Failed()) return;
   const AppendRow* append = At<const AppendRow>(args.append);
   const int32_t* ids = At<const int32_t>(args.ids);

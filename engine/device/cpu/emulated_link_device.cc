@@ -115,6 +115,9 @@ class EmulatedLinkDevice final : public Device {
                                           WeightMode mode) const override {
     return compute_->PlanMatrix(parts, mode);
   }
+  absl::StatusOr<PackedMatrix> PlanTable(const TensorView& table, WeightMode mode) const override {
+    return compute_->PlanTable(table, mode);
+  }
   absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
                           void* packed) const override {
     return compute_->PackMatrix(parts, plan, packed);

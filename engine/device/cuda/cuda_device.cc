@@ -84,6 +84,9 @@ class CudaDevice final : public Device {
                                           WeightMode mode) const override {
     return PlanRows(parts, mode, info_.compute_dtype);
   }
+  absl::StatusOr<PackedMatrix> PlanTable(const TensorView& table, WeightMode mode) const override {
+    return PlanTableRows(table, mode, info_.compute_dtype);
+  }
   absl::Status PackMatrix(absl::Span<const TensorView> parts, const PackedMatrix& plan,
                           void* packed) const override {
     PackRows(parts, plan, info_.compute_dtype, packed);
@@ -364,7 +367,17 @@ void CudaDevice::Embed(StreamId stream, const EmbedArgs& args) {
   SPILLWAY_CHECK_MSG(!args.positions || args.append, "learned positions need the rows' positions");
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
-  error_.Check(LaunchEmbed(info_.compute_dtype, args, KernelsOn(on)), "embedding");
+  if (IsPlain(args.encoding)) {
+    error_.Check(LaunchEmbed(info_.compute_dtype, args, KernelsOn(on)), "embedding");
+    return;
+  }
+  PackedMatrix table;
+  table.data = args.table;
+  table.k = args.d;
+  table.encoding = args.encoding;
+  table.n_parts = 1;
+  table.parts[0] = {0, args.encoding};
+  error_.Check(LaunchEmbedPacked(info_.compute_dtype, RowsOf(table), args, KernelsOn(on)), "embedding");
 }
 
 void CudaDevice::AddNorm(StreamId stream, const AddNormArgs& args) {
@@ -445,7 +458,6 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const CudaDeviceOptions
   info.driver = gpu.driver;
   info.link = gpu.link;
   info.numa_node = gpu.numa_node;
-  info.multiplies_packed_weights = true;
   info.compute_dtype = options.dtype.value_or(DType::kBF16);
   SPILLWAY_ASSIGN_OR_RETURN(
       info.memory_bytes, UsableBytes(options.memory_bytes, options.scratch_bytes + options.workspace_bytes));

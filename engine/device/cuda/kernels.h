@@ -22,6 +22,9 @@ namespace spillway::device::cuda {
 cudaError_t ProbeKernels(int* capability);
 
 cudaError_t LaunchEmbed(DType type, const EmbedArgs& args, KernelStream stream);
+// The same where rows of args.table stay packed: `table`, of one part.
+cudaError_t LaunchEmbedPacked(DType type, const PackedRows& table, const EmbedArgs& args,
+                              KernelStream stream);
 cudaError_t LaunchAddNorm(DType type, const AddNormArgs& args, KernelStream stream);
 cudaError_t LaunchRopeAppend(DType type, const RopeAppendArgs& args, KernelStream stream);
 

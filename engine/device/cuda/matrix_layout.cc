@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -11,7 +10,6 @@
 #include "engine/device/cuda/address.h"
 #include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/matrix_parts.h"
-#include "engine/device/narrowing.h"
 
 namespace spillway::device::cuda {
 namespace {
@@ -23,22 +21,41 @@ int64_t Aligned(int64_t bytes) {
   return (bytes + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment;
 }
 
+// Rather than expanded: products of few rows read it once, as it is.
+bool IsBestPacked(absl::Span<const TensorView> parts, DType type) {
+  return type == DType::kBF16 && parts.size() <= kMatrixPartsMax &&
+         std::all_of(parts.begin(), parts.end(), [](const TensorView& part) {
+           return HasPackedProduct(part.encoding) && part.shape[1] % kPackedSpanElements == 0;
+         });
+}
+
 }  // namespace
 
-Encoding EncodingOf(DType type) {
-  return type == DType::kF32 ? Encoding::kF32 : type == DType::kF16 ? Encoding::kF16 : Encoding::kBF16;
+bool HasPackedProduct(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::kF32:
+    case Encoding::kF16:
+    case Encoding::kBF16:
+      return false;
+    case Encoding::kQ8_0:
+    case Encoding::kQ4_0:
+    case Encoding::kQ4_1:
+    case Encoding::kQ5_0:
+    case Encoding::kQ5_1:
+    case Encoding::kQ4_K:
+    case Encoding::kQ5_K:
+    case Encoding::kQ6_K:
+      return true;
+  }
+  return false;
 }
 
 absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, WeightMode mode, DType type) {
-  SPILLWAY_ASSIGN_OR_RETURN(const StackedShape shape, ShapeOfParts(parts));
-  PackedMatrix plan;
-  plan.n = shape.n;
-  plan.k = shape.k;
-  plan.encoding = EncodingOf(type);
-  plan.size_bytes = shape.n * shape.k * SizeOf(type);
+  SPILLWAY_ASSIGN_OR_RETURN(PackedMatrix plan, PlanExpandedRows(parts, type));
+  if (mode == WeightMode::kExpanded || (mode == WeightMode::kAuto && !IsBestPacked(parts, type))) return plan;
   const auto packed = std::find_if(parts.begin(), parts.end(),
                                    [](const TensorView& part) { return !IsPlain(part.encoding); });
-  if (mode == WeightMode::kExpanded || packed == parts.end()) return plan;
+  if (packed == parts.end()) return plan;
   if (parts.size() > kMatrixPartsMax) {
     return absl::InvalidArgumentError(absl::StrCat(packed->name, ": more than ", kMatrixPartsMax,
                                                    " matrices are stacked; load them expanded "
@@ -52,29 +69,22 @@ absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, Weight
   }
   const PackedRows rows = RowsOf(plan);
   const PackedPart& last = rows.parts[rows.n_parts - 1];
-  plan.size_bytes = last.offset_bytes + (shape.n - last.first) * last.row_bytes;
+  plan.size_bytes = last.offset_bytes + (plan.n - last.first) * last.row_bytes;
   return plan;
 }
 
+absl::StatusOr<PackedMatrix> PlanTableRows(const TensorView& table, WeightMode mode, DType type) {
+  return PlanRows({&table, 1}, mode == WeightMode::kExpanded ? mode : WeightMode::kPacked, type);
+}
+
 void PackRows(absl::Span<const TensorView> parts, const PackedMatrix& plan, DType type, void* packed) {
+  if (IsPlain(plan.encoding)) return PackExpandedRows(parts, type, packed);
   uint8_t* out = static_cast<uint8_t*>(packed);
-  if (!IsPlain(plan.encoding)) {
-    const PackedRows rows = RowsOf(plan);
-    std::memset(out, 0, static_cast<size_t>(plan.size_bytes));
-    for (size_t i = 0; i < parts.size(); ++i) {
-      std::memcpy(out + rows.parts[i].offset_bytes, parts[i].data,
-                  static_cast<size_t>(parts[i].shape[0] * rows.parts[i].row_bytes));
-    }
-    return;
-  }
-  std::vector<float> row(static_cast<size_t>(plan.k));
-  for (const TensorView& part : parts) {
-    const int64_t encoded_bytes = EncodedBytes(part.encoding, plan.k);
-    for (int64_t i = 0; i < part.shape[0]; ++i) {
-      DecodeToF32(part.encoding, part.data + i * encoded_bytes, plan.k, row.data());
-      NarrowFromF32(type, row.data(), plan.k, out);
-      out += plan.k * SizeOf(type);
-    }
+  const PackedRows rows = RowsOf(plan);
+  std::memset(out, 0, static_cast<size_t>(plan.size_bytes));
+  for (size_t i = 0; i < parts.size(); ++i) {
+    std::memcpy(out + rows.parts[i].offset_bytes, parts[i].data,
+                static_cast<size_t>(parts[i].shape[0] * rows.parts[i].row_bytes));
   }
 }
 
@@ -88,6 +98,7 @@ absl::StatusOr<PackedMatrix> SliceRows(const PackedMatrix& matrix, int64_t first
   if (!IsPlain(matrix.encoding)) {
     slice.first += first;
     slice.n = n;
+    slice.is_table = matrix.is_table && n == matrix.n;
     return slice;
   }
   const int64_t row_bytes = matrix.size_bytes / matrix.n;

@@ -11,10 +11,14 @@
 
 namespace spillway::device::cuda {
 
-Encoding EncodingOf(DType type);
+// Whether rows of whole spans (kPackedSpanElements) in this encoding are multiplied as they are, on tensor
+// cores (packed_tile.h).
+bool HasPackedProduct(Encoding encoding);
 
-// Device::PlanMatrix, PackMatrix and SliceMatrix for matrices that are multiplied in `type`. Thread-safe.
+// Device::PlanMatrix, PlanTable, PackMatrix and SliceMatrix for matrices that are multiplied in `type`. kAuto
+// keeps packed what HasPackedProduct, in bf16. Thread-safe.
 absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, WeightMode mode, DType type);
+absl::StatusOr<PackedMatrix> PlanTableRows(const TensorView& table, WeightMode mode, DType type);
 void PackRows(absl::Span<const TensorView> parts, const PackedMatrix& plan, DType type, void* packed);
 absl::StatusOr<PackedMatrix> SliceRows(const PackedMatrix& matrix, int64_t first, int64_t n);
 

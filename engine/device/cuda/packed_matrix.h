@@ -11,7 +11,8 @@
 
 namespace spillway::device::cuda {
 
-constexpr int64_t kPackedAlignment = 256;  // of each part
+constexpr int64_t kPackedAlignment = 256;     // of each part
+constexpr int64_t kPackedSpanElements = 256;  // of a row, at least: what tensor-core products read at a time
 
 struct PackedPart {
   int64_t offset_bytes = 0;  // of its first row, from the matrix's data

@@ -312,7 +312,11 @@ TEST_P(CpuDeviceTest, PackedEncodingsAreRefusedWithTheWayOut) {
   ASSERT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(plan.status().message()), HasSubstr("blk.0.attn_q.weight"));
   EXPECT_THAT(std::string(plan.status().message()), HasSubstr("--weights=expanded"));
-  EXPECT_TRUE(device_->PlanMatrix({view}, WeightMode::kExpanded).ok());
+  const auto expanded = device_->PlanMatrix({view}, WeightMode::kExpanded);
+  const auto settled = device_->PlanMatrix({view}, WeightMode::kAuto);
+  ASSERT_TRUE(expanded.ok() && settled.ok());
+  EXPECT_EQ(settled->encoding, expanded->encoding);
+  EXPECT_EQ(settled->size_bytes, expanded->size_bytes);
 }
 
 TEST_P(CpuDeviceTest, SaysWhatItIs) {

@@ -62,6 +62,44 @@ TEST_F(CudaFaultTest, PackedPartsAreAlignedAndFew) {
   EXPECT_THAT(std::string(more.status().message()), AllOf(HasSubstr("ffn"), HasSubstr("--weights=expanded")));
 }
 
+TEST_F(CudaFaultTest, AutoKeepsPackedWhatIsMultipliedWellAsItIsAndEveryTable) {
+  const auto part = [](Encoding encoding, int64_t k) {
+    return TensorView{"ffn", encoding, {8, k}, nullptr, EncodedBytes(encoding, 8 * k)};
+  };
+  const auto is_packed = [](const std::vector<TensorView>& parts, DType type) {
+    const PackedMatrix plan = cuda::PlanRows(parts, WeightMode::kAuto, type).value();
+    EXPECT_EQ(plan.n_parts, plan.encoding == cuda::PlanRows(parts, WeightMode::kExpanded, type)->encoding
+                                ? 0
+                                : static_cast<int32_t>(parts.size()));
+    EXPECT_EQ(plan.is_table, parts.size() == 1);
+    return plan.n_parts > 0;
+  };
+  for (const Encoding encoding : {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0,
+                                  Encoding::kQ5_1, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K}) {
+    EXPECT_TRUE(is_packed({part(encoding, 512)}, DType::kBF16));
+    EXPECT_FALSE(is_packed({part(encoding, 512)}, DType::kF32));
+    EXPECT_FALSE(is_packed({part(encoding, 512)}, DType::kF16));
+  }
+  EXPECT_TRUE(is_packed({part(Encoding::kQ4_K, 512), part(Encoding::kQ6_K, 512)}, DType::kBF16));
+  EXPECT_FALSE(is_packed({part(Encoding::kQ4_K, 512), part(Encoding::kF16, 512)}, DType::kBF16));
+  EXPECT_FALSE(is_packed({part(Encoding::kF16, 512), part(Encoding::kQ4_K, 512)}, DType::kBF16));
+  EXPECT_FALSE(is_packed({part(Encoding::kF32, 512)}, DType::kBF16));
+  EXPECT_FALSE(is_packed({part(Encoding::kQ8_0, 576)}, DType::kBF16)) << "rows of no whole spans";
+  EXPECT_FALSE(is_packed(std::vector<TensorView>(5, part(Encoding::kQ4_K, 512)), DType::kBF16));
+
+  for (const DType type : {DType::kBF16, DType::kF32}) {
+    const PackedMatrix table =
+        cuda::PlanTableRows(part(Encoding::kQ8_0, 576), WeightMode::kAuto, type).value();
+    EXPECT_EQ(table.encoding, Encoding::kQ8_0);
+    EXPECT_EQ(table.size_bytes, 8 * 18 * 34);
+    EXPECT_TRUE(table.is_table);
+    EXPECT_TRUE(cuda::SliceRows(table, 0, 8)->is_table);
+    EXPECT_FALSE(cuda::SliceRows(table, 0, 4)->is_table) << "its rows are not all of its bytes";
+  }
+  const auto plain = cuda::PlanTableRows(part(Encoding::kF16, 576), WeightMode::kAuto, DType::kBF16);
+  EXPECT_EQ(plain->encoding, Encoding::kBF16);
+}
+
 TEST_F(CudaFaultTest, HeightsThatTheirBucketsAlgorithmRefusesHaveTheirOwn) {
   MachineOptions machine;
   machine.products_refuse_other_shapes = true;

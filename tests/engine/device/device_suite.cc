@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "tests/fakes/encode.h"
 
@@ -137,6 +138,26 @@ void DeviceSuite::Synchronize() {
   device_->Record(event_, stream_);
   const absl::Status done = device_->Synchronize(event_);
   ASSERT_TRUE(done.ok()) << done;
+}
+
+PackedParts DeviceSuite::MakePackedParts(const std::vector<std::pair<Encoding, int64_t>>& parts, int64_t k) {
+  PackedParts made;
+  std::normal_distribution<float> normal(0, 0.3F);
+  for (const auto& [encoding, rows] : parts) {
+    std::vector<float> values(static_cast<size_t>(rows * k));
+    for (float& value : values) value = normal(random_);
+    made.bytes.push_back(fakes::Encode(encoding, values));
+    DecodeToF32(encoding, made.bytes.back().data(), rows * k, values.data());
+    made.values.insert(made.values.end(), values.begin(), values.end());
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    made.views.push_back({absl::StrCat("part ", i),
+                          parts[i].first,
+                          {parts[i].second, k},
+                          made.bytes[i].data(),
+                          static_cast<int64_t>(made.bytes[i].size())});
+  }
+  return made;
 }
 
 PackedMatrix DeviceSuite::UploadMatrix(const std::vector<double>& values, int64_t n, int64_t k) {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/device/device.h"
@@ -41,6 +42,13 @@ std::vector<double> Decode(DType type, const std::vector<uint8_t>& bytes);
 void ExpectClose(const std::vector<double>& got, const std::vector<double>& want, Tolerance tolerance,
                  const std::string& what);
 
+// A matrix whose parts are packed as given, of values that each encoding holds exactly.
+struct PackedParts {
+  std::vector<std::vector<uint8_t>> bytes;
+  std::vector<TensorView> views;
+  std::vector<double> values;  // what the bytes mean
+};
+
 class DeviceSuite : public testing::TestWithParam<DeviceCase> {
  public:
   void SetUp() override;
@@ -66,6 +74,8 @@ class DeviceSuite : public testing::TestWithParam<DeviceCase> {
   std::vector<double> DownloadF32(DevicePtr source, int64_t n) { return DownloadAs(DType::kF32, source, n); }
   void Synchronize();
 
+  // Of random values; encodings and rows of the parts.
+  PackedParts MakePackedParts(const std::vector<std::pair<Encoding, int64_t>>& parts, int64_t k);
   // A [n, k] matrix of f32 values, packed and placed in device memory.
   PackedMatrix UploadMatrix(const std::vector<double>& values, int64_t n, int64_t k);
 

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "tests/engine/device/device_suite.h"
 #include "tests/engine/device/reference.h"
-#include "tests/fakes/encode.h"
 
 namespace spillway::device {
 namespace {
@@ -199,38 +198,10 @@ TEST_P(DeviceSuite, SlicesMultiplyAsTheWholeDoes) {
   EXPECT_THAT(std::string(device_->SliceMatrix(whole, 7, 20).status().message()), HasSubstr("not at 7"));
 }
 
-// A matrix whose parts are packed as given, of values that each encoding holds exactly.
-struct PackedParts {
-  std::vector<std::vector<uint8_t>> bytes;
-  std::vector<TensorView> views;
-  std::vector<double> values;  // what the bytes mean
-};
-
-PackedParts MakePackedParts(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64_t>>& parts,
-                            int64_t k) {
-  PackedParts made;
-  std::normal_distribution<float> normal(0, 0.3F);
-  for (const auto& [encoding, rows] : parts) {
-    std::vector<float> values(static_cast<size_t>(rows * k));
-    for (float& value : values) value = normal(suite.random_);
-    made.bytes.push_back(fakes::Encode(encoding, values));
-    DecodeToF32(encoding, made.bytes.back().data(), rows * k, values.data());
-    made.values.insert(made.values.end(), values.begin(), values.end());
-  }
-  for (size_t i = 0; i < parts.size(); ++i) {
-    made.views.push_back({absl::StrCat("part ", i),
-                          parts[i].first,
-                          {parts[i].second, k},
-                          made.bytes[i].data(),
-                          static_cast<int64_t>(made.bytes[i].size())});
-  }
-  return made;
-}
-
 // Multiplies rows by the packed parts, whole and by a slice, with and without an epilogue.
 void CheckPacked(DeviceSuite& suite, const std::vector<std::pair<Encoding, int64_t>>& encodings, int64_t k,
                  const std::vector<int64_t>& heights = {1, 2, 3, 4, 5, 8, 9, 21, 32, 33, 75, 128, 129}) {
-  const PackedParts parts = MakePackedParts(suite, encodings, k);
+  const PackedParts parts = suite.MakePackedParts(encodings, k);
   auto plan = suite.device_->PlanMatrix(parts.views, WeightMode::kPacked);
   if (!plan.ok()) {
     EXPECT_THAT(std::string(plan.status().message()), HasSubstr("--weights=expanded"));
@@ -312,7 +283,7 @@ TEST_P(DeviceSuite, ARowOfAPackedProductIsTheSameWhateverComesWithIt) {
   constexpr int64_t kInner = 3 * 256, kRows = 128;
   for (const int64_t features : {40, 2600}) {
     for (const Encoding encoding : {Encoding::kQ5_0, Encoding::kQ4_K, Encoding::kQ6_K}) {
-      const PackedParts parts = MakePackedParts(*this, {{encoding, features}}, kInner);
+      const PackedParts parts = MakePackedParts({{encoding, features}}, kInner);
       const auto plan = device_->PlanMatrix(parts.views, WeightMode::kPacked);
       if (!plan.ok() || type() != DType::kBF16) return;
       PackedMatrix matrix = *plan;
@@ -348,7 +319,7 @@ TEST_P(DeviceSuite, PackedPartsOfDifferentEncodingsAreOneMatrix) {
 // More features than a device expands at a time, so that the bias of a piece begins inside the whole's.
 TEST_P(DeviceSuite, PiecesOfPackedWeightsTakeTheirShareOfTheBias) {
   constexpr int64_t kFeatures = 1403, kInner = 96, kRows = 9;
-  const PackedParts parts = MakePackedParts(*this, {{Encoding::kQ8_0, kFeatures}}, kInner);
+  const PackedParts parts = MakePackedParts({{Encoding::kQ8_0, kFeatures}}, kInner);
   const auto packed = device_->PlanMatrix(parts.views, WeightMode::kPacked);
   PackedMatrix matrix =
       packed.ok() ? *packed : device_->PlanMatrix(parts.views, WeightMode::kExpanded).value();
@@ -414,7 +385,7 @@ TEST_P(DeviceSuite, ProductsOfTwoStreamsLeaveEachOtherAlone) {
   };
   std::vector<Side> sides(2);
   for (Side& side : sides) {
-    const PackedParts parts = MakePackedParts(*this, {{Encoding::kQ4_K, 48}}, kInner);
+    const PackedParts parts = MakePackedParts({{Encoding::kQ4_K, 48}}, kInner);
     const auto packed = device_->PlanMatrix(parts.views, WeightMode::kPacked);
     side.matrix = packed.ok() ? *packed : device_->PlanMatrix(parts.views, WeightMode::kExpanded).value();
     std::vector<uint8_t> bytes(static_cast<size_t>(side.matrix.size_bytes));

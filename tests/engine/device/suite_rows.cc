@@ -66,6 +66,78 @@ TEST_P(DeviceSuite, EmbedAddsTheRowOfTheRowsPosition) {
   }
 }
 
+// Rows of the table that this device makes of an encoding, packed or not, are those of its values rounded to
+// T.
+void CheckTable(DeviceSuite& suite, Encoding encoding, int64_t k, bool has_positions) {
+  constexpr int64_t kTableRows = 11;
+  const PackedParts parts = suite.MakePackedParts({{encoding, kTableRows}}, k);
+  const Values positions = suite.Random(300 * k);
+  const std::vector<int32_t> ids = {10, 0, 3, 3, 7};
+  std::vector<AppendRow> append;
+  for (const int32_t position : {0, 299, 17, 16, 1}) append.push_back({1, 2, -1, 3, position});
+  EmbedArgs args;
+  args.rows = static_cast<int32_t>(ids.size());
+  args.d = static_cast<int32_t>(k);
+  args.ids = suite.UploadArray(ids);
+  if (has_positions) {
+    args.positions = suite.UploadT(positions);
+    args.append = suite.UploadArray(append);
+  }
+  args.hidden = suite.Allocate(args.rows * k * 4);
+  args.scale = 0.5F;
+  Values want;
+  for (size_t r = 0; r < ids.size(); ++r) {
+    for (int64_t i = 0; i < k; ++i) {
+      const double position = has_positions ? positions[append[r].position * k + i] : 0;
+      want.push_back(0.5 * RoundTo(suite.type(), parts.values[ids[r] * k + i]) + position);
+    }
+  }
+  for (const WeightMode mode : {WeightMode::kAuto, WeightMode::kPacked, WeightMode::kExpanded}) {
+    const auto plan = suite.device_->PlanTable(parts.views[0], mode);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    ASSERT_TRUE(plan->is_table);
+    EXPECT_EQ(plan->size_bytes, EncodedBytes(plan->encoding, kTableRows * k));
+    if (mode == WeightMode::kExpanded) {
+      EXPECT_EQ(plan->size_bytes, kTableRows * k * SizeOf(suite.type()));
+    }
+    // In two pieces, as several threads of a loader make it.
+    std::vector<uint8_t> packed(static_cast<size_t>(plan->size_bytes));
+    const int64_t row_bytes = plan->size_bytes / kTableRows;
+    for (const auto& [first, n] : {std::pair<int64_t, int64_t>{0, 4}, {4, kTableRows - 4}}) {
+      TensorView rows = parts.views[0];
+      rows.shape[0] = n;
+      rows.data += first * (rows.size_bytes / kTableRows);
+      PackedMatrix piece = *plan;
+      piece.n = n;
+      piece.size_bytes = n * row_bytes;
+      ASSERT_TRUE(suite.device_->PackMatrix({rows}, piece, packed.data() + first * row_bytes).ok());
+    }
+    args.table = suite.UploadArray(packed);
+    args.encoding = plan->encoding;
+    suite.device_->Embed(suite.stream_, args);
+    const std::string what =
+        absl::StrCat(std::string(InfoOf(encoding).name), " of ", k, " in mode ", static_cast<int>(mode));
+    const Values got = suite.DownloadF32(args.hidden, args.rows * k);
+    // A GPU may fuse the product and the sum that decode an element: a few round to the other neighbour.
+    ExpectClose(got, want, {1e-6, 2.01 * UnitOf(suite.type()) + 1e-6}, what);
+    size_t n_others = 0;
+    for (size_t i = 0; i < got.size(); ++i) n_others += std::abs(got[i] - want[i]) > 1e-6 ? 1 : 0;
+    EXPECT_LE(n_others, got.size() / 100) << what;
+  }
+}
+
+TEST_P(DeviceSuite, EmbedTakesRowsOfATableAsItIsEncoded) {
+  for (const Encoding encoding :
+       {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1,
+        Encoding::kQ5_0, Encoding::kQ5_1, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K}) {
+    CheckTable(*this, encoding, 256, /*has_positions=*/true);
+    // More than a block of threads decodes, or rows that are no whole spans of a product.
+    const int64_t block = InfoOf(encoding).block_elements;
+    CheckTable(*this, encoding, block == 256 ? 9 * 256 : 96, /*has_positions=*/false);
+  }
+  CheckTable(*this, Encoding::kQ4_0, 69 * 32, /*has_positions=*/true);
+}
+
 TEST_P(DeviceSuite, AddNormAddsAndNormalises) {
   for (const auto& [rows, d] : {std::pair{1, 1}, {1, 64}, {3, 33}, {129, 576}, {2, 1000}}) {
     for (NormKind kind : {NormKind::kRms, NormKind::kLayer}) {

@@ -176,7 +176,7 @@ TEST(LoadRandomModelTest, GivesWeightsAndIdsButNoText) {
   // What lies on the device is what the tensors say.
   const RandomTensors tensors(model->config, 3, "t");
   const std::vector<float> want = Values(tensors, "token_embd.weight", 0, 70);
-  EXPECT_EQ(std::memcmp(reinterpret_cast<const void*>(model->weights->embedding().address), want.data(),
+  EXPECT_EQ(std::memcmp(reinterpret_cast<const void*>(model->weights->embedding().data.address), want.data(),
                         want.size() * 4),
             0);
   const auto other = LoadRandomModel(path, 4, *device, {});

@@ -117,7 +117,7 @@ TEST(ModelWeightsTest, EmbeddingRowsAreTheFilesInTheComputeType) {
   const auto device = MakeDevice(device::DType::kF32);
   const auto weights = ModelWeights::Load(*device, tiny.file, tiny.config, {});
   ASSERT_TRUE(weights.ok()) << weights.status();
-  EXPECT_EQ(std::memcmp(HostOf((*weights)->embedding()), values.data(), values.size() * 4), 0);
+  EXPECT_EQ(std::memcmp(HostOf((*weights)->embedding().data), values.data(), values.size() * 4), 0);
 }
 
 TEST(ModelWeightsTest, InverseFrequenciesFollowThetaScalingAndFactors) {
