@@ -20,8 +20,7 @@ constexpr int kRows = 16;  // queries of a warp; keys of a step of the second pr
 constexpr float kLog2E = 1.44269504F;
 constexpr int kStages = 2;
 
-// Sizes for heads of kD elements. The largest shape takes 99 KB of shared memory, what the smallest devices
-// have.
+// Sizes for heads of kD elements.
 template <int kD>
 struct Shape {
   static constexpr int kWarps = kD <= 128 ? 4 : 2;

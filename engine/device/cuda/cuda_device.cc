@@ -134,6 +134,11 @@ class CudaDevice final : public Device {
     ending_in_copies_.erase(copied);
     return {stream, false};
   }
+  // Copies and fills may be kernels.
+  void MarkCopied(cudaStream_t stream) {
+    const auto end = ending_in_copies_.end();
+    if (std::find(ending_in_copies_.begin(), end, stream) == end) ending_in_copies_.push_back(stream);
+  }
   Event& EventOf(EventId event) {
     const size_t index = static_cast<size_t>(event);
     SPILLWAY_CHECK_MSG(index < events_.size(), "no such event");
@@ -162,8 +167,8 @@ class CudaDevice final : public Device {
   DeviceMemory memory_;
   HostRanges host_ranges_;
   std::vector<cudaStream_t> streams_;
-  // Whose last kernel copies, perhaps weights, which products read before they wait for kernels ahead of
-  // them.
+  // In which something was copied behind the last operation, perhaps weights, which products read before they
+  // wait for kernels ahead of them.
   std::vector<cudaStream_t> ending_in_copies_;
   std::vector<Event> events_;
   BatchCopies batch_copies_{&host_ranges_};
@@ -181,6 +186,10 @@ class CudaDevice final : public Device {
 absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(DeviceInfo info, const Gpu& gpu,
                                                                const CudaDeviceOptions& options) {
   std::unique_ptr<CudaDevice> device(new CudaDevice(std::move(info), gpu, options));
+  // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels
+  // overlap where all want the same.
+  SPILLWAY_RETURN_IF_ERROR(
+      CudaStatus(cudaDeviceSetCacheConfig(cudaFuncCachePreferShared), "preferring shared memory"));
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(
       cudaMalloc(&device->scratch_, static_cast<size_t>(options.scratch_bytes)), "allocating scratch"));
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(
@@ -271,6 +280,7 @@ void CudaDevice::CopyWithin(StreamId stream, DevicePtr destination, DevicePtr so
   SPILLWAY_CHECK(size_bytes >= 0);
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed() || size_bytes == 0) return;
+  MarkCopied(on);
   error_.Check(cudaMemcpyAsync(At<void>(destination), At<const void>(source), static_cast<size_t>(size_bytes),
                                cudaMemcpyDeviceToDevice, on),
                "copying");
@@ -310,7 +320,7 @@ void CudaDevice::CopyIn(StreamId stream, DevicePtr destination, const void* sour
 void CudaDevice::CopySmall(cudaStream_t stream, DevicePtr destination, const uint8_t* source,
                            int64_t size_bytes) {
   const KernelStream kernels = KernelsOn(stream);
-  ending_in_copies_.push_back(stream);
+  MarkCopied(stream);
   for (int64_t done = 0; done < size_bytes && !error_.failed();) {
     absl::StatusOr<PinnedSlots::Slot> slot = copy_slots_->Take();
     if (!error_.Check(slot.status())) return;
@@ -348,6 +358,7 @@ void CudaDevice::Fill(StreamId stream, DevicePtr destination, uint8_t value, int
   SPILLWAY_CHECK(size_bytes >= 0);
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed() || size_bytes == 0) return;
+  MarkCopied(on);
   error_.Check(cudaMemsetAsync(At<void>(destination), value, static_cast<size_t>(size_bytes), on), "filling");
 }
 
@@ -366,7 +377,7 @@ bool CudaDevice::TakeScratch(cudaStream_t stream) {
 void CudaDevice::Embed(StreamId stream, const EmbedArgs& args) {
   SPILLWAY_CHECK_MSG(!args.positions || args.append, "learned positions need the rows' positions");
   const cudaStream_t on = StreamOf(stream);
-  if (error_.failed()) return;
+  if (error_.failed() || args.rows == 0) return;
   if (IsPlain(args.encoding)) {
     error_.Check(LaunchEmbed(info_.compute_dtype, args, KernelsOn(on)), "embedding");
     return;
@@ -383,7 +394,7 @@ void CudaDevice::Embed(StreamId stream, const EmbedArgs& args) {
 void CudaDevice::AddNorm(StreamId stream, const AddNormArgs& args) {
   SPILLWAY_CHECK_MSG(!args.addend || !args.row_index, "rows are added in place or chosen, not both");
   const cudaStream_t on = StreamOf(stream);
-  if (error_.failed()) return;
+  if (error_.failed() || args.rows == 0) return;
   error_.Check(LaunchAddNorm(info_.compute_dtype, args, KernelsOn(on)), "normalising");
 }
 
@@ -393,7 +404,7 @@ void CudaDevice::Gemm(StreamId stream, const PackedMatrix& weight, const GemmArg
   SPILLWAY_CHECK(args.out_dtype == DType::kF32 || args.out_dtype == info_.compute_dtype);
   SPILLWAY_CHECK(!args.accumulate || (args.out_dtype == DType::kF32 && args.activation == Activation::kNone));
   const cudaStream_t on = StreamOf(stream);
-  if (TakeScratch(on)) error_.Check(products_->Multiply(weight, args, KernelsOn(on)));
+  if (args.rows > 0 && TakeScratch(on)) error_.Check(products_->Multiply(weight, args, KernelsOn(on)));
 }
 
 void CudaDevice::RopeAppend(StreamId stream, const RopeAppendArgs& args) {
@@ -401,7 +412,7 @@ void CudaDevice::RopeAppend(StreamId stream, const RopeAppendArgs& args) {
   SPILLWAY_CHECK(args.rope_dims >= 0 && args.rope_dims <= args.d_head && args.rope_dims % 2 == 0);
   SPILLWAY_CHECK(args.append || (args.block_positions && !args.x));
   const cudaStream_t on = StreamOf(stream);
-  if (error_.failed()) return;
+  if (error_.failed() || args.rows == 0) return;
   error_.Check(LaunchRopeAppend(info_.compute_dtype, args, KernelsOn(on)), "rotating and appending");
 }
 
@@ -418,19 +429,19 @@ void CudaDevice::PartialAttention(StreamId stream, const PartialAttentionArgs& a
 void CudaDevice::MergeAttention(StreamId stream, const MergeAttentionArgs& args) {
   SPILLWAY_CHECK(args.n_parts >= 1 && args.d_head > 0 && args.d_head <= kHeadElementsMax);
   const cudaStream_t on = StreamOf(stream);
-  if (error_.failed()) return;
+  if (error_.failed() || args.rows == 0) return;
   error_.Check(LaunchMergeAttention(info_.compute_dtype, args, KernelsOn(on)), "merging attention");
 }
 
 void CudaDevice::GatedActivation(StreamId stream, const GatedActivationArgs& args) {
   const cudaStream_t on = StreamOf(stream);
-  if (error_.failed()) return;
+  if (error_.failed() || args.rows == 0) return;
   error_.Check(LaunchGatedActivation(info_.compute_dtype, args, KernelsOn(on)), "activating");
 }
 
 void CudaDevice::Sample(StreamId stream, const SampleArgs& args) {
   const cudaStream_t on = StreamOf(stream);
-  if (TakeScratch(on)) error_.Check(samples_->Enqueue(args, KernelsOn(on)));
+  if (args.rows > 0 && TakeScratch(on)) error_.Check(samples_->Enqueue(args, KernelsOn(on)));
 }
 
 absl::Status CudaDevice::WarmUp(absl::Span<const PackedMatrix> weights, absl::Span<const int32_t> rows) {

@@ -8,7 +8,7 @@ namespace spillway::device::cuda {
 
 // A value. With `overlaps` a kernel may begin while the one before it in the stream still runs, up to where
 // it waits for that one (WaitForEarlierKernels): its launch is then over when its turn comes. What is not a
-// kernel, and kernels of libraries, follow one another in full, whichever side of ours they are on.
+// kernel, and kernels of libraries, begin when all before them has ended.
 struct KernelStream {
   // NOLINTNEXTLINE(google-explicit-constructor): a stream alone is one whose kernels do not overlap.
   KernelStream(cudaStream_t stream, bool overlapping = false) : handle(stream), overlaps(overlapping) {}

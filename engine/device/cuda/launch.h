@@ -20,6 +20,8 @@ struct LaunchShape {
 
 // Kernels get more shared memory than this only when they are told so.
 constexpr size_t kSharedBytesByDefault = size_t{48} << 10;
+// And on no device that we compile for less than this (compute capability 8.6, 8.9 and 12.0).
+constexpr int kSharedBytesOfAnyBlock = 99 << 10;
 
 // Arguments convert to the kernel's parameters as in a call.
 template <typename... Parameters>

@@ -1,4 +1,4 @@
-// Products of packed weights with a decode step's rows on the tensor cores, bf16 and f16. A block takes 16 or
+// Products of packed weights with a decode step's rows on the tensor cores, in bf16. A block takes 16 or
 // 32 features of the matrix; its warps take spans of their rows in turn, each through shared memory of its
 // own with several spans in flight, and their sums are added at the end. So weights are read as they are
 // packed, and a weight costs about one instruction to unpack. Blocks of the same features and other rows of
@@ -22,6 +22,9 @@ using T = __nv_bfloat16;
 
 constexpr int kTileFeatures = 16;
 constexpr int kTileRows = 8;
+// Of PackedRow::kStride: Q8_0's, and the largest of which three spans are under way.
+constexpr int kStrideMax = PackedRow<Encoding::kQ8_0>::kStride;
+constexpr int kSmallStrideMax = PackedRow<Encoding::kQ5_1>::kStride;
 
 // A block's warps, and the tiles of features and of rows that each of them has.
 template <int kWarpsOfBlock, int kFeatureTilesOfWarp, int kRowTilesOfWarp>
@@ -37,7 +40,7 @@ struct BlockShape {
   // Spans of `stride` bytes a row in a warp's ring: where a second tile makes them large, the other blocks of
   // a multiprocessor have more under way.
   __host__ __device__ static constexpr int Stages(int stride) {
-    return kFeatureTiles == 1 && stride <= 208 ? 3 : 2;
+    return kFeatureTiles == 1 && stride <= kSmallStrideMax ? 3 : 2;
   }
   __host__ __device__ static constexpr int RingBytes(int stride) {
     return Stages(stride) * kFeatures * stride;
@@ -49,10 +52,9 @@ struct BlockShape {
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
   static constexpr int kBlocksOfTwoTiles = 2;
 #else
-  static constexpr int kBlocksOfTwoTiles = 3;
+  static constexpr int kBlocksOfTwoTiles = kRowTiles == 4 ? 2 : 3;
 #endif
-  static constexpr int kBlocks =
-      kWarps == 4 ? (kFeatureTiles == 1 ? 4 : kBlocksOfTwoTiles) : (kFeatureTiles == 1 ? 2 : 1);
+  static constexpr int kBlocks = kFeatureTiles == 2 ? kBlocksOfTwoTiles : (kWarps == 4 ? 4 : 2);
 };
 
 // One warp's share of a block's kFeatures features by kRows rows of the input.
@@ -432,6 +434,8 @@ int StrideOf(Encoding encoding) {
 
 template <typename Shape>
 cudaError_t LaunchTiles(const PackedProductArgs& args, KernelStream stream) {
+  static_assert(std::max({Shape::kSumBytes, Shape::kWarps * Shape::RingBytes(kSmallStrideMax),
+                          Shape::kWarps * Shape::RingBytes(kStrideMax)}) <= kSharedBytesOfAnyBlock);
   int shared_bytes = Shape::kSumBytes;
   for (int i = 0; i < args.weight.n_parts; ++i) {
     const int stride = StrideOf(args.weight.parts[i].encoding);
@@ -445,12 +449,17 @@ cudaError_t LaunchTiles(const PackedProductArgs& args, KernelStream stream) {
   return Launch(PackedTensorKernel<Shape>, shape, stream, args);
 }
 
-template <int kWarps>
-cudaError_t LaunchRows(const PackedProductArgs& args, KernelStream stream) {
+cudaError_t LaunchManyFeatures(const PackedProductArgs& args, KernelStream stream) {
   // More rows read more of the input for each feature: they share it between more features.
-  if (args.rows <= kTileRows) return LaunchTiles<BlockShape<kWarps, 1, 1>>(args, stream);
-  if (args.rows <= 2 * kTileRows) return LaunchTiles<BlockShape<kWarps, 2, 2>>(args, stream);
-  return LaunchTiles<BlockShape<kWarps, 2, 4>>(args, stream);
+  if (args.rows <= kTileRows) return LaunchTiles<BlockShape<4, 1, 1>>(args, stream);
+  if (args.rows <= 2 * kTileRows) return LaunchTiles<BlockShape<4, 2, 2>>(args, stream);
+  return LaunchTiles<BlockShape<4, 2, 4>>(args, stream);
+}
+
+cudaError_t LaunchFewFeatures(const PackedProductArgs& args, KernelStream stream) {
+  if (args.rows <= kTileRows) return LaunchTiles<BlockShape<8, 1, 1>>(args, stream);
+  if (args.rows <= 2 * kTileRows) return LaunchTiles<BlockShape<8, 1, 2>>(args, stream);
+  return LaunchTiles<BlockShape<8, 1, 4>>(args, stream);
 }
 
 }  // namespace
@@ -472,9 +481,10 @@ cudaError_t LaunchPackedTensorProduct(const PackedProductArgs& args, int32_t pro
   in.aligned = true;
   in.type = DType::kBF16;
   // Where there are few features, all of the device's warps shall have a share of each. Decided by nothing
-  // else, so that a row's result is the same whichever rows come with it.
+  // else, so that a row's result is the same whichever rows come with it (where parts begin at multiples of
+  // 32 features: blocks in which parts meet sum in another order).
   const bool few = args.weight.n < int64_t{kTileFeatures} * BlockShape<4, 1, 1>::kBlocks * processors;
-  return few ? LaunchRows<8>(in, stream) : LaunchRows<4>(in, stream);
+  return few ? LaunchFewFeatures(in, stream) : LaunchManyFeatures(in, stream);
 }
 
 }  // namespace spillway::device::cuda

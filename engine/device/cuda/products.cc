@@ -59,7 +59,7 @@ PackedProductArgs PackedProductOf(const PackedMatrix& weight, const GemmArgs& ar
 // So many output features of a matrix of `n` at a time, of which `at_most` have room: pieces are alike, as
 // the last one, were it small, would leave most of the device idle.
 int64_t FeaturesAtOnce(int64_t n, int64_t at_most) {
-  if (at_most >= n) return n;
+  if (at_most == 0 || at_most >= n) return std::min(at_most, n);
   const int64_t unit =
       at_most >= kLibraryTileFeatures ? kLibraryTileFeatures : std::min(at_most, kPieceFeatures);
   at_most -= at_most % unit;

@@ -30,9 +30,22 @@ using testing::AllOf;
 using testing::Each;
 using testing::HasSubstr;
 
-DeviceCase CudaCase(DType dtype) {
-  return {NameOf(dtype),
-          [dtype](int64_t memory_bytes) {
+// Small: with the least shared memory that multiprocessors have, and without kernels that overlap.
+enum class GpuKind { kUsual, kSmall };
+
+void UseGpu(GpuKind kind) {
+  static GpuKind now = GpuKind::kUsual;
+  if (kind == now) return;
+  now = kind;
+  MachineOptions machine;
+  if (kind == GpuKind::kSmall) machine.major = 8, machine.minor = 6;
+  ResetMachine(machine);
+}
+
+DeviceCase CudaCase(DType dtype, GpuKind kind = GpuKind::kUsual) {
+  return {absl::StrCat(NameOf(dtype), kind == GpuKind::kSmall ? "_small_gpu" : ""),
+          [dtype, kind](int64_t memory_bytes) {
+            UseGpu(kind);
             CudaDeviceOptions options = Small();
             options.dtype = dtype;
             options.memory_bytes = memory_bytes;
@@ -44,8 +57,8 @@ DeviceCase CudaCase(DType dtype) {
 std::string CaseName(const testing::TestParamInfo<DeviceCase>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(CudaEmulated, DeviceSuite,
-                         testing::Values(CudaCase(DType::kF32), CudaCase(DType::kBF16),
-                                         CudaCase(DType::kF16)),
+                         testing::Values(CudaCase(DType::kF32), CudaCase(DType::kBF16), CudaCase(DType::kF16),
+                                         CudaCase(DType::kBF16, GpuKind::kSmall)),
                          CaseName);
 
 // --- What cannot start says why.

@@ -281,9 +281,9 @@ TEST_P(DeviceSuite, ManyAndLongPackedRowsMultiplyAsWhatTheyEncode) {
 // As long as weights are multiplied as they are packed: expanded ones are rounded to T.
 TEST_P(DeviceSuite, ARowOfAPackedProductIsTheSameWhateverComesWithIt) {
   constexpr int64_t kInner = 3 * 256, kRows = 128;
-  for (const int64_t features : {40, 2600}) {
+  for (const int64_t features : {64, 2592}) {
     for (const Encoding encoding : {Encoding::kQ5_0, Encoding::kQ4_K, Encoding::kQ6_K}) {
-      const PackedParts parts = MakePackedParts({{encoding, features}}, kInner);
+      const PackedParts parts = MakePackedParts({{encoding, features - 32}, {Encoding::kQ8_0, 32}}, kInner);
       const auto plan = device_->PlanMatrix(parts.views, WeightMode::kPacked);
       if (!plan.ok() || type() != DType::kBF16) return;
       PackedMatrix matrix = *plan;

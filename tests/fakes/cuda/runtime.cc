@@ -154,6 +154,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   });
 }
 
+cudaError_t cudaDeviceSetCacheConfig(cudaFuncCache /*config*/) {
+  return Machine::Call("cudaDeviceSetCacheConfig", [](Machine& /*machine*/) { return cudaSuccess; });
+}
+
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   cudaDeviceProp p;
   if (cudaError_t error = cudaGetDeviceProperties(&p, device); error != cudaSuccess) return error;
