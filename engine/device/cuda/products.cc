@@ -7,10 +7,10 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "engine/device/cuda/address.h"
+#include "engine/device/cuda/ceil_divide.h"
 #include "engine/device/cuda/cuda_error.h"
 #include "engine/device/cuda/kernels.h"
 #include "engine/device/cuda/matrix_layout.h"
-#include "engine/device/cuda/vector_access.h"
 #include "engine/device/matrix_parts.h"
 
 namespace spillway::device::cuda {

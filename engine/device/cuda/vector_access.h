@@ -3,6 +3,7 @@
 #ifndef SPILLWAY_ENGINE_DEVICE_CUDA_VECTOR_ACCESS_H_
 #define SPILLWAY_ENGINE_DEVICE_CUDA_VECTOR_ACCESS_H_
 
+#include "engine/device/cuda/ceil_divide.h"
 #include "engine/device/cuda/element.h"
 #include "engine/device/cuda/tensor_core.h"
 
@@ -96,8 +97,6 @@ template <typename... Values>
 bool AllAligned(Values... values) {
   return ((static_cast<uint64_t>(values) % kVectorBytes == 0) && ...);
 }
-
-SPILLWAY_PORTABLE constexpr int64_t CeilDivide(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 }  // namespace spillway::device::cuda
 
