@@ -84,6 +84,8 @@ absl::Status GpuMeasurement::Add(GpuTarget target, absl::FunctionRef<absl::Statu
     }
   }
   targets_.push_back(std::move(target));
+  // A device in error says so of everything that comes.
+  if (!device_.status().ok()) return device_.status();
   return IsNoRoom(status) ? absl::OkStatus() : status;
 }
 

@@ -80,7 +80,7 @@ failed=0
 deadline=$((SECONDS + 465))
 : > "$out/report.txt"
 : > "$out/steps.jsonl"
-rm -f "$out/split.json" "$out/gpu.json" "$out/asked.txt"  # another run's
+rm -f "$out/split.json" "$out/split-in-turn.json" "$out/gpu.json" "$out/asked.txt" "$out/profile.json"  # another run's
 mkdir -p "$out/tmp"
 note() { printf '%s\n' "$*" | tee -a "$out/report.txt" >&2; }
 # run NAME SECONDS COMMAND...: one step, its output in NAME.log.
@@ -90,6 +90,7 @@ run() {
   ((deadline - SECONDS >= limit_s)) || limit_s=$((deadline - SECONDS))
   if ((limit_s < 3)); then
     note "$(printf '%-18s skipped: no time is left' "$name")"
+    printf '{"step":"%s","rc":null,"skipped":"no time is left"}\n' "$name" >> "$out/steps.jsonl"
     return 1
   fi
   step "$name (at most $limit_s s)"
@@ -144,18 +145,16 @@ fi
 run split 60 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --json="$out/split.json"
 split=()
 [[ ! -s $out/split.json ]] || split=("--split=$out/split.json")
-run gpu_bench 100 "${ours[@]}" "$bin/spillway-bench" gpu --device=cuda --json="$out/gpu.json" "${split[@]}"
+budget_s=$((deadline - SECONDS < 100 ? deadline - SECONDS - 25 : 75))
+((budget_s > 0)) || budget_s=1
+run gpu_bench 100 "${ours[@]}" "$bin/spillway-bench" gpu --device=cuda --budget_s="$budget_s" --json="$out/gpu.json" "${split[@]}"
 # The table alone: progress comes before it, then an empty line.
 [[ ! -s $out/gpu_bench.log ]] || awk '/^$/ { table = 1; next } table' "$out/gpu_bench.log" > "$out/asked.txt"
-# What it is worth that kernels overlap (from compute capability 9.0): the same steps without.
-run split_in_turn 40 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --models=grouped-query --unseen=0 \
-  --overlap_kernels=off --json="$out/split-in-turn.json"
 if [[ -z $model ]]; then
   model=$out/tiny.gguf
   "${ours[@]}" "$bin/write-tiny-llama" "$model" > /dev/null || die "write-tiny-llama failed"
 fi
 run profile 30 "${ours[@]}" "$bin/spillwayd" --model="$model" --device=cuda --profile_only --profile="$out/profile.json"
-[[ -x $bin/gpu_spike ]] && run gpu_spike 200 "${ours[@]}" "$bin/gpu_spike"
 sanitizer=$(command -v compute-sanitizer || true)
 [[ -n $sanitizer ]] || sanitizer=/usr/local/cuda/bin/compute-sanitizer
 if [[ -x $sanitizer ]]; then
@@ -167,4 +166,8 @@ if [[ -x $sanitizer ]]; then
 else
   note "memcheck           skipped: no compute-sanitizer here"
 fi
+# What it is worth that kernels overlap (from compute capability 9.0): the same steps without.
+run split_in_turn 40 "${ours[@]}" "$bin/spillway-bench" split --device=cuda --quick --models=grouped-query --unseen=0 \
+  --overlap_kernels=off --json="$out/split-in-turn.json"
+[[ -x $bin/gpu_spike ]] && run gpu_spike 200 "${ours[@]}" "$bin/gpu_spike"
 finish "$failed" "\"$(sed 's/^on //; s/["\\]//g' <<< "$gpu")\""

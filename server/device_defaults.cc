@@ -16,8 +16,8 @@ bool IsGpu(const device::DeviceInfo& info) { return !info.host_addressable && !i
 // A GPU reads all of a layer's weights for each visit, and expands those that are packed. But the blocks that
 // prompts under way write are reserved for them in every layer, so a small one visits oftener.
 int64_t ChunkTokensOn(const device::DeviceInfo& info) {
-  if (IsGpu(info) && info.memory_bytes >= 32 * kGiB) return 1024;
-  if (IsGpu(info) && info.memory_bytes >= 12 * kGiB) return 512;
+  if (IsGpu(info) && info.memory_bytes >= 28 * kGiB) return 1024;
+  if (IsGpu(info) && info.memory_bytes >= 10 * kGiB) return 512;
   return kChunkTokens;
 }
 
@@ -28,7 +28,7 @@ Settings SettingsOn(const device::DeviceInfo& info, const Settings& settings) {
   Settings settled = settings;
   if (settled.prefill_chunk_tokens == 0) {
     settled.prefill_chunk_tokens = ChunkTokensOn(info);
-    if (settled.prefill_rows > 0) {
+    if (settled.prefill_rows > 0 && !info.host_addressable) {
       settled.prefill_chunk_tokens = std::min(
           settled.prefill_chunk_tokens, std::max(kPrefillChunkTokensMin, settled.prefill_rows / kItems));
     }

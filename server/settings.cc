@@ -145,9 +145,9 @@ std::vector<Flag> MakeFlags() {
       IntFlag(
           kMemory, "prefill_chunk_tokens", kPrefillChunkTokensMin, 8192, "0", &S::prefill_chunk_tokens,
           "Prompt tokens that one visit of a layer computes. Smaller: shorter gaps. Larger: faster prefill. "
-          "0: 256; on a GPU of 12 GiB or more 512, of 32 GiB or more 1024; at most a quarter of "
-          "--prefill_rows, "
-          "where those are given."),
+          "0: 256; on a GPU with 10 GiB free 512, with 28 GiB 1024; behind a link a quarter of "
+          "--prefill_rows "
+          "at most, where those are given."),
       IntFlag(
           kMemory, "prefill_rows", kPrefillRowsMin, kTokensMax, "0", &S::prefill_rows,
           "Prompt tokens under way at once over all prompts; their hidden states, and on a device "

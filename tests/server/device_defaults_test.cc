@@ -26,10 +26,10 @@ void ExpectSettled(const device::DeviceInfo& info, int64_t chunk_tokens, int64_t
 
 TEST(DeviceDefaultsTest, ALargeGpuReadsItsWeightsSeldom) {
   ExpectSettled(Gpu(80 * kGiB), 0, 0, 1024, 4096);
-  ExpectSettled(Gpu(32 * kGiB), 0, 0, 1024, 4096);
-  ExpectSettled(Gpu(32 * kGiB - 1), 0, 0, 512, 2048);
-  ExpectSettled(Gpu(12 * kGiB), 0, 0, 512, 2048);
-  ExpectSettled(Gpu(12 * kGiB - 1), 0, 0, 256, 1024);
+  ExpectSettled(Gpu(28 * kGiB), 0, 0, 1024, 4096);
+  ExpectSettled(Gpu(28 * kGiB - 1), 0, 0, 512, 2048);
+  ExpectSettled(Gpu(10 * kGiB), 0, 0, 512, 2048);
+  ExpectSettled(Gpu(10 * kGiB - 1), 0, 0, 256, 1024);
 }
 
 TEST(DeviceDefaultsTest, ACpuDoesNotBehindAnEmulatedLinkEither) {
@@ -37,9 +37,11 @@ TEST(DeviceDefaultsTest, ACpuDoesNotBehindAnEmulatedLinkEither) {
   cpu.memory_bytes = 64 * kGiB;
   cpu.host_addressable = true;
   ExpectSettled(cpu, 0, 0, 256, 1024);
+  ExpectSettled(cpu, 0, 512, 256, 512);
   cpu.host_addressable = false;
   cpu.emulated_link = true;
   ExpectSettled(cpu, 0, 0, 256, 1024);
+  ExpectSettled(cpu, 0, 512, 128, 512);
 }
 
 TEST(DeviceDefaultsTest, WhatWasAskedForStays) {

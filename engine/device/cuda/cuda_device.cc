@@ -188,8 +188,10 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(DeviceInfo info, 
   std::unique_ptr<CudaDevice> device(new CudaDevice(std::move(info), gpu, options));
   // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels
   // overlap where all want the same.
-  SPILLWAY_RETURN_IF_ERROR(
-      CudaStatus(cudaDeviceSetCacheConfig(cudaFuncCachePreferShared), "preferring shared memory"));
+  if (device->kernels_overlap_) {
+    SPILLWAY_RETURN_IF_ERROR(
+        CudaStatus(cudaDeviceSetCacheConfig(cudaFuncCachePreferShared), "preferring shared memory"));
+  }
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(
       cudaMalloc(&device->scratch_, static_cast<size_t>(options.scratch_bytes)), "allocating scratch"));
   SPILLWAY_RETURN_IF_ERROR(CudaStatus(
@@ -338,6 +340,7 @@ void CudaDevice::CopyBatch(StreamId stream, absl::Span<const CopyRun> runs,
                            BatchCopies::Direction direction) {
   const cudaStream_t on = StreamOf(stream);
   if (error_.failed()) return;
+  if (direction == BatchCopies::Direction::kIn) MarkCopied(on);
   staged_runs_.clear();
   locked_runs_.clear();
   for (const CopyRun& run : runs) {
