@@ -416,6 +416,57 @@ TEST_P(DeviceSuite, ProductsOfTwoStreamsLeaveEachOtherAlone) {
   }
 }
 
+// As streamed weights are: copies bring them in a stream of their own into memory that the last product read,
+// and events order both. Kernels that begin early, and read weights first, must not be too early.
+TEST_P(DeviceSuite, WeightsAreReadBehindTheEventOfTheCopyThatBringsThem) {
+  constexpr int64_t kFeatures = 640, kInner = 1024, kRows = 2;  // more than copies that are kernels move
+  const StreamId copies = device_->CreateStream("copies");
+  const EventId arrived = device_->CreateEvent(), read = device_->CreateEvent();
+  std::vector<std::vector<uint8_t>> contents;
+  PackedMatrix matrix;
+  for (const int seed : {0, 1}) {
+    (void)seed;
+    const PackedParts parts = MakePackedParts({{Encoding::kQ4_K, kFeatures}}, kInner);
+    const auto packed = device_->PlanMatrix(parts.views, WeightMode::kPacked);
+    matrix = packed.ok() ? *packed : device_->PlanMatrix(parts.views, WeightMode::kExpanded).value();
+    contents.emplace_back(static_cast<size_t>(matrix.size_bytes));
+    ASSERT_TRUE(device_->PackMatrix(parts.views, matrix, contents.back().data()).ok());
+    ASSERT_TRUE(device_->RegisterHost(contents.back().data(), matrix.size_bytes).ok());
+  }
+  matrix.data = Allocate(matrix.size_bytes);
+  GemmArgs product;
+  product.rows = kRows;
+  product.in = UploadT(Random(kRows * kInner));
+  product.out = Allocate(kRows * kFeatures * 4);
+  AddNormArgs norm;  // a kernel right behind the wait, as a layer has it
+  norm.rows = kRows;
+  norm.d = static_cast<int32_t>(kInner);
+  norm.hidden = UploadF32(Random(kRows * kInner));
+  norm.gain = UploadF32(Random(kInner));
+  norm.out = Allocate(kRows * kInner * 4);
+  std::vector<std::vector<uint8_t>> alone(2);
+  for (size_t i = 0; i < 2; ++i) {
+    device_->CopyIn(stream_, matrix.data, contents[i].data(), matrix.size_bytes);
+    device_->Gemm(stream_, matrix, product);
+    alone[i] = Download(product.out, kRows * kFeatures * 4);
+  }
+  ASSERT_NE(alone[0], alone[1]);
+  const int rounds = 400 / GetParam().one_in / (GetParam().one_in > 1 ? 5 : 1);
+  for (int round = 0; round < rounds; ++round) {
+    const size_t i = static_cast<size_t>(round) % 2;
+    device_->Record(read, stream_);
+    device_->Wait(copies, read);
+    device_->CopyIn(copies, matrix.data, contents[i].data(), matrix.size_bytes);
+    device_->Record(arrived, copies);
+    device_->AddNorm(stream_, norm);  // under way meanwhile
+    device_->Wait(stream_, arrived);
+    device_->AddNorm(stream_, norm);
+    device_->Gemm(stream_, matrix, product);
+    ASSERT_EQ(Download(product.out, kRows * kFeatures * 4), alone[i]) << "round " << round;
+  }
+  for (std::vector<uint8_t>& bytes : contents) device_->UnregisterHost(bytes.data());
+}
+
 TEST_P(DeviceSuite, MatricesThatCannotBeMultipliedAreRefusedByName) {
   const TensorView vector{"model.norm", Encoding::kF32, {64}, nullptr, 256};
   EXPECT_THAT(std::string(device_->PlanMatrix({vector}, WeightMode::kExpanded).status().message()),
