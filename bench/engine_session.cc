@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "bench/greedy_row.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/exec/cache_geometry.h"
 
@@ -18,15 +19,6 @@ double ProcessCpuSeconds() {
   timespec time{};
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
-}
-
-device::SampleRow Greedy(int32_t position) {
-  device::SampleRow row{};
-  row.top_p = 1;
-  row.repetition_penalty = 1;
-  row.n_logprobs = -1;
-  row.position = position;
-  return row;
 }
 
 }  // namespace
@@ -97,7 +89,7 @@ absl::StatusOr<std::vector<StepTime>> EngineSession::Decode(int32_t batch, int32
       segment.first_position = position;
       segment.blocks = BlocksOf(i, position + 1);
       segment.output = exec::Output::kSample;
-      segment.sample = Greedy(position + 1);
+      segment.sample = GreedyRow(position + 1);
     }
     SPILLWAY_ASSIGN_OR_RETURN(const StepTime time, RunItem(*decode_, exec::Phase::kDecode, segments));
     times.push_back(time);
@@ -115,7 +107,7 @@ absl::StatusOr<StepTime> EngineSession::Prefill(int32_t tokens) {
   segment.tokens = ids;
   segment.blocks = BlocksOf(0, tokens);
   segment.output = exec::Output::kSample;
-  segment.sample = Greedy(tokens);
+  segment.sample = GreedyRow(tokens);
   return RunItem(*prefill_, exec::Phase::kPrefill, {&segment, 1});
 }
 

@@ -1,8 +1,5 @@
 #include "bench/gpu_measurement.h"
 
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <memory>
 #include <utility>
 
@@ -11,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "base/bytes.h"
 #include "base/status_macros.h"
+#include "bench/shaped_model.h"
 #include "profiler/robust_median.h"
 
 namespace spillway::bench {
@@ -180,16 +178,9 @@ absl::Status GpuMeasurement::MeasureOperations() {
 
 absl::StatusOr<model::Model> GpuMeasurement::Load(Encoding matrices, device::WeightMode mode,
                                                   int32_t layers) {
-  std::string path = "/tmp/spillway-bench-XXXXXX";
-  const int fd = mkstemp(path.data());
-  if (fd < 0) return absl::UnavailableError("no temporary file can be made in /tmp");
-  std::ofstream(path) << ConfigJson(shape_, layers);
-  ::fclose(::fdopen(fd, "w"));
   model::WeightOptions options;
   options.mode = mode;
-  absl::StatusOr<model::Model> model = model::LoadRandomModel(path, /*seed=*/1, device_, options, matrices);
-  std::remove(path.c_str());
-  return model;
+  return LoadShapedModel(ConfigJson(shape_, layers), device_, options, matrices);
 }
 
 absl::Status GpuMeasurement::AddDecode(GpuSession* session, LoadedModel& loaded, int32_t batch) {

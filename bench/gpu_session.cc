@@ -6,20 +6,12 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "bench/greedy_row.h"
 #include "engine/exec/cache_geometry.h"
 #include "engine/exec/link_memory.h"
 
 namespace spillway::bench {
 namespace {
-
-device::SampleRow Greedy(int32_t position) {
-  device::SampleRow row{};
-  row.top_p = 1;
-  row.repetition_penalty = 1;
-  row.n_logprobs = -1;
-  row.position = position;
-  return row;
-}
 
 exec::Segment SegmentOf(absl::Span<const int32_t> ids, int32_t first_position,
                         absl::Span<const kv::BlockId> blocks, exec::Output output) {
@@ -28,7 +20,7 @@ exec::Segment SegmentOf(absl::Span<const int32_t> ids, int32_t first_position,
   segment.first_position = first_position;
   segment.blocks = blocks;
   segment.output = output;
-  segment.sample = Greedy(first_position + static_cast<int32_t>(ids.size()));
+  segment.sample = GreedyRow(first_position + static_cast<int32_t>(ids.size()));
   return segment;
 }
 

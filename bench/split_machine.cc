@@ -1,14 +1,11 @@
 #include "bench/split_machine.h"
 
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "base/check.h"
 #include "base/status_macros.h"
+#include "bench/shaped_model.h"
 #include "bench/split_batch.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/device/cpu/emulated_link_device.h"
@@ -19,24 +16,6 @@ namespace spillway::bench {
 namespace {
 
 constexpr int32_t kLayers = 4;
-
-// A file of its own for as long as it lives.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::string& text) {
-    std::string name = "/tmp/spillway-bench-XXXXXX";
-    const int fd = mkstemp(name.data());
-    SPILLWAY_CHECK_MSG(fd >= 0, "no temporary file can be made in /tmp");
-    std::ofstream(name) << text;
-    ::fclose(::fdopen(fd, "w"));
-    path_ = name;
-  }
-  ~TemporaryFile() { std::remove(path_.c_str()); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 }  // namespace
 
@@ -76,8 +55,7 @@ absl::StatusOr<std::unique_ptr<device::Device>> SplitMachine::MakeDevice() const
 }
 
 absl::Status SplitMachine::LoadModel() {
-  const TemporaryFile config(options_.model.config_json);
-  SPILLWAY_ASSIGN_OR_RETURN(model_, model::LoadRandomModel(config.path(), /*seed=*/1, *device_, {}));
+  SPILLWAY_ASSIGN_OR_RETURN(model_, LoadShapedModel(options_.model.config_json, *device_, {}));
   return absl::OkStatus();
 }
 

@@ -1,9 +1,6 @@
 #include "bench/split_streamed.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <memory>
 
 #include "absl/strings/str_format.h"
@@ -11,6 +8,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "bench/shaped_model.h"
 #include "bench/split_measure.h"
 #include "engine/device/cpu/cpu_device.h"
 #include "engine/device/cpu/emulated_link_device.h"
@@ -27,19 +25,6 @@ namespace {
 constexpr int32_t kBlockTokens = 16;
 constexpr text::TokenId kToken = 100;
 
-absl::StatusOr<model::Model> LoadStreamed(const std::string& config_json, device::Device& device) {
-  std::string path = "/tmp/spillway-bench-XXXXXX";
-  const int fd = mkstemp(path.data());
-  if (fd < 0) return absl::UnavailableError("no temporary file can be made in /tmp");
-  std::ofstream(path) << config_json;
-  ::fclose(::fdopen(fd, "w"));
-  model::WeightOptions weights;
-  weights.layers_on = model::WeightPlace::kHost;
-  absl::StatusOr<model::Model> model = model::LoadRandomModel(path, /*seed=*/1, device, weights);
-  std::remove(path.c_str());
-  return model;
-}
-
 class Session {
  public:
   static absl::StatusOr<std::unique_ptr<Session>> Create(const StreamedOptions& options) {
@@ -50,7 +35,10 @@ class Session {
     device::StreamEngineOptions link;
     link.link_bytes_per_s = options.link_bytes_per_s;
     SPILLWAY_ASSIGN_OR_RETURN(session->device_, device::CreateEmulatedLinkDevice(std::move(compute), link));
-    SPILLWAY_ASSIGN_OR_RETURN(session->model_, LoadStreamed(options.config_json, *session->device_));
+    model::WeightOptions weights;
+    weights.layers_on = model::WeightPlace::kHost;
+    SPILLWAY_ASSIGN_OR_RETURN(session->model_,
+                              LoadShapedModel(options.config_json, *session->device_, weights));
     SPILLWAY_RETURN_IF_ERROR(session->CreateExecutor());
     return session;
   }

@@ -25,30 +25,11 @@ int64_t Aligned(int64_t bytes) {
 bool IsBestPacked(absl::Span<const TensorView> parts, DType type) {
   return type == DType::kBF16 && parts.size() <= kMatrixPartsMax &&
          std::all_of(parts.begin(), parts.end(), [](const TensorView& part) {
-           return HasPackedProduct(part.encoding) && part.shape[1] % kPackedSpanElements == 0;
+           return !IsPlain(part.encoding) && part.shape[1] % kPackedSpanElements == 0;
          });
 }
 
 }  // namespace
-
-bool HasPackedProduct(Encoding encoding) {
-  switch (encoding) {
-    case Encoding::kF32:
-    case Encoding::kF16:
-    case Encoding::kBF16:
-      return false;
-    case Encoding::kQ8_0:
-    case Encoding::kQ4_0:
-    case Encoding::kQ4_1:
-    case Encoding::kQ5_0:
-    case Encoding::kQ5_1:
-    case Encoding::kQ4_K:
-    case Encoding::kQ5_K:
-    case Encoding::kQ6_K:
-      return true;
-  }
-  return false;
-}
 
 absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, WeightMode mode, DType type) {
   SPILLWAY_ASSIGN_OR_RETURN(PackedMatrix plan, PlanExpandedRows(parts, type));

@@ -11,12 +11,8 @@
 
 namespace spillway::device::cuda {
 
-// Whether rows of whole spans (kPackedSpanElements) in this encoding are multiplied as they are, on tensor
-// cores (packed_tile.h).
-bool HasPackedProduct(Encoding encoding);
-
 // Device::PlanMatrix, PlanTable, PackMatrix and SliceMatrix for matrices that are multiplied in `type`. kAuto
-// keeps packed what HasPackedProduct, in bf16. Thread-safe.
+// keeps packed what is multiplied so on tensor cores (kernels.h). Thread-safe.
 absl::StatusOr<PackedMatrix> PlanRows(absl::Span<const TensorView> parts, WeightMode mode, DType type);
 absl::StatusOr<PackedMatrix> PlanTableRows(const TensorView& table, WeightMode mode, DType type);
 void PackRows(absl::Span<const TensorView> parts, const PackedMatrix& plan, DType type, void* packed);

@@ -7,12 +7,13 @@
 #define SPILLWAY_ENGINE_DEVICE_CUDA_PACKED_TILE_H_
 
 #include "engine/device/cuda/element.h"
+#include "engine/device/cuda/packed_matrix.h"
 #include "engine/device/cuda/simt.h"
 #include "engine/device/tensor_encoding.h"
 
 namespace spillway::device::cuda {
 
-constexpr int kSpanElements = 256;
+constexpr int kSpanElements = static_cast<int>(kPackedSpanElements);
 constexpr int kGroupElements = 32;
 constexpr int kGroupsOfSpan = kSpanElements / kGroupElements;
 
